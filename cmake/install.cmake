@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: BSD-3-Clause
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(heed_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/heed)  # under share: nothing here depends on the architecture
+set(heed_build_dir ${CMAKE_CURRENT_BINARY_DIR}/package)
+
+configure_package_config_file(cmake/heedConfig.cmake.in ${heed_build_dir}/heedConfig.cmake
+                              INSTALL_DESTINATION ${heed_package_dir} NO_SET_AND_CHECK_MACRO)
+write_basic_package_version_file(${heed_build_dir}/heedConfigVersion.cmake
+                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+
+install(DIRECTORY include/heed DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.hpp")
+install(FILES ${heed_build_dir}/heedConfig.cmake ${heed_build_dir}/heedConfigVersion.cmake cmake/dependencies.cmake
+        DESTINATION ${heed_package_dir})
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/heed)
+
+set_target_properties(heed_native PROPERTIES EXPORT_NAME native)
+install(TARGETS heed heed_native EXPORT heed INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(EXPORT heed NAMESPACE heed:: FILE heedTargets.cmake DESTINATION ${heed_package_dir})

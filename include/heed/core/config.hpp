@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Every macro of heed, and the checks of how it is compiled.
+
+#include "heed/version.hpp"
+
+#if (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)) && !defined(HEED_ALLOW_FAST_MATH)
+#error "heed: masks and empty rows rely on infinities and NaN; compile without -ffast-math / -ffinite-math-only, or define HEED_ALLOW_FAST_MATH and live with it"
+#endif
+
+#if defined(__AVX2__) && !defined(__FMA__)
+#error "heed: AVX2 without FMA (bare -mavx2) would multiply and add in two steps; add -mfma, or use -march=haswell or newer"
+#endif
+
+#if defined(__GNUC__)
+#define HEED_INLINE [[gnu::always_inline]] inline   // small functions, and members of types that cross translation units
+#define HEED_NOINLINE [[gnu::noinline]]
+#elif defined(_MSC_VER)
+#define HEED_INLINE __forceinline
+#define HEED_NOINLINE __declspec(noinline)
+#else
+#define HEED_INLINE inline
+#define HEED_NOINLINE
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__FMA__)
+#define HEED_AVX512 1
+#define HEED_LEVEL avx512
+#elif defined(__AVX2__) && defined(__FMA__)
+#define HEED_AVX2 1
+#define HEED_LEVEL avx2
+#elif defined(__AVX__)
+#define HEED_LEVEL avx
+#elif defined(__SSE4_1__)
+#define HEED_LEVEL sse4_1
+#elif defined(__SSE2__) || defined(_M_X64)
+#define HEED_LEVEL sse2
+#else
+#define HEED_LEVEL generic
+#endif
+
+// Extensions that compilers use by themselves below or above the level; they are part of the tag, because the linker
+// keeps one copy of a function that two translation units compiled for different machines.
+#ifdef __BMI2__
+#define HEED_TAG_BMI2 b
+#else
+#define HEED_TAG_BMI2 x
+#endif
+#ifdef __AVX512VBMI2__
+#define HEED_TAG_VBMI2 v
+#else
+#define HEED_TAG_VBMI2 x
+#endif
+#ifdef __AVX512BF16__
+#define HEED_TAG_BF16 h
+#else
+#define HEED_TAG_BF16 x
+#endif
+
+// HEED_ASSERTIONS=1 checks internal preconditions (sanitizer builds); a broken one is a bug of heed, not of its caller.
+#ifndef HEED_ASSERTIONS
+#define HEED_ASSERTIONS 0
+#endif
+#if HEED_ASSERTIONS
+#define HEED_ASSERT(condition) ((condition) ? void() : __builtin_trap())
+#define HEED_TAG_ASSERTIONS checked
+#else
+#define HEED_ASSERT(condition) void()
+#define HEED_TAG_ASSERTIONS plain
+#endif
+
+#define HEED_PASTE7_(a, b, c, d, e, f, g) v##a##_##b##_##c##_##d##e##f##_##g
+#define HEED_PASTE7(a, b, c, d, e, f, g) HEED_PASTE7_(a, b, c, d, e, f, g)
+#define HEED_NAME_(x) #x
+#define HEED_NAME(x) HEED_NAME_(x)
+
+// The innermost inline namespace of every function that is not forced inline: translation units compiled for different
+// machines can be linked into one program, and each keeps its own code.
+#define HEED_ISA HEED_PASTE7(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, HEED_TAG_ASSERTIONS)
+
+// Without exceptions a failed check calls this with the text; it must not return.
+#if !defined(HEED_ON_ERROR) && !defined(__cpp_exceptions)
+#include <cstdio>
+#include <cstdlib>
+#define HEED_ON_ERROR(text) (std::fputs(text, stderr), std::fputc('\n', stderr), std::abort())
+#endif

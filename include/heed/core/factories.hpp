@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Views over raw memory, and views of views. The axes of a result are always (batch, head, seq, dim); the strides say
+// where they lie. What cannot be a view (negative extents, parts outside) throws.
+
+#include <array>
+#include <cstddef>
+#include <initializer_list>
+
+#include "heed/core/config.hpp"
+#include "heed/core/message.hpp"
+#include "heed/core/view.hpp"
+
+namespace heed {
+
+namespace detail {
+inline namespace HEED_ISA {
+
+struct named_extent {
+  const char* name;
+  index_t extent;
+};
+
+inline void check_extents(const char* call, std::initializer_list<named_extent> extents) {
+  for (const auto& [name, extent] : extents)
+    if (extent < 0) fail(call, ": ", name, " is ", extent, ", must be at least 0");
+}
+
+inline void check_axis(const char* call, int axis) {
+  if (axis < 0 || axis > 3) fail(call, ": axis is ", axis, ", must be 0 to 3");
+}
+
+// x with one axis replaced.
+template <class T>
+tensor_view<T, 4> with_axis(const tensor_view<T, 4>& x, T* data, int axis, index_t extent, index_t stride) {
+  std::array<index_t, 4> extents{}, strides{};
+  for (int a = 0; a < 4; ++a) {
+    extents[static_cast<std::size_t>(a)] = a == axis ? extent : x.extent(a);
+    strides[static_cast<std::size_t>(a)] = a == axis ? stride : x.stride(a);
+  }
+  return {data, extents, strides};
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// Contiguous memory, head-major: [batch][head][seq][dim].
+template <class T> tensor_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
+  detail::check_extents("bhsd", {{"batch", batch}, {"heads", heads}, {"seq", seq}, {"dim", dim}});
+  return {p, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}};
+}
+
+// Contiguous memory, token-major: [batch][seq][head][dim].
+template <class T> tensor_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
+  detail::check_extents("bshd", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"dim", dim}});
+  return {p, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}};
+}
+
+// One head of one sequence: [seq][dim].
+template <class T> tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
+  detail::check_extents("matrix", {{"seq", seq}, {"dim", dim}});
+  return {p, {1, 1, seq, dim}, {seq * dim, seq * dim, dim, 1}};
+}
+
+// q, k and v of one buffer, as a fused projection writes it: [batch][seq][q heads, then k heads, then v heads][dim].
+template <class T>
+std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads, index_t kv_heads,
+                                            index_t dim) {
+  detail::check_extents(
+      "packed_qkv", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
+  const index_t token = (heads + 2 * kv_heads) * dim;
+  const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
+    return {p == nullptr ? p : p + first * dim, {batch, count, seq, dim}, {seq * token, dim, token, 1}};
+  };
+  return {part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)};
+}
+
+// (seq, heads * dim) -> (1, heads, seq, dim); (batch, 1, seq, heads * dim) -> (batch, heads, seq, dim).
+template <viewable X>
+  requires detail::borrowable<X> && (detail::axes<X> <= 4)
+auto split_heads(X&& x, index_t heads) -> tensor_view<element_t<X>, 4> {
+  const tensor_view<element_t<X>, 4> rows(x);
+  if (rows.extent(1) != 1) detail::fail("split_heads: x has ", rows.extent(1), " heads already, must have 1");
+  if (heads < 1) detail::fail("split_heads: heads is ", heads, ", must be at least 1");
+  if (rows.extent(3) % heads != 0)
+    detail::fail("split_heads: x has ", rows.extent(3), " columns, heads is ", heads, ": not a multiple");
+  const index_t dim = rows.extent(3) / heads;
+  return {rows.data(),
+          {rows.extent(0), heads, rows.extent(2), dim},
+          {rows.stride(0), dim * rows.stride(3), rows.stride(2), rows.stride(3)}};
+}
+
+// count entries of one axis from first on.
+template <class T> tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
+  detail::check_axis("slice", axis);
+  detail::check_extents("slice", {{"first", first}, {"count", count}});
+  if (count > x.extent(axis) - first)  // no sum that could overflow
+    detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
+  T* const data = count == 0 ? x.data() : x.data() + first * x.stride(axis);
+  return detail::with_axis(x, data, axis, count, x.stride(axis));
+}
+
+// An axis of extent 1 repeated count times, without a copy.
+template <class T> tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
+  detail::check_axis("broadcast", axis);
+  detail::check_extents("broadcast", {{"count", count}});
+  if (x.extent(axis) != 1) detail::fail("broadcast: axis ", axis, " has extent ", x.extent(axis), ", must be 1");
+  return detail::with_axis(x, x.data(), axis, count, 0);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Which keys a query sees. A mask is a small set of rules, one of each kind; `&` is their intersection.
+
+#include <cstdint>
+
+#include "heed/core/config.hpp"
+#include "heed/core/score_tile.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+
+namespace heed {
+
+class mask;
+
+namespace detail {
+
+struct mask_parts {
+  enum kind : unsigned {
+    causal = 1, window = 2, key_lengths = 4, packed = 8, prefix_lm = 16, segments = 32, keep = 64, visible_if = 128,
+  };
+
+  unsigned present = 0;                           // bits of kind; a member below counts only where its bit is set
+  index_t left = -1, right = -1, keep_first = 0;  // window; left, right as given: -1 is no limit, less is an error
+  heed::lengths lengths = {};                     // key_lengths
+  heed::lengths query_offsets = {}, key_offsets = {};  // packed
+  heed::lengths prefix = {};                      // prefix_lm
+  tensor_view<const std::int32_t, 2> query_ids = {}, key_ids = {};  // segments
+  tensor_view<const bool, 4> keep_tensor = {};    // keep
+  function_bytes predicate = {};                  // visible_if, and its loops over a tile
+  tile_function<float> hide_float = nullptr;
+  tile_function<double> hide_double = nullptr;
+  const char* conflict = nullptr;                 // why `&` could not join; the call reports it
+
+  HEED_INLINE constexpr bool has(kind k) const noexcept { return (present & k) != 0; }
+};
+
+HEED_INLINE const mask_parts& parts(const mask& m) noexcept;
+
+}  // namespace detail
+
+class mask {
+ public:
+  HEED_INLINE mask() noexcept {}  // every key visible
+  HEED_INLINE explicit mask(const detail::mask_parts& parts) noexcept : parts_(parts) {}
+
+ private:
+  friend const detail::mask_parts& detail::parts(const mask& m) noexcept;
+  detail::mask_parts parts_ = {};
+};
+
+namespace detail {
+
+HEED_INLINE const mask_parts& parts(const mask& m) noexcept { return m.parts_; }
+
+// Score tile of hidden positions to -inf; only where visible_if is present.
+HEED_INLINE void hide(const mask_parts& m, const score_tile<float>& tile) { m.hide_float(m.predicate.bytes, tile); }
+HEED_INLINE void hide(const mask_parts& m, const score_tile<double>& tile) { m.hide_double(m.predicate.bytes, tile); }
+
+inline namespace HEED_ISA {
+
+// Equal numbers, wherever they are: same memory, or compared now.
+inline bool equal(lengths a, lengths b) noexcept {
+  if (a.size() != b.size()) return false;
+  if (a.data() == b.data()) return true;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
+// The smaller of two limits, where -1 is none.
+inline index_t narrower(index_t a, index_t b) noexcept {
+  if (a == -1) return b;
+  if (b == -1) return a;
+  return a < b ? a : b;
+}
+
+// Both windows as one. keep_first only widens a left limit: without one it has no meaning and cannot conflict.
+inline bool join_windows(mask_parts& a, const mask_parts& b) noexcept {
+  const bool joins = a.left == -1 || b.left == -1 || a.keep_first == b.keep_first;
+  if (a.left == -1) a.keep_first = b.keep_first;
+  a.left = narrower(a.left, b.left);
+  a.right = narrower(a.right, b.right);
+  return joins;
+}
+
+inline mask_parts intersection(mask_parts a, const mask_parts& b) noexcept {
+  using kind = mask_parts;
+  const unsigned common = a.present & b.present, added = b.present & ~a.present;
+  const auto must = [&a](bool joins, const char* otherwise) {
+    if (!joins && a.conflict == nullptr) a.conflict = otherwise;
+  };
+  a.present |= b.present;
+  if (a.conflict == nullptr) a.conflict = b.conflict;
+
+  if (added & kind::window) {
+    a.left = b.left;
+    a.right = b.right;
+    a.keep_first = b.keep_first;
+  }
+  if (added & kind::key_lengths) a.lengths = b.lengths;
+  if (added & kind::packed) {
+    a.query_offsets = b.query_offsets;
+    a.key_offsets = b.key_offsets;
+  }
+  if (added & kind::prefix_lm) a.prefix = b.prefix;
+  if (added & kind::segments) {
+    a.query_ids = b.query_ids;
+    a.key_ids = b.key_ids;
+  }
+  if (added & kind::keep) a.keep_tensor = b.keep_tensor;
+  if (added & kind::visible_if) {
+    a.predicate = b.predicate;
+    a.hide_float = b.hide_float;
+    a.hide_double = b.hide_double;
+  }
+
+  if (common & kind::window) must(join_windows(a, b), "two windows with different keep_first in one mask");
+  if (common & kind::key_lengths) must(equal(a.lengths, b.lengths), "two different key_lengths in one mask");
+  if (common & kind::packed)
+    must(equal(a.query_offsets, b.query_offsets) && equal(a.key_offsets, b.key_offsets),
+         "two different packed in one mask");
+  if (common & kind::prefix_lm) must(equal(a.prefix, b.prefix), "two different prefix_lm in one mask");
+  if (common & kind::segments)
+    must(same(a.query_ids, b.query_ids) && same(a.key_ids, b.key_ids), "two different segments in one mask");
+  if (common & kind::keep) must(same(a.keep_tensor, b.keep_tensor), "two different keep in one mask");
+  if (common & kind::visible_if) must(false, "two visible_if in one mask");
+  return a;
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// Intersection. Two parts of one kind join where that is exact: causal; windows (the narrower side of each; one
+// keep_first); lengths, offsets and prefixes with equal numbers (compared here where the memory differs); segments and
+// keep over the same memory. Anything else is an error of the call that takes the mask.
+inline mask operator&(const mask& a, const mask& b) noexcept {
+  return mask(detail::intersection(detail::parts(a), detail::parts(b)));
+}
+
+// key <= place
+inline mask causal() noexcept { return mask(detail::mask_parts{.present = detail::mask_parts::causal}); }
+
+// (place - left <= key or key < keep_first) and key <= place + right; -1: no limit
+inline mask window(index_t left, index_t right = 0, index_t keep_first = 0) noexcept {
+  return mask(detail::mask_parts{
+      .present = detail::mask_parts::window, .left = left, .right = right, .keep_first = keep_first});
+}
+
+// key < n[b]; does not move the alignment
+inline mask key_lengths(lengths n) noexcept {
+  return mask(detail::mask_parts{.present = detail::mask_parts::key_lengths, .lengths = n});
+}
+
+// Sequences end to end in one batch entry, sequence b from offset b to offset b + 1; every rule holds per sequence.
+inline mask packed(lengths query_offsets, lengths key_offsets) noexcept {
+  return mask(detail::mask_parts{
+      .present = detail::mask_parts::packed, .query_offsets = query_offsets, .key_offsets = key_offsets});
+}
+
+// key <= place or key < prefix[b]
+inline mask prefix_lm(lengths prefix) noexcept {
+  return mask(detail::mask_parts{.present = detail::mask_parts::prefix_lm, .prefix = prefix});
+}
+
+// Query and key of one document: equal ids; (batch, seq) each.
+inline mask segments(tensor_view<const std::int32_t, 2> query_ids,
+                     tensor_view<const std::int32_t, 2> key_ids) noexcept {
+  return mask(detail::mask_parts{.present = detail::mask_parts::segments, .query_ids = query_ids, .key_ids = key_ids});
+}
+
+// true: visible; (batch, head, query, key), axes of extent 1 broadcast
+inline mask keep(tensor_view<const bool, 4> visible) noexcept {
+  return mask(detail::mask_parts{.present = detail::mask_parts::keep, .keep_tensor = visible});
+}
+
+// bool f(const position&), at most 32 bytes, trivially copyable, stored by value: what it refers to must live until the
+// call.
+template <class F>
+  requires detail::predicate<F>
+mask visible_if(F f) noexcept {
+  return mask(detail::mask_parts{.present = detail::mask_parts::visible_if,
+                                 .predicate = detail::store(f),
+                                 .hide_float = &detail::hide_scores<F, float>,
+                                 .hide_double = &detail::hide_scores<F, double>});
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/core/config.hpp"
+#include "heed/core/score_tile.hpp"
+
+namespace heed {
+
+template <class Acc> class score_function;
+
+namespace detail {
+
+template <class Acc> struct score_parts {
+  function_bytes value = {}, derivative = {};
+  tile_function<Acc> map_value = nullptr;       // null: no score function
+  tile_function<Acc> map_derivative = nullptr;  // null: none given, backward cannot run
+};
+
+template <class Acc> HEED_INLINE const score_parts<Acc>& parts(const score_function<Acc>& score) noexcept;
+
+}  // namespace detail
+
+// s -> f(s, position), after the built-in terms; backward needs the derivative too. Functions are stored by value
+// (at most 32 bytes, trivially copyable): what they refer to must live until the call.
+template <class Acc> class score_function {
+ public:
+  HEED_INLINE score_function() noexcept {}
+
+  template <class F>
+    requires detail::score<F, Acc>
+  HEED_INLINE score_function(F f) noexcept {
+    parts_.value = detail::store(f);
+    parts_.map_value = &detail::map_scores<F, Acc>;
+  }
+
+  template <class F, class D>
+    requires detail::score<F, Acc> && detail::score<D, Acc>
+  HEED_INLINE score_function(F f, D df_ds) noexcept : score_function(f) {
+    parts_.derivative = detail::store(df_ds);
+    parts_.map_derivative = &detail::map_scores<D, Acc>;
+  }
+
+ private:
+  friend const detail::score_parts<Acc>& detail::parts<Acc>(const score_function& score) noexcept;
+  detail::score_parts<Acc> parts_ = {};
+};
+
+namespace detail {
+
+template <class Acc> HEED_INLINE const score_parts<Acc>& parts(const score_function<Acc>& score) noexcept {
+  return score.parts_;
+}
+
+// tile.scores = f(score, position); only where map_value is set.
+template <class Acc> HEED_INLINE void map_value(const score_parts<Acc>& score, const score_tile<Acc>& tile) {
+  score.map_value(score.value.bytes, tile);
+}
+
+// tile.scores = df/ds(score, position); only where map_derivative is set.
+template <class Acc> HEED_INLINE void map_derivative(const score_parts<Acc>& score, const score_tile<Acc>& tile) {
+  score.map_derivative(score.derivative.bytes, tile);
+}
+
+}  // namespace detail
+}  // namespace heed

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// One vector type per instruction set, and the few operations that xsimd 8.1 does not have or does differently.
+// This folder is the only place that includes xsimd or intrinsics.
+
+#include <bit>
+#include <type_traits>
+
+#include "heed/core/config.hpp"
+#include "heed/core/types.hpp"
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12: false, out of its own AVX-512 intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+#include <xsimd/xsimd.hpp>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define HEED_X86 1
+#endif
+
+namespace heed::simd {
+inline namespace HEED_ISA {
+
+#if defined(HEED_AVX512)
+using arch = xsimd::avx512bw;
+#elif defined(HEED_AVX2)
+using arch = xsimd::fma3<xsimd::avx2>;  // never bare avx2: its fma is a multiply and an add
+#elif defined(HEED_X86)
+using arch = xsimd::sse2;
+#else
+using arch = xsimd::default_arch;
+#endif
+
+template <class T> using batch = xsimd::batch<T, arch>;
+template <class T> inline constexpr index_t width = static_cast<index_t>(batch<T>::size);
+template <class T> inline constexpr bool is_float = std::is_same_v<T, float>;
+
+template <class T> HEED_INLINE batch<T> load(const T* p) { return batch<T>::load_unaligned(p); }
+template <class T> HEED_INLINE void store(T* p, batch<T> x) { x.store_unaligned(p); }
+
+// a * b + c, rounded once where the machine can (AVX2 and AVX-512)
+template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) {
+#if defined(HEED_AVX512)
+  if constexpr (is_float<T>)
+    return _mm512_fmadd_ps(a, b, c);
+  else
+    return _mm512_fmadd_pd(a, b, c);
+#elif defined(HEED_AVX2)
+  if constexpr (is_float<T>)
+    return _mm256_fmadd_ps(a, b, c);
+  else
+    return _mm256_fmadd_pd(a, b, c);
+#else
+  return xsimd::fma(a, b, c);
+#endif
+}
+
+// The larger of bound and x, the smaller of them; NaN in x stays NaN (x86 returns the second operand then: mind the order).
+template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
+#if defined(HEED_X86)
+  return xsimd::max(bound, x);
+#else
+  return xsimd::select(x < bound, bound, x);
+#endif
+}
+template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
+#if defined(HEED_X86)
+  return xsimd::min(bound, x);
+#else
+  return xsimd::select(x > bound, bound, x);
+#endif
+}
+
+// The bits of x moved up into the exponent field, what leaves the register at the top is lost.
+template <class T> HEED_INLINE batch<T> low_bits_to_exponent(batch<T> x) {
+  constexpr int mantissa_bits = is_float<T> ? 23 : 52;
+#if defined(HEED_AVX512)
+  if constexpr (is_float<T>)
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(x), mantissa_bits));
+  else
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(x), mantissa_bits));
+#elif defined(HEED_AVX2)
+  if constexpr (is_float<T>)
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(x), mantissa_bits));
+  else
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(x), mantissa_bits));
+#elif defined(HEED_X86)
+  if constexpr (is_float<T>)
+    return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(x), mantissa_bits));
+  else
+    return _mm_castsi128_pd(_mm_slli_epi64(_mm_castpd_si128(x), mantissa_bits));
+#else
+  using bits = std::conditional_t<is_float<T>, std::uint32_t, std::uint64_t>;
+  T lanes[width<T>];
+  x.store_unaligned(lanes);
+  for (T& lane : lanes) lane = std::bit_cast<T>(std::bit_cast<bits>(lane) << mantissa_bits);
+  return batch<T>::load_unaligned(lanes);
+#endif
+}
+
+// Keeps a loaded vector in a register: g++ otherwise folds the load into every instruction that uses it.
+template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
+#if defined(__GNUC__) && defined(HEED_X86)
+  auto r = static_cast<typename batch<T>::register_type>(x);
+#if defined(HEED_AVX512)
+  asm("" : "+v"(r));
+#else
+  asm("" : "+x"(r));
+#endif
+  return r;
+#else
+  return x;
+#endif
+}
+
+// The first n lanes from memory, zeros behind them; only these n are read or written. 0 <= n <= width.
+template <class T> HEED_INLINE batch<T> load_partial(const T* p, index_t n) {
+#if defined(HEED_AVX512)
+  if constexpr (is_float<T>)
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p);
+  else
+    return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p);
+#else
+  alignas(64) T lanes[width<T>] = {};
+  for (index_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return batch<T>::load_aligned(lanes);
+#endif
+}
+template <class T> HEED_INLINE void store_partial(T* p, batch<T> x, index_t n) {
+#if defined(HEED_AVX512)
+  if constexpr (is_float<T>)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), x);
+  else
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), x);
+#else
+  alignas(64) T lanes[width<T>];
+  x.store_aligned(lanes);
+  for (index_t i = 0; i < n; ++i) p[i] = lanes[i];
+#endif
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::simd

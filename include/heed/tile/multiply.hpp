@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The one inner loop of every kernel:
+//
+//   C[m][lane] = start(C)[m][lane] + sum_k A(m, k) * B[k][lane]
+//
+// A is read by broadcast with two element strides, straight from the caller's rows (keys as they are, values with the
+// strides swapped); B and C are rows of lanes. start(C) is 0, C, or C times one factor per lane (the rescale of the
+// online softmax, fused into the load of the accumulators).
+//
+// Register budget: a block of MR rows by NR vectors keeps MR * NR accumulators and NR vectors of B in registers and
+// reads each value of A once per NR fused multiply-adds. AVX-512 (32 registers): 6x4, 8x3, 12x2, 8x1. AVX2 (16): 4x3,
+// 6x2, 8x1. SSE2 (16, the product needs one more): 4x2, 8x1. bench/softmax_bench.cpp, row tile_ceiling, measures it.
+
+#include <array>
+#include <utility>
+
+#include "heed/simd/batch.hpp"
+
+namespace heed::tile {
+
+enum class start { zero, keep, scale };
+
+template <class T> struct product {
+  const T* a = nullptr;          // A(m, k) = a[m * a_row + k * a_col]
+  index_t a_row = 0, a_col = 0;
+  const T* b = nullptr;          // B[k][lane] = b[k * b_row + lane]
+  index_t b_row = 0;
+  T* c = nullptr;                // C[m][lane] = c[m * c_row + lane]
+  index_t c_row = 0;
+  index_t rows = 0, depth = 0;   // m < rows, k < depth
+  tile::start start = tile::start::zero;
+  const T* factor = nullptr;     // one per lane, for start::scale
+};
+
+inline namespace HEED_ISA {
+
+#if defined(HEED_AVX512)
+inline constexpr int max_vectors = 4;
+constexpr int block_rows(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 8; }
+#elif defined(HEED_AVX2)
+inline constexpr int max_vectors = 3;
+constexpr int block_rows(int vectors) { return vectors == 3 ? 4 : vectors == 2 ? 6 : 8; }
+#else
+inline constexpr int max_vectors = 2;
+constexpr int block_rows(int vectors) { return vectors == 2 ? 4 : 8; }
+#endif
+
+template <class T> inline constexpr index_t max_lanes = max_vectors * simd::width<T>;
+
+namespace detail {
+
+// One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
+template <int MR, int NR, class T, int... I>
+HEED_INLINE void block(const product<T>& p, index_t m0, std::integer_sequence<int, I...>) {
+  using batch = simd::batch<T>;
+  constexpr index_t w = simd::width<T>;
+  const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
+  T* const c = p.c + m0 * c_row;
+  std::array<batch, MR * NR> sum;
+  if (p.start == start::zero) {
+    ((sum[I] = batch(T(0))), ...);
+  } else if (p.start == start::keep) {
+    ((sum[I] = simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
+  } else {
+    ((sum[I] = simd::load(c + (I / NR) * c_row + (I % NR) * w) * simd::load(p.factor + (I % NR) * w)), ...);
+  }
+  const T* a = p.a + m0 * a_row;
+  const T* b = p.b;
+  for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
+    if constexpr (NR == 1) {
+      const batch b0 = simd::pinned(simd::load(b));
+      ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
+    } else {
+      std::array<batch, NR> bs;
+      [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+        ((bs[N] = simd::pinned(simd::load(b + N * w))), ...);
+      }(std::make_integer_sequence<int, NR>{});
+      [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
+        const auto row = [&]<int... N>(auto m, std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+          const batch x(a[m * a_row]);
+          ((sum[m * NR + N] = simd::fma(x, bs[N], sum[m * NR + N])), ...);
+        };
+        (row(std::integral_constant<int, M>{}, std::make_integer_sequence<int, NR>{}), ...);
+      }(std::make_integer_sequence<int, MR>{});
+    }
+  }
+  ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
+}
+
+template <int MR, int NR, class T> HEED_NOINLINE void blocks(const product<T>& p, index_t first, index_t end) {
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, std::make_integer_sequence<int, MR * NR>{});
+}
+
+}  // namespace detail
+
+// p over `vectors` vectors of lanes (1 .. max_vectors)
+template <int NR, class T> void multiply_columns(const product<T>& p) {
+  constexpr int mr = block_rows(NR);
+  index_t m = p.rows / mr * mr;
+  detail::blocks<mr, NR>(p, 0, m);
+  if constexpr (mr > 8)
+    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8), m += 8;
+  if constexpr (mr > 4)
+    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4), m += 4;
+  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2), m += 2;
+  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
+}
+
+template <class T> void multiply(const product<T>& p, index_t vectors) {
+  if (vectors == 1) return multiply_columns<1>(p);
+  if constexpr (max_vectors >= 2)
+    if (vectors == 2) return multiply_columns<2>(p);
+  if constexpr (max_vectors >= 3)
+    if (vectors == 3) return multiply_columns<3>(p);
+  if constexpr (max_vectors >= 4)
+    if (vectors == 4) return multiply_columns<4>(p);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile

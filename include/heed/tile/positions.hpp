@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Masks as ranges of keys. A rule turns a place on the key axis into the keys that it sees; a query tile turns the rules
+// of its lanes into spans of keys: what is in no span is never visited, inside a full span nothing is tested.
+
+#include <algorithm>
+#include <array>
+
+#include "heed/core/alignment.hpp"
+#include "heed/core/mask.hpp"
+#include "heed/core/types.hpp"
+
+namespace heed::tile {
+
+inline constexpr index_t most_lanes = 64;
+
+// Keys j with (lo <= j or j < keep_first) and j < hi
+struct visible {
+  index_t lo = 0, hi = 0;
+};
+
+// Interval masks (causal, window, key_lengths) of one sequence
+struct key_rule {
+  index_t keys = 0;                  // keys present
+  index_t left = -1, right = -1;     // -1: no limit
+  index_t keep_first = 0;            // visible whatever left says
+
+  HEED_INLINE visible at(index_t place) const {
+    const index_t hi = right < 0 ? keys : std::clamp<index_t>(place + right + 1, 0, keys);
+    const index_t lo = left < 0 ? 0 : std::clamp<index_t>(place - left, 0, hi);
+    return {lo, hi};
+  }
+};
+
+// place(i) = first + i in sequence b of n queries and m keys
+HEED_INLINE index_t first_place(const heed::detail::alignment_parts& align, index_t b, index_t n, index_t m) {
+  if (align.has_first) return align.first[static_cast<std::size_t>(b)];
+  return align.top_left ? 0 : m - n;
+}
+
+HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, index_t m) {
+  using kind = heed::detail::mask_parts;
+  constexpr index_t far = index_t(1) << 60;  // more than any place; place + far does not overflow
+  key_rule rule{.keys = mask.has(kind::key_lengths) ? mask.lengths[static_cast<std::size_t>(b)] : m};
+  if (mask.has(kind::window)) {
+    rule.left = std::min(mask.left, far);
+    rule.right = std::min(mask.right, far);
+    rule.keep_first = rule.left < 0 ? 0 : mask.keep_first;
+  }
+  if (mask.has(kind::causal)) rule.right = 0;
+  return rule;
+}
+
+// Keys [first, end); partial: some lanes do not see some of them
+struct key_span {
+  index_t first = 0, end = 0;
+  bool partial = false;
+};
+
+struct extremes {
+  index_t min_lo = 0, max_lo = 0, min_hi = 0, max_hi = 0;
+
+  HEED_INLINE void add(visible v) {
+    min_lo = std::min(min_lo, v.lo), max_lo = std::max(max_lo, v.lo);
+    min_hi = std::min(min_hi, v.hi), max_hi = std::max(max_hi, v.hi);
+  }
+  // No lane sees any key of [a, b); every lane sees all of them
+  HEED_INLINE bool none(index_t a, index_t b, index_t keep_first) const { return a >= max_hi || (b <= min_lo && a >= keep_first); }
+  HEED_INLINE bool all(index_t a, index_t b, index_t keep_first) const { return b <= min_hi && (a >= max_lo || b <= keep_first); }
+};
+
+struct positions {
+  index_t lanes = 0, keep_first = 0;
+  std::array<visible, most_lanes> lane;   // lanes of them, the rest of a last vector repeats the last
+  std::array<extremes, most_lanes> vector;  // of each vector of lanes
+  extremes tile;
+};
+
+inline namespace HEED_ISA {
+
+// Completes p.vector and p.tile from p.lane[0 .. lanes), for vectors of `width` lanes.
+inline void summarize(positions& p, index_t width) {
+  for (index_t first = 0; first < p.lanes; first += width) {
+    const visible v = p.lane[static_cast<std::size_t>(first)];
+    extremes x{v.lo, v.lo, v.hi, v.hi};
+    for (index_t l = first + 1; l < std::min(first + width, p.lanes); ++l) x.add(p.lane[static_cast<std::size_t>(l)]);
+    for (index_t l = p.lanes; l < first + width; ++l) p.lane[static_cast<std::size_t>(l)] = p.lane[static_cast<std::size_t>(p.lanes - 1)];
+    p.vector[static_cast<std::size_t>(first / width)] = x;
+    if (first == 0) p.tile = x;
+    p.tile.add({x.min_lo, x.min_hi});
+    p.tile.add({x.max_lo, x.max_hi});
+  }
+}
+
+struct key_spans {
+  std::array<key_span, 8> span;
+  index_t count = 0;
+};
+
+// The spans of a tile in ascending order. A partial span starts at the last key that all lanes see, so that the steps of
+// a causal diagonal fall on its squares.
+inline key_spans make_spans(const positions& p) {
+  const extremes& t = p.tile;
+  std::array<index_t, 7> cut{0, p.keep_first, t.min_lo, t.max_lo, t.min_hi < t.max_hi ? t.min_hi - 1 : t.min_hi, t.min_hi, t.max_hi};
+  for (index_t& c : cut) c = std::clamp<index_t>(c, 0, t.max_hi);
+  std::sort(cut.begin(), cut.end());
+  key_spans out;
+  for (std::size_t i = 0; i + 1 < cut.size(); ++i) {
+    const index_t a = cut[i], b = cut[i + 1];
+    if (a == b || t.none(a, b, p.keep_first)) continue;
+    bool partial = !t.all(a, b, p.keep_first);
+    if (b == t.min_hi && b < t.max_hi && b - a == 1) partial = true;
+    key_span* last = out.count > 0 ? &out.span[static_cast<std::size_t>(out.count - 1)] : nullptr;
+    if (last != nullptr && last->end == a && last->partial == partial)
+      last->end = b;
+    else
+      out.span[static_cast<std::size_t>(out.count++)] = {a, b, partial};
+  }
+  return out;
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile

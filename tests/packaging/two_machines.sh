@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# Translation units compiled for different machines in one program: it runs, and no weak symbol of heed (the linker
+# keeps one copy of each) is without the tag of its machine. The exception type is shared on purpose: its vtable,
+# typeinfo, constructors and destructor.
+
+folder=$SOURCE/tests/packaging/two_machines
+tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)'
+shared='^_Z(T[ISV]N4heed|NK?4heed)[0-9]+(error|not_converged)([EDC]|$)'
+declare -A flags=([sse2]="" [avx2]="-march=haswell" [avx512]="-march=skylake-avx512")
+
+for level in -O0 -O2; do
+  objects=()
+  for machine in "${!flags[@]}"; do
+    $CXX -std=c++20 $level ${flags[$machine]} -DMACHINE="$machine" -I "$SOURCE/include" $THIRD_PARTY \
+      -c "$folder/machine.cpp" -o "$machine.o"
+    objects+=("$machine.o")
+  done
+  $CXX -std=c++20 $level -I "$SOURCE/include" $THIRD_PARTY "$folder/main.cpp" "${objects[@]}" -o program
+  ./program
+
+  nm --defined-only "${objects[@]}" | awk '$2 ~ /^[WVu]$/ {print $3}' | sort -u > weak.txt
+  grep 4heed weak.txt > heeds.txt || { echo "no weak symbol of heed: this test looks at nothing"; exit 1; }
+  grep -vE -e "$tag" -e "$shared" heeds.txt > untagged.txt || true
+  if [[ -s untagged.txt ]]; then
+    echo "$level: weak symbols without the tag of their machine:"
+    c++filt < untagged.txt
+    exit 1
+  fi
+  echo "$level: $(wc -l < heeds.txt) weak symbols of heed, all tagged"
+done

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// One softmax call beside the reference: tensors in a layout of choice, the comparison row by row, and what must hold
+// after every call (inputs unchanged, nothing written outside the outputs, every output element written).
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "heed/reference/softmax.hpp"
+#include "support/buffer.hpp"
+#include "support/catch.hpp"
+#include "support/random.hpp"
+#include "support/shapes.hpp"
+#include "support/softmax_run.hpp"
+#include "support/tolerance.hpp"
+
+namespace heed_test {
+
+struct layouts {
+  layout q = layout::bhsd, k = layout::bhsd, v = layout::bhsd, o = layout::bhsd, lse = layout::bhsd;
+  index_t skew = 0;   // elements by which every tensor is off a 64-byte boundary
+};
+
+template <class T> struct softmax_case {
+  shape s;
+  buffer<T> q, k, v, o, lse;
+  heed::softmax::options<T> options;
+
+  explicit softmax_case(const shape& size, heed::softmax::options<T> how = {}, layouts in = {}, std::uint32_t seed = 1)
+      : s(size),
+        q(buffer<T>::input({s.batch, s.heads, s.queries, s.dim}, in.q, in.skew)),
+        k(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.dim}, in.k, in.skew)),
+        v(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.value_dim}, in.v, in.skew)),
+        o(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.value_dim}, in.o, in.skew)),
+        lse(buffer<T>::output({s.batch, s.out_heads(), s.queries, 1}, in.lse, in.skew)),
+        options(how) {
+    random_numbers random(seed);
+    q.randomize(random);
+    k.randomize(random);
+    v.randomize(random);
+    options.lse = lse.view3();
+  }
+
+  void forward(const heed::context& ctx = {}) { run_forward<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx); }
+  heed::plan plan(const heed::context& ctx = {}) const {
+    return run_plan<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx);
+  }
+};
+
+// Of an option or mask that a later version brings: the plan says so, and such a case cannot run yet.
+inline bool not_supported(const heed::plan& plan) {
+  return std::string(plan.problem.data()).find("not supported") != std::string::npos;
+}
+
+// The largest error in units of the tolerance, over o and lse: a correct kernel stays at or below 1.
+struct verdict {
+  double worst = 0;
+  std::string where = "equal";
+
+  void add(double got, double expected, double allowed, const char* what, index_t b, index_t h, index_t i, index_t e) {
+    double ratio = 0;
+    if (std::isnan(expected)) ratio = std::isnan(got) ? 0 : HUGE_VAL;
+    else if (std::isinf(expected)) ratio = got == expected ? 0 : HUGE_VAL;
+    else if (!std::isfinite(got)) ratio = HUGE_VAL;
+    else if (got != expected) ratio = std::abs(got - expected) / allowed;
+    if (!(ratio > worst)) return;
+    worst = ratio;
+    char text[200];
+    std::snprintf(text, sizeof text, "%s(%td, %td, %td, %td) is %.9g, expected %.9g: %.3g of the tolerance %.3g", what, b, h, i, e, got,
+                  expected, ratio, allowed);
+    where = text;
+  }
+};
+
+// o and lse of a finished call beside the reference with `options` (those of the call, unless a test lies about them).
+template <class T> verdict compare(const softmax_case<T>& x, heed::softmax::options<T> options) {
+  namespace reference = heed::reference::softmax;
+  const auto expected = buffer<double>::output(x.o.size());
+  const auto expected_lse = buffer<T>::output(x.lse.size());
+  options.lse = expected_lse.view3();
+  reference::forward(x.q.cview(), x.k.cview(), x.v.cview(), expected.view(), options);
+
+  verdict result;
+  const tolerance allowed = tolerance_of<T>(x.s.keys, x.s.dim);
+  reference::detail::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options,
+                              [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
+    row_size row;
+    for (index_t j = 0; j < scores.size(); ++j) {
+      if (std::isinf(scores(j)) && scores(j) < 0) continue;
+      row.max_score = std::max(row.max_score, std::abs(scores(j)));
+      for (index_t e = 0; e < values.cols(); ++e) row.max_value = std::max(row.max_value, std::abs(values(j, e)));
+    }
+    const index_t b = sequence.batch, n = sequence.first_query + i;
+    for (index_t e = 0; e < x.s.value_dim; ++e)
+      result.add(static_cast<double>(x.o(b, h, n, e)), expected(b, h, n, e), allowed.of_output(row), "o", b, h, n, e);
+    if (x.options.lse.data() != nullptr)
+      result.add(static_cast<double>(x.lse(b, h, n)), static_cast<double>(expected_lse(b, h, n)), allowed.of_lse(row), "lse", b, h, n, 0);
+  });
+  return result;
+}
+
+template <class T> bool all_written(const buffer<T>& x) {
+  bool all = true;
+  x.each([&](const T& element) {
+    T poison;
+    std::memset(&poison, 0xff, sizeof(T));
+    all = all && std::memcmp(&element, &poison, sizeof(T)) != 0;
+  });
+  return all;
+}
+
+// Runs the call and checks all that must hold of any call.
+template <class T> void check(softmax_case<T>& x, const heed::context& ctx = {}) {
+  INFO(to_string(x.s));
+  const std::uint64_t before[] = {x.q.hash(), x.k.hash(), x.v.hash()};
+  x.forward(ctx);
+  const std::uint64_t after[] = {x.q.hash(), x.k.hash(), x.v.hash()};
+  const verdict result = compare(x, x.options);
+  INFO(result.where);
+  const bool inputs_unchanged = std::equal(std::begin(before), std::end(before), std::begin(after));
+  const bool canaries_alive = x.o.canaries_alive() && x.lse.canaries_alive();
+  const bool outputs_written = all_written(x.o) && (x.options.lse.data() == nullptr || all_written(x.lse));
+  CHECK(result.worst <= 1);
+  CHECK(inputs_unchanged);
+  CHECK(canaries_alive);
+  CHECK(outputs_written);
+}
+
+template <class T> void check(const shape& s, const heed::softmax::options<T>& options = {}, layouts in = {}, const heed::context& ctx = {}) {
+  softmax_case<T> x(s, options, in);
+  check(x, ctx);
+}
+
+}  // namespace heed_test

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The calls under test. They are compiled in tests/softmax/run.cpp, once per machine; the tests themselves know no
+// machine and are compiled once.
+
+#include "heed/core/context.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/core/view.hpp"
+#include "heed/softmax/options.hpp"
+
+namespace heed_test {
+
+template <class T> using input = heed::tensor_view<const T, 4>;
+template <class T> using output = heed::tensor_view<T, 4>;
+
+template <class T>
+void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx);
+template <class T>
+heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx);
+template <class T>
+void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse, double log_weight);
+
+}  // namespace heed_test

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "heed/core/types.hpp"
+
+namespace heed_test {
+
+// The largest error that a correct kernel may show in one row. A relative error of a score is an absolute error of its
+// exponent, so it becomes a relative error of the weight: |err| <= eps * (c0 + c1 * max|s|) * max|v|. All constants of all
+// differential tests are here.
+struct row_size {
+  double max_score = 0;   // max |s| over the visible keys
+  double max_value = 0;   // max |v| over the visible keys
+};
+
+struct tolerance {
+  double eps, c0, c1;
+
+  double of_output(const row_size& row) const { return eps * (c0 + c1 * row.max_score) * row.max_value; }
+  double of_lse(const row_size& row) const { return eps * (c0 + c1 * row.max_score); }
+};
+
+template <class Acc> tolerance tolerance_of(heed::index_t keys, heed::index_t head_dim) {
+  const double m = static_cast<double>(keys < 1 ? 1 : keys), d = static_cast<double>(head_dim);
+  return {static_cast<double>(std::numeric_limits<Acc>::epsilon()), 16 + std::log2(m), 2 * std::sqrt(d)};
+}
+
+}  // namespace heed_test
