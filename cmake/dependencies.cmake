@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the headers need. Read by the project itself and, once installed, by the package file.
 
-# Defines heed::xsimd: xsimd's folder and nothing else, or sets heed_xsimd_problem. xsimd's own target is not linked,
-# because some distributions build it to ask for the library xtl without shipping that.
+# Defines heed::xsimd: xsimd's folder and nothing else, or sets heed_xsimd_problem. Its headers are looked for before its
+# package, and its own target is not linked, because some distributions build both to ask for xtl without shipping that.
 function(heed_find_xsimd)
   set(heed_xsimd_problem "" PARENT_SCOPE)
   if(TARGET heed::xsimd)
     return()
   endif()
-  if(NOT TARGET xsimd)
+  find_path(HEED_XSIMD_INCLUDE_DIR xsimd/xsimd.hpp HINTS ${xsimd_ROOT} ENV xsimd_ROOT PATH_SUFFIXES include)
+  mark_as_advanced(HEED_XSIMD_INCLUDE_DIR)
+  if(NOT TARGET xsimd AND NOT HEED_XSIMD_INCLUDE_DIR)
     find_package(xsimd CONFIG QUIET)
   endif()
   if(TARGET xsimd)
     get_target_property(folder xsimd INTERFACE_INCLUDE_DIRECTORIES)
-  else()
-    find_path(HEED_XSIMD_INCLUDE_DIR xsimd/xsimd.hpp)
-    mark_as_advanced(HEED_XSIMD_INCLUDE_DIR)
+  elseif(HEED_XSIMD_INCLUDE_DIR)
     set(folder ${HEED_XSIMD_INCLUDE_DIR})
   endif()
   if(NOT folder AND HEED_FETCH_DEPENDENCIES)

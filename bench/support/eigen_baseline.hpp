@@ -5,8 +5,18 @@
 // once, the exponentials vectorised by Eigen, one thread, the flags of the rest. Hidden keys cost their share of both
 // products (their weight is set to 0); the exponentials are taken of visible scores only.
 
+// Include it before anything else that includes Eigen or intrinsics.
+
 #define EIGEN_DONT_PARALLELIZE
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"   // GCC 12: false, out of its own AVX-512 intrinsics
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <Eigen/Core>
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #include <cmath>
 
 #include "shapes.hpp"

@@ -8,7 +8,7 @@
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
-#include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <fstream>
@@ -55,14 +55,18 @@ template <class T> void check_against_peak(benchmark::State& state, double gflop
 class late_reporter : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context&) override { return true; }
-  void ReportRuns(const std::vector<Run>& runs) override { groups_.push_back(runs); }
+  void ReportRuns(const std::vector<Run>& runs) override {   // repetitions and their statistics come separately
+    if (runs.empty()) return;
+    auto& row = groups_[runs.front().family_index];
+    row.insert(row.end(), runs.begin(), runs.end());
+  }
 
   // Shares of the final peak, and times relative to the neighbour rows.
   void complete(const machine& peak) {
     std::map<std::string, double> seconds;
-    for (const auto& group : groups_)
+    for (const auto& [index, group] : groups_)
       if (const Run* run = shown(group)) seconds[run->run_name.function_name] = time(*run);
-    for (auto& group : groups_)
+    for (auto& [index, group] : groups_)
       for (Run& run : group) {
         const std::string& row = run.run_name.function_name;
         const auto rate = run.counters.find("GFLOP/s");
@@ -79,10 +83,10 @@ class late_reporter : public benchmark::BenchmarkReporter {
   void print() const {
     std::printf("%-32s %11s %9s %6s %7s %10s %7s %7s  %s\n", "row (median)", "time", "GFLOP/s", "% peak", "GB/s",
                 "tokens/s", "x eigen", "x naive", "plan and ratios");
-    for (const auto& group : groups_) {
+    for (const auto& [index, group] : groups_) {
       const Run* run = shown(group);
       if (run == nullptr) {
-        std::printf("%-32s failed\n", group.empty() ? "" : group.front().run_name.function_name.c_str());
+        std::printf("%-32s failed\n", group.front().run_name.function_name.c_str());
         continue;
       }
       auto rest = run->counters;
@@ -94,7 +98,8 @@ class late_reporter : public benchmark::BenchmarkReporter {
           std::printf(" %*s", width, "");
         }
       };
-      std::printf("%-32s %8.3f ms", run->run_name.function_name.c_str(), time(*run) * 1e3);
+      const double us = time(*run) * 1e6;
+      std::printf("%-32s %8.4g %s", run->run_name.function_name.c_str(), us < 1e3 ? us : us * 1e-3, us < 1e3 ? "us" : "ms");
       column("GFLOP/s", " %9.2f", 9);
       column("pct_peak", " %6.1f", 6);
       column("GB/s", " %7.2f", 7);
@@ -112,7 +117,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
     benchmark::JSONReporter json;
     json.SetOutputStream(&file);
     json.ReportContext(Context());
-    for (const auto& group : groups_) json.ReportRuns(group);
+    for (const auto& [index, group] : groups_) json.ReportRuns(group);
     json.Finalize();
     return static_cast<bool>(file.flush());
   }
@@ -138,7 +143,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
     return found;
   }
 
-  std::vector<std::vector<Run>> groups_;
+  std::map<std::int64_t, std::vector<Run>> groups_;   // in the order of registration
 };
 
 // What the rows were compiled with.

@@ -25,16 +25,16 @@ class two_threads {
 
   heed::index_t concurrency() const { return 2; }
 
-  template <class F> void parallel_for(heed::index_t n, F&& f) {   // n <= 2
-    start([](void* object, heed::index_t i) { (*static_cast<std::remove_reference_t<F>*>(object))(i); }, &f, n);
+  template <class F> void parallel_for(heed::index_t n, const F& f) {   // n <= 2
+    start([](const void* object, heed::index_t i) { (*static_cast<const F*>(object))(i); }, &f, n);
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return running_ == 0; });
   }
 
  private:
-  using call = void (*)(void*, heed::index_t);
+  using call = void (*)(const void*, heed::index_t);
 
-  void start(call f, void* object, heed::index_t n) {
+  void start(call f, const void* object, heed::index_t n) {
     const std::lock_guard lock(mutex_);
     call_ = f, object_ = object, count_ = n, running_ = 2, ++round_;
     changed_.notify_all();
@@ -46,7 +46,7 @@ class two_threads {
       changed_.wait(lock, [&] { return round_ != seen; });
       seen = round_;
       const call f = call_;
-      void* const object = object_;
+      const void* const object = object_;
       const bool mine = slot < count_;
       lock.unlock();
       if (f == nullptr) return;
@@ -59,7 +59,7 @@ class two_threads {
   std::mutex mutex_;
   std::condition_variable changed_;
   call call_ = nullptr;
-  void* object_ = nullptr;
+  const void* object_ = nullptr;
   heed::index_t count_ = 0, running_ = 0;
   unsigned round_ = 0;
   std::thread threads_[2];   // last: they use the members above

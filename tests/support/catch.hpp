@@ -4,7 +4,9 @@
 // Catch2 v3 where its headers are found, else v2.
 
 #if __has_include(<catch2/catch_test_macros.hpp>)
+#include <catch2/catch_approx.hpp>
 #include <catch2/catch_test_macros.hpp>
+using Catch::Approx;
 #else
 #include <catch2/catch.hpp>
 #endif

@@ -14,7 +14,6 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -27,20 +26,25 @@ namespace heed_test {
 #define HEED_GOLDEN_DIR (std::filesystem::path(__FILE__).parent_path() / "../golden").string()
 #endif
 
-// Numbers with missing leading axes as extent 1.
+// Dense, row-major; as a view of a higher rank missing leading axes have extent 1.
 template <class T> struct golden_tensor {
-  std::vector<T> data;   // not for bool
+  std::vector<T> data;
   std::vector<heed::index_t> shape;
 
-  template <int Rank> heed::tensor_view<const T, Rank> view() const {
+  template <int Rank> heed::tensor_view<T, Rank> view() { return shaped<T, Rank>(data.data()); }
+  template <int Rank> heed::tensor_view<const T, Rank> cview() const { return shaped<const T, Rank>(data.data()); }
+
+ private:
+  template <class E, int Rank> heed::tensor_view<E, Rank> shaped(E* first) const {
     std::array<heed::index_t, Rank> extents, strides;
+    std::size_t from = shape.size();
     heed::index_t stride = 1;
-    for (int axis = Rank - 1, from = static_cast<int>(shape.size()) - 1; axis >= 0; --axis, --from) {
-      extents[static_cast<std::size_t>(axis)] = from >= 0 ? shape[static_cast<std::size_t>(from)] : 1;
-      strides[static_cast<std::size_t>(axis)] = stride;
-      stride *= extents[static_cast<std::size_t>(axis)];
+    for (std::size_t axis = Rank; axis-- > 0;) {
+      extents[axis] = from > 0 ? shape[--from] : 1;
+      strides[axis] = stride;
+      stride *= extents[axis];
     }
-    return {data.data(), extents, strides};
+    return {first, extents, strides};
   }
 };
 
@@ -70,13 +74,14 @@ class golden_file {
     return {std::istream_iterator<std::string>(in), {}};
   }
 
-  // The tensor with its numbers converted to T; one byte per bool with T = std::uint8_t.
+  // The numbers converted to T; booleans as std::uint8_t.
   template <class T> golden_tensor<T> tensor(const std::string& name) const {
     const auto& entry = json_.at(name);
     golden_tensor<T> x;
     x.shape = entry.at("shape").template get<std::vector<heed::index_t>>();
     const std::string type = entry.at("dtype").template get<std::string>();
-    const auto first = entry.at("data_offsets").at(0).template get<std::size_t>(), last = entry.at("data_offsets").at(1).template get<std::size_t>();
+    const auto& range = entry.at("data_offsets");
+    const auto first = range.at(0).template get<std::size_t>(), last = range.at(1).template get<std::size_t>();
     if (type == "F32") append<float>(x.data, first, last);
     else if (type == "F64") append<double>(x.data, first, last);
     else if (type == "I32") append<std::int32_t>(x.data, first, last);

@@ -89,9 +89,9 @@ template <class T> verdict compare(const softmax_case<T>& x, heed::softmax::opti
                               [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
     row_size row;
     for (index_t j = 0; j < scores.size(); ++j) {
-      if (std::isinf(scores(j)) && scores(j) < 0) continue;
-      row.max_score = std::max(row.max_score, std::abs(scores(j)));
-      for (index_t e = 0; e < values.cols(); ++e) row.max_value = std::max(row.max_value, std::abs(values(j, e)));
+      if (scores(j) == -HUGE_VAL) continue;
+      row.see_score(scores(j));
+      for (index_t e = 0; e < values.cols(); ++e) row.see_value(values(j, e));
     }
     const index_t b = sequence.batch, n = sequence.first_query + i;
     for (index_t e = 0; e < x.s.value_dim; ++e)

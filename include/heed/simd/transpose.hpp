@@ -110,7 +110,7 @@ HEED_INLINE batch<double> add_inside_parts(const batch<double>* r) {
 
 // Lane i of the result: the sum of all lanes of r[i]
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
-  constexpr index_t part = is_float<T> ? 4 : 2;
+  [[maybe_unused]] constexpr index_t part = is_float<T> ? 4 : 2;
 #if defined(HEED_AVX512)
   const auto far = [&](index_t i) { return detail::add_far_parts<T>(detail::add_inside_parts(&r[0] + i), detail::add_inside_parts(&r[0] + i + part)); };
   return detail::add_near_parts<T>(far(0), far(2 * part));

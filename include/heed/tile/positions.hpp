@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "heed/core/alignment.hpp"
 #include "heed/core/mask.hpp"
@@ -104,7 +105,8 @@ inline key_spans make_spans(const positions& p) {
   const extremes& t = p.tile;
   std::array<index_t, 7> cut{0, p.keep_first, t.min_lo, t.max_lo, t.min_hi < t.max_hi ? t.min_hi - 1 : t.min_hi, t.min_hi, t.max_hi};
   for (index_t& c : cut) c = std::clamp<index_t>(c, 0, t.max_hi);
-  std::sort(cut.begin(), cut.end());
+  for (std::size_t i = 1; i < cut.size(); ++i)
+    for (std::size_t j = i; j > 0 && cut[j] < cut[j - 1]; --j) std::swap(cut[j], cut[j - 1]);
   key_spans out;
   for (std::size_t i = 0; i + 1 < cut.size(); ++i) {
     const index_t a = cut[i], b = cut[i + 1];
@@ -116,6 +118,44 @@ inline key_spans make_spans(const positions& p) {
       last->end = b;
     else
       out.span[static_cast<std::size_t>(out.count++)] = {a, b, partial};
+  }
+  return out;
+}
+
+// Part of a partial tile: keys [first, first + keys) from the tile's start over vectors [from, to) of lanes
+struct key_run {
+  index_t first = 0, keys = 0, from = 0, to = 0;
+};
+
+struct key_runs {
+  static constexpr index_t most = 64;
+  std::array<key_run, most> run;
+  index_t count = 0;
+  std::array<index_t, most_lanes> first_key, end_key;  // of each vector; empty where it sees no key of the tile
+};
+
+// Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a causal
+// diagonal becomes a staircase. Between from and to a vector may see nothing (masks of later kinds): it is masked there.
+inline key_runs make_runs(const positions& p, index_t first, index_t keys, index_t vectors, index_t step) {
+  key_runs out;
+  for (index_t v = 0; v < vectors; ++v) out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
+  for (index_t j = 0; j < keys; j += step) {
+    const index_t count = std::min(step, keys - j), a = first + j, b = a + count;
+    index_t from = vectors, to = 0;
+    for (index_t v = 0; v < vectors; ++v) {
+      if (p.vector[static_cast<std::size_t>(v)].none(a, b, p.keep_first)) continue;
+      from = std::min(from, v), to = v + 1;
+    }
+    if (from >= to) continue;
+    for (index_t v = from; v < to; ++v) {
+      index_t& start = out.first_key[static_cast<std::size_t>(v)];
+      start = std::min(start, j), out.end_key[static_cast<std::size_t>(v)] = j + count;
+    }
+    key_run* last = out.count > 0 ? &out.run[static_cast<std::size_t>(out.count - 1)] : nullptr;
+    if (last != nullptr && last->from == from && last->to == to && last->first + last->keys == j)
+      last->keys += count;
+    else
+      out.run[static_cast<std::size_t>(out.count++)] = {j, count, from, to};
   }
   return out;
 }

@@ -3,6 +3,8 @@
 
 // Weight steps: what turns a tile of scores, keys down and lanes across, into a tile of weights.
 
+#include <limits>
+
 #include "heed/simd/math.hpp"
 #include "heed/tile/multiply.hpp"
 
@@ -14,31 +16,84 @@ inline namespace HEED_ISA {
 //   m' = max(m, max s);  factor = 2^(m - m');  p = 2^(s - m');  l <- factor l + sum p
 // m starts as the lowest finite number, not -inf: then (-inf) - m is -inf and never NaN, and a tile whose keys are all
 // hidden leaves l = 0. NaN scores reach l: max may drop them, 2^(NaN - m') does not.
-namespace detail {
-template <int NR, class T, int... N>
-HEED_INLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor, std::integer_sequence<int, N...>) {
+template <int NR, class T> HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
-  std::array<batch, NR> top{simd::load(m + N * w)...};
-  const T* s = scores;
-  for (index_t j = 0; j < keys; ++j, s += row) ((top[N] = simd::max(top[N], simd::load(s + N * w))), ...);
-  std::array<batch, NR> sum{};
-  ((sum[N] = batch(T(0))), ...);
-  T* p = scores;
-  for (index_t j = 0; j < keys; ++j, p += row) {
-    std::array<batch, NR> x{simd::exp2_nonpositive(simd::load(p + N * w) - top[N])...};
-    ((sum[N] += x[N]), ...);
-    (simd::store(p + N * w, x[N]), ...);
-  }
-  std::array<batch, NR> f{simd::exp2_nonpositive(simd::load(m + N * w) - top[N])...};
-  (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
-  (simd::store(factor + N * w, f[N]), ...);
-  (simd::store(m + N * w, top[N]), ...);
+  [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+    std::array<batch, NR> top{simd::load(m + N * w)...};
+    const T* s = scores;
+    for (index_t j = 0; j < keys; ++j, s += row) ((top[N] = simd::max(top[N], simd::load(s + N * w))), ...);
+    std::array<batch, NR> sum;
+    ((sum[N] = batch(T(0))), ...);
+    T* p = scores;
+    for (index_t j = 0; j < keys; ++j, p += row) {
+      std::array<batch, NR> x{simd::exp2_nonpositive(simd::load(p + N * w) - top[N])...};
+      ((sum[N] += x[N]), ...);
+      (simd::store(p + N * w, x[N]), ...);
+    }
+    std::array<batch, NR> f{simd::exp2_nonpositive(simd::load(m + N * w) - top[N])...};
+    (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
+    (simd::store(factor + N * w, f[N]), ...);
+    (simd::store(m + N * w, top[N]), ...);
+  }(std::make_integer_sequence<int, NR>{});
 }
-}  // namespace detail
 
-template <int NR, class T> HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor) {
-  detail::online_softmax<NR>(scores, row, keys, m, l, factor, std::make_integer_sequence<int, NR>{});
+template <class T> void online_softmax(T* scores, index_t row, index_t keys, index_t vectors, T* m, T* l, T* factor) {
+  if (vectors == 1) return online_softmax<1>(scores, row, keys, m, l, factor);
+  if constexpr (max_vectors >= 2)
+    if (vectors == 2) return online_softmax<2>(scores, row, keys, m, l, factor);
+  if constexpr (max_vectors >= 3)
+    if (vectors == 3) return online_softmax<3>(scores, row, keys, m, l, factor);
+  if constexpr (max_vectors >= 4)
+    if (vectors == 4) return online_softmax<4>(scores, row, keys, m, l, factor);
+}
+
+// known_lse: p = 2^(s - lse), lse per lane in units of log 2 (backward)
+template <class T> HEED_NOINLINE void known_lse(T* scores, index_t row, index_t keys, index_t lanes, const T* lse) {
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t l = 0; l < lanes; l += simd::width<T>) {
+      T* s = scores + j * row + l;
+      simd::store(s, simd::exp2(simd::load(s) - simd::load(lse + l)));
+    }
+}
+
+// decay: s(key j, lane i) *= power[first + i - j], the weight of a key i - j tokens back; power may be read from
+// first - (keys - 1) to first + lanes - 1 and is 0 where a lane does not see the key
+template <class T> HEED_NOINLINE void decay(T* scores, index_t row, index_t keys, index_t lanes, const T* power, index_t first) {
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t l = 0; l < lanes; l += simd::width<T>) {
+      T* s = scores + j * row + l;
+      simd::store(s, simd::load(s) * simd::load(power + first + l - j));
+    }
+}
+
+// product: s(key, lane) = p(key, lane) * (s(key, lane) - shift(lane)): local-linear's p t and backward's p (dp - delta)
+template <class T>
+HEED_NOINLINE void product(T* scores, const T* p, index_t row, index_t keys, index_t lanes, const T* shift) {
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t l = 0; l < lanes; l += simd::width<T>) {
+      T* s = scores + j * row + l;
+      simd::store(s, simd::load(p + j * row + l) * (simd::load(s) - simd::load(shift + l)));
+    }
+}
+
+// hide: scores of one vector of lanes to -inf where key first + j is not in [lo, hi) or below keep_first; all of them
+// relative to the tile and small, hence exact in T
+template <class T>
+HEED_NOINLINE void hide(T* scores, index_t row, index_t first, index_t keys, const T* lo, const T* hi, T keep_first) {
+  using batch = simd::batch<T>;
+  const batch low = simd::load(lo), high = simd::load(hi), kept(keep_first);
+  const batch hidden(-std::numeric_limits<T>::infinity());
+  for (index_t j = 0; j < keys; ++j) {
+    const batch key(static_cast<T>(first + j));
+    T* s = scores + (first + j) * row;
+    simd::store(s, xsimd::select(((key >= low) | (key < kept)) & (key < high), simd::load(s), hidden));
+  }
+}
+
+template <class T> HEED_NOINLINE void fill(T* c, index_t row, index_t rows, index_t lanes, T value) {
+  for (index_t j = 0; j < rows; ++j)
+    for (index_t l = 0; l < lanes; l += simd::width<T>) simd::store(c + j * row + l, simd::batch<T>(value));
 }
 
 }  // namespace HEED_ISA

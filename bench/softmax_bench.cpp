@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// softmax::forward beside an Eigen two-product formulation, plain loops, and the limits of the machine. Rows:
+//   prefill/<mask>/D<D>/N<N>        one head, M = N, E = D            gqa/<mask>/D<D>/N<N>   8 query heads on 2 k/v heads
+//   small/D<D>/N<N>/M<M>            few queries                      group8/D<D>/M<M>       one query, 8 heads a k/v head
+//   window/D<D>                     window of 256 at N = 16384       masks_inside/<mask>    a mask that hides nothing
+//   tile_ceiling/D<D>               one tile that stays in cache     threads/<mask>/D<D>    two threads, two peak loops
+//   accuracy/D<D>                   error against double
+// --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take about two
+// minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
+#include "support/eigen_baseline.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "heed/reference/softmax.hpp"
+#include "heed/softmax.hpp"
+#include "heed/tile/multiply.hpp"
+#include "heed/tile/weights.hpp"
+#include "support/naive.hpp"
+#include "support/report.hpp"
+#include "support/shapes.hpp"
+#include "support/two_threads.hpp"
+
+namespace {
+
+using namespace heed_bench;
+using benchmark::Counter;
+using benchmark::State;
+
+template <class T> std::string plan_label(tensors<T>& x) {
+  const heed::plan plan =
+      heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options_of<T>(x.at));
+  char text[96];
+  std::snprintf(text, sizeof text, "%s %s %dx%d scratch %zu", plan.path, plan.isa, static_cast<int>(plan.query_tile),
+                static_cast<int>(plan.key_tile), plan.workspace_bytes);
+  return text;
+}
+
+// The rates of a row whose iteration is `calls` calls of shape s.
+template <class T> void set_rates(State& state, const shape& s) {
+  state.counters["GFLOP/s"] = Counter(s.flops() * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] = Counter(s.bytes<T>() * 1e-9, Counter::kIsIterationInvariantRate);
+  state.counters["tokens/s"] = Counter(static_cast<double>(s.n), Counter::kIsIterationInvariantRate);
+}
+
+// One row: `call` again and again, on a workspace made once.
+template <class T, class Call> void time_row(State& state, const std::string& name, const shape& s, Call call) {
+  show_progress(name);
+  call();
+  double start = 0;
+  for (auto _ : state) {
+    if (start == 0) start = now();
+    call();
+    benchmark::ClobberMemory();
+  }
+  check_against_peak<T>(state, s.flops() * static_cast<double>(state.iterations()) * 1e-9 / (now() - start));
+  set_rates<T>(state, s);
+}
+
+template <class T> heed::context with_workspace(tensors<T>& x, std::vector<std::byte>& bytes) {
+  bytes.resize(
+      heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options_of<T>(x.at)).workspace_bytes);
+  return {.workspace = bytes};
+}
+
+template <class T> void run_heed(tensors<T>& x, const heed::softmax::options<T>& options, const heed::context& context) {
+  heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options, context);
+}
+
+template <class T> void run_naive(tensors<T>& x, std::vector<T>& p) {
+  const shape& s = x.at;
+  for (index_t h = 0; h < s.heads; ++h) {
+    const index_t g = h / (s.heads / s.kv_heads);
+    naive_attention(x.q.data() + h * s.n * s.d, x.k.data() + g * s.m * s.d, x.v.data() + g * s.m * s.e,
+                    x.o.data() + h * s.n * s.e, s.n, s.d, s.e, T(1) / std::sqrt(static_cast<T>(s.d)), p,
+                    [&](index_t i) { return s.first(i); }, [&](index_t i) { return s.end(i); });
+  }
+}
+
+template <class Row> auto* add(const std::string& name, Row row) {
+  return benchmark::RegisterBenchmark(name.c_str(), [name, row](State& state) { row(state, name); });
+}
+
+// heed's row, and beside it Eigen and the plain loops where they are affordable.
+template <class T = float> void add_with_neighbours(const std::string& name, const shape& s) {
+  add(name, [s](State& state, const std::string& row) {
+    tensors<T> x(s);
+    std::vector<std::byte> bytes;
+    const heed::softmax::options<T> options = options_of<T>(s);
+    const heed::context context = with_workspace(x, bytes);
+    time_row<T>(state, row, s, [&] { run_heed(x, options, context); });
+    state.SetLabel(plan_label(x));
+  });
+  const double all_pairs = static_cast<double>(s.heads * s.n * s.m);
+  if (all_pairs <= 4096.0 * 4096.0)
+    add(name + "/eigen", [s](State& state, const std::string& row) {
+      tensors<T> x(s);
+      eigen_attention<T> eigen(s);
+      time_row<T>(state, row, s, [&] { eigen(x); });
+    });
+  if (s.flops() <= 0.3e9)
+    add(name + "/naive", [s](State& state, const std::string& row) {
+      tensors<T> x(s);
+      std::vector<T> p(static_cast<std::size_t>(s.m));
+      time_row<T>(state, row, s, [&] { run_naive(x, p); });
+    });
+}
+
+std::string number(const char* letter, index_t value) { return letter + std::to_string(value); }
+
+void add_forward_rows() {
+  for (const masking mask : {masking::dense, masking::causal, masking::window})
+    for (const index_t d : {32, 64, 80, 128})
+      for (const index_t n : {16, 64, 256, 1024, 4096, 16384})
+        add_with_neighbours(std::string("prefill/") + name(mask) + number("/D", d) + number("/N", n),
+                            {.n = n, .m = n, .d = d, .e = d, .mask = mask});
+  for (const index_t n : {256, 1024, 4096})
+    add_with_neighbours<double>(number("double/dense/D64/N", n), {.n = n, .m = n});
+  for (const masking mask : {masking::dense, masking::causal})
+    for (const index_t d : {64, 128})
+      for (const index_t n : {16, 64, 256, 1024})
+        add_with_neighbours(std::string("gqa/") + name(mask) + number("/D", d) + number("/N", n),
+                            {.n = n, .m = n, .d = d, .e = d, .heads = 8, .kv_heads = 2, .mask = mask});
+  for (const index_t d : {32, 64, 128})
+    for (const index_t n : {1, 2, 4, 8, 16, 32, 64})
+      for (const index_t m : {n, index_t{1024}})
+        add_with_neighbours(number("small/D", d) + number("/N", n) + number("/M", m), {.n = n, .m = m, .d = d, .e = d});
+}
+
+// ---- rows that compare two things: both are timed in every iteration, one after the other, so that a change of the
+// machine's speed meets both; the ratio is the median over the iterations ----------------------------------------------
+
+template <class Call> double seconds_of(Call call) {
+  const double start = now();
+  call();
+  benchmark::ClobberMemory();
+  return now() - start;
+}
+
+double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// The time of a window row in units of what N * (256 + query tile) pairs cost at the rate of dense attention.
+void add_window_rows() {
+  for (const index_t d : {64, 128})
+    add(number("window/D", d), [d](State& state, const std::string& row) {
+      show_progress(row);
+      const shape windowed{.n = 16384, .m = 16384, .d = d, .e = d, .mask = masking::window};
+      const shape dense{.n = 2048, .m = 2048, .d = d, .e = d};
+      tensors<float> x(windowed), y(dense);
+      const auto options = options_of<float>(windowed);
+      const auto tile = heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options).query_tile;
+      const double budget = static_cast<double>(windowed.n * (window_keys + tile)) / dense.pairs();
+      std::vector<double> ratios;
+      for (auto _ : state) {
+        const double a = seconds_of([&] { run_heed(x, options, {}); });
+        const double b = seconds_of([&] { run_heed(y, {}, {}); });
+        state.SetIterationTime(a);
+        ratios.push_back(a / (b * budget));
+      }
+      set_rates<float>(state, windowed);
+      state.counters["x_budget"] = median(ratios);
+      state.SetLabel(plan_label(x));
+    })->UseManualTime();
+}
+
+// A mask that hides nothing, over no mask.
+void add_mask_rows() {
+  for (const bool causal : {false, true})
+    for (const index_t n : {1024, 4096})
+      add(std::string("masks_inside/") + (causal ? "causal" : "key_lengths") + number("/N", n),
+          [causal, n](State& state, const std::string& row) {
+            show_progress(row);
+            tensors<float> x({.n = n, .m = n});
+            const std::vector<std::int32_t> keys{static_cast<std::int32_t>(n)};
+            heed::softmax::options<float> masked;
+            if (causal)
+              masked.mask = heed::causal(), masked.align = heed::first_place(keys);   // every query comes after all keys
+            else
+              masked.mask = heed::key_lengths(keys);
+            std::vector<double> ratios;
+            for (auto _ : state) {
+              const double a = seconds_of([&] { run_heed(x, masked, {}); });
+              const double b = seconds_of([&] { run_heed(x, {}, {}); });
+              state.SetIterationTime(a);
+              ratios.push_back(a / b);
+            }
+            set_rates<float>(state, x.at);
+            state.counters["x_unmasked"] = median(ratios);
+          })->UseManualTime();
+}
+
+// One query per head, eight heads on one key/value head: memory bound where K and V are longer than the caches. The
+// bandwidth beside it is read from this row's own K, page for page.
+void add_group_rows() {
+  for (const index_t d : {64, 128})
+    for (const index_t m : {1024, 16384, 262144})
+      add(number("group8/D", d) + number("/M", m), [d, m](State& state, const std::string& row) {
+        show_progress(row);
+        const shape s{.n = 1, .m = m, .d = d, .e = d, .heads = 8};
+        tensors<float> x(s);
+        std::vector<std::byte> bytes;
+        const heed::context context = with_workspace(x, bytes);
+        const auto* keys = reinterpret_cast<const std::byte*>(x.k.data());
+        const double key_bytes = static_cast<double>(x.k.size() * sizeof(float));
+        std::vector<double> shares;
+        for (auto _ : state) {
+          const double a = seconds_of([&] { run_heed(x, {}, context); });
+          const double b = seconds_of([&] { read_lines<4>(keys, x.k.size() * sizeof(float) / 512); });
+          state.SetIterationTime(a);
+          shares.push_back(s.bytes<float>() / a / (key_bytes / b));
+        }
+        set_rates<float>(state, s);
+        state.counters["x_read"] = median(shares);
+        state.SetLabel(plan_label(x));
+      })->UseManualTime();
+}
+
+// Two threads over one, beside two peak loops at once over one.
+void add_thread_rows() {
+  for (const masking mask : {masking::dense, masking::causal})
+    for (const index_t d : {64, 128})
+      add(std::string("threads/") + name(mask) + number("/D", d), [mask, d](State& state, const std::string& row) {
+        show_progress(row);
+        static two_threads pool;
+        const shape s{.n = 4096, .m = 4096, .d = d, .e = d, .mask = mask};
+        tensors<float> x(s);
+        const auto options = options_of<float>(s);
+        const long turns = 1'000'000;
+        std::vector<double> ours, peaks;
+        for (auto _ : state) {
+          const double one = seconds_of([&] { run_heed(x, options, {}); });
+          const double two = seconds_of([&] { run_heed(x, options, {.executor = pool}); });
+          const double peak_one = seconds_of([&] { run_multiply_adds<float>(turns); });
+          const double peak_two =
+              seconds_of([&] { pool.parallel_for(2, [&](index_t) { run_multiply_adds<float>(turns); }); });
+          state.SetIterationTime(two);
+          ours.push_back(one / two);
+          peaks.push_back(2 * peak_one / peak_two);
+        }
+        state.counters["tokens/s"] = Counter(static_cast<double>(s.n), Counter::kIsIterationInvariantRate);
+        state.counters["x_one_thread"] = median(ours);
+        state.counters["x_one_peak"] = median(peaks);
+      })->UseManualTime()->MinTime(0.2);
+}
+
+// Errors against double, of heed and of the plain float loops, over the same inputs.
+void add_accuracy_rows() {
+  for (const index_t d : {64, 128})
+    add(number("accuracy/D", d), [d](State& state, const std::string& row) {
+      show_progress(row);
+      const shape s{.n = 512, .m = 1024, .d = d, .e = d};
+      tensors<float> x(s);
+      std::vector<double> exact(x.o.size());
+      heed::reference::softmax::forward(x.q_view(), x.k_view(), x.v_view(), heed::bhsd(exact.data(), 1, 1, s.n, s.e));
+      const auto errors = [&] {   // {RMS, maximum}
+        double sum = 0, most = 0;
+        for (std::size_t i = 0; i < exact.size(); ++i) {
+          const double error = std::abs(static_cast<double>(x.o[i]) - exact[i]);
+          sum += error * error, most = std::max(most, error);
+        }
+        return std::pair(std::sqrt(sum / static_cast<double>(exact.size())), most);
+      };
+      std::vector<float> p;
+      run_naive(x, p);
+      const auto naive = errors();
+      for (auto _ : state) run_heed(x, {}, {});
+      const auto ours = errors();
+      state.counters["rms"] = ours.first;
+      state.counters["max"] = ours.second;
+      state.counters["rms_naive"] = naive.first;
+      state.counters["max_naive"] = naive.second;
+      state.counters["rms_ratio"] = ours.first / naive.first;
+      state.counters["max_ratio"] = ours.second / naive.second;
+    });
+}
+
+// ---- the ceiling of the tile core on this machine: the multiplies and weights of one query tile and one key tile that
+// stay in cache, with none of the driver around them -----------------------------------------------------------------------
+template <int Vectors> void tile_step(const std::vector<float>& k, const std::vector<float>& v,
+                                      const std::vector<float>& q, std::vector<float>& scores, std::vector<float>& o,
+                                      std::vector<float>& stats, index_t keys, index_t d) {
+  constexpr index_t lanes = heed::tile::max_lanes<float>;
+  float *m = stats.data(), *l = m + lanes, *factor = l + lanes;
+  heed::tile::multiply<float>({.a = k.data(), .a_row = d, .a_col = 1, .b = q.data(), .b_row = lanes, .c = scores.data(),
+                               .c_row = lanes, .rows = keys, .depth = d},
+                              Vectors);
+  heed::tile::online_softmax<Vectors, float>(scores.data(), lanes, keys, m, l, factor);
+  heed::tile::multiply<float>({.a = v.data(), .a_row = 1, .a_col = d, .b = scores.data(), .b_row = lanes, .c = o.data(),
+                               .c_row = lanes, .rows = d, .depth = keys, .start = heed::tile::start::scale,
+                               .factor = factor},
+                              Vectors);
+}
+
+void add_ceiling_rows() {
+  for (const index_t d : {32, 64, 80, 128})
+    add(number("tile_ceiling/D", d), [d](State& state, const std::string& row) {
+      constexpr index_t lanes = heed::tile::max_lanes<float>;
+      tensors<float> x({.n = lanes, .m = 4096, .d = d, .e = d});   // for the plan's key tile
+      const index_t keys =
+          heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view()).key_tile;
+      const shape s{.n = lanes, .m = keys, .d = d, .e = d};
+      std::vector<float> q(static_cast<std::size_t>(lanes * d)), o(q.size());   // as packed: (d, lane)
+      for (std::size_t i = 0; i < q.size(); ++i) q[i] = x.q[i] / std::sqrt(static_cast<float>(d));
+      std::vector<float> scores(static_cast<std::size_t>(lanes * keys)), stats(static_cast<std::size_t>(3 * lanes));
+      time_row<float>(state, row, s, [&] {
+        tile_step<heed::tile::max_vectors>(x.k, x.v, q, scores, o, stats, keys, d);
+      });
+    });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_forward_rows();
+  add_group_rows();
+  add_window_rows();
+  add_mask_rows();
+  add_ceiling_rows();
+  add_thread_rows();
+  add_accuracy_rows();
+  return run_all(argc, argv);
+}

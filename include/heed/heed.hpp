@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
+
+#include "heed/softmax.hpp"
+#include "heed/version.hpp"

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Executors and workspaces: the same bits whoever runs the tasks in whatever order, and no allocation in planned memory.
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/counting_new.hpp"
+#include "support/executor.hpp"
+#include "support/softmax_case.hpp"
+
+using namespace heed_test;
+
+namespace {
+
+// Many rows, few rows, groups, more key/value heads, rows that see nothing.
+constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12}, {1, 1, 1, 700, 300, 16, 16}, {2, 8, 2, 1, 700, 16, 16},
+                            {1, 2, 6, 70, 90, 8, 8},     {1, 1, 1, 1, 3000, 32, 32},  {1, 1, 1, 90, 20, 8, 8}};
+
+struct plain_executor {   // in reverse, without allocating
+  heed::index_t workers;
+  heed::index_t concurrency() const { return workers; }
+  template <class F> void parallel_for(heed::index_t n, F&& f) {
+    for (heed::index_t i = n; i-- > 0;) f(i);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the same bits for 1 to 5 workers in any order") {
+  for (const shape& s : shapes) {
+    INFO(to_string(s));
+    softmax_case<float> serial(s, {.mask = heed::causal()});
+    check(serial);
+    for (index_t workers = 1; workers <= 5; ++workers)
+      for (const order in : {order::forward, order::reversed, order::shuffled})
+        for (const bool threads : {false, true}) {
+          INFO(workers << " workers");
+          test_executor executor(workers, in, threads);
+          softmax_case<float> x(s, {.mask = heed::causal()});
+          x.forward({.executor = executor});
+          const bool same = same_bits(x.o, serial.o) && same_bits(x.lse, serial.lse);
+          CHECK(same);
+          CHECK_FALSE(executor.asked_too_much());
+          CHECK(executor.phases() >= 1);
+        }
+  }
+}
+
+TEST_CASE("the same bits in double, and again on threads") {
+  for (const shape& s : shapes) {
+    softmax_case<double> serial(s);
+    check(serial);
+    for (int repeat = 0; repeat < 10; ++repeat) {
+      test_executor executor(4, order::forward, true);
+      softmax_case<double> x(s);
+      x.forward({.executor = executor});
+      CHECK((same_bits(x.o, serial.o) && same_bits(x.lse, serial.lse)));
+    }
+  }
+}
+
+TEST_CASE("large calls have tasks to share") {
+  CHECK(softmax_case<float>({1, 1, 1, 2000, 64, 32, 32}).plan().tasks >= 8);
+  CHECK(softmax_case<float>({4, 2, 2, 64, 64, 32, 32}).plan().tasks >= 8);
+}
+
+TEST_CASE("no allocation in the planned workspace, whatever its alignment and content") {
+  for (const shape& s : shapes)
+    for (const index_t workers : {1, 3}) {
+      INFO(to_string(s) << ", " << workers << " workers");
+      plain_executor executor{workers};
+      softmax_case<float> x(s, {.mask = heed::causal()}), y(s, {.mask = heed::causal()});
+      check(y);
+      const std::size_t bytes = x.plan({.executor = executor}).workspace_bytes;
+      for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{63}}) {
+        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
+        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
+        x.o.poison();
+        x.lse.poison();
+        const long before = allocations;
+        x.forward(ctx);
+        const long after = allocations;
+        CHECK(after == before);
+        CHECK((same_bits(x.o, y.o) && same_bits(x.lse, y.lse)));
+        const bool outside = std::all_of(memory.begin(), memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned), [](std::byte b) { return b == std::byte{0xff}; }) &&
+                             std::all_of(memory.end() - 136 + static_cast<std::ptrdiff_t>(misaligned), memory.end(), [](std::byte b) { return b == std::byte{0xff}; });
+        CHECK(outside);
+      }
+    }
+}
+
+TEST_CASE("without a workspace: at most one allocation, none where none is needed") {
+  for (const shape& s : shapes) {
+    softmax_case<float> x(s);
+    const std::size_t bytes = x.plan().workspace_bytes;
+    const long before = allocations;
+    x.forward();
+    const long after = allocations;
+    CHECK(after - before == (bytes > 0 ? 1 : 0));
+  }
+  softmax_case<float> empty({1, 1, 1, 0, 5, 8, 8});
+  const long before = allocations;
+  empty.forward();
+  const long after = allocations;
+  CHECK(after == before);
+}
+
+TEST_CASE("a workspace that is too small is an error with both numbers") {
+  for (const shape& s : shapes) {
+    softmax_case<float> x(s);
+    const std::size_t bytes = x.plan().workspace_bytes;
+    if (bytes == 0) continue;
+    for (const std::size_t size : {std::size_t{1}, bytes - 1}) {
+      std::vector<std::byte> memory(size);
+      const heed::context ctx{.workspace = memory};
+      const std::string problem = x.plan(ctx).problem.data();
+      INFO(problem);
+      CHECK(problem.find("workspace") != std::string::npos);
+      CHECK(problem.find(std::to_string(size)) != std::string::npos);
+      CHECK(problem.find(std::to_string(bytes)) != std::string::npos);
+      CHECK(x.plan(ctx).workspace_bytes == bytes);
+      std::string thrown;
+      try {
+        x.forward(ctx);
+      } catch (const heed::error& e) {
+        thrown = e.what();
+      }
+      CHECK(thrown == problem);
+      CHECK((x.o.untouched() && x.lse.untouched()));
+    }
+    std::vector<std::byte> memory(bytes);   // exactly enough
+    CHECK(x.plan({.workspace = memory}).ok());
+  }
+}
+
+TEST_CASE("scratch does not depend on the lengths, and grows with the workers at most in proportion") {
+  const auto bytes = [](index_t n, index_t m, index_t workers) {
+    float some = 0;   // a plan looks at no element
+    const auto view = [&](index_t rows) { return heed::tensor_view<float, 4>(&some, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1}); };
+    float other[3] = {};
+    const auto at = [&](int i, index_t rows) { return heed::tensor_view<float, 4>(other + i, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1}); };
+    plain_executor executor{workers};
+    return run_plan<float>(at(0, n), at(1, m), at(2, m), view(n), {}, {.executor = executor}).workspace_bytes;
+  };
+  CHECK(bytes(2000, 2000, 1) == bytes(100000, 500000, 1));
+  CHECK(bytes(2000, 2000, 4) == bytes(100000, 500000, 4));
+  CHECK(bytes(2000, 2000, 4) <= 4 * bytes(2000, 2000, 1));
+}
