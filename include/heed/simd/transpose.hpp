@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "heed/simd/batch.hpp"
 
@@ -123,9 +124,13 @@ template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
 
 // r[i] lane j <-> r[j] lane i
 template <class T> HEED_INLINE void transpose(square<T>& r) {
-  constexpr index_t part = is_float<T> ? 4 : 2;
-  for (index_t i = 0; i < width<T>; i += part) detail::transpose_parts(r.data() + i);
-  for (index_t i = 0; i < part; ++i) detail::exchange_parts(r.data() + i, part);
+  constexpr int part = is_float<T> ? 4 : 2;
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (detail::transpose_parts(&r[I * part]), ...);
+  }(std::make_integer_sequence<int, static_cast<int>(width<T>) / part>{});
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    (detail::exchange_parts(&r[I], part), ...);
+  }(std::make_integer_sequence<int, part>{});
 }
 #else
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {

@@ -4,31 +4,62 @@
 // Between the caller's rows and lanes: gather (rows -> columns of lanes) and scatter (back), each lane with its own row,
 // so that a tile may hold any choice of rows.
 
-#include <bit>
+#include <algorithm>
+#include <utility>
 
 #include "heed/simd/transpose.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+namespace detail {
+
+// One square of gather: rows[0 .. lanes) (zeros behind), columns [d, d + there). Unrolled: in loops the registers of the
+// square would live in memory.
+template <class T, int... I>
+HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, index_t there, T factor, T* out, index_t out_row,
+                               std::integer_sequence<int, I...>) {
+  const simd::batch<T> f(factor), zero(T(0));
+  simd::square<T> r;
+  if (lanes >= simd::width<T> && there == simd::width<T>) {
+    ((r[I] = simd::load(rows[I] + d) * f), ...);
+    simd::transpose<T>(r);
+    (simd::store(out + (d + I) * out_row, r[I]), ...);
+  } else {
+    ((r[I] = I < lanes ? simd::load_partial(rows[I] + d, there) * f : zero), ...);
+    simd::transpose<T>(r);
+    ((I < there ? simd::store(out + (d + I) * out_row, r[I]) : void()), ...);
+  }
+}
+
+template <class T, int... I>
+HEED_INLINE void scatter_square(const T* in, index_t in_row, simd::batch<T> factor, T* const* rows, index_t lanes, index_t d, index_t there,
+                                std::integer_sequence<int, I...>) {
+  const simd::batch<T> zero(T(0));
+  simd::square<T> r;
+  if (lanes >= simd::width<T> && there == simd::width<T>) {
+    ((r[I] = simd::load(in + (d + I) * in_row) * factor), ...);
+    simd::transpose<T>(r);
+    (simd::store(rows[I] + d, r[I]), ...);
+  } else {
+    ((r[I] = I < there ? simd::load(in + (d + I) * in_row) * factor : zero), ...);
+    simd::transpose<T>(r);
+    ((I < lanes ? simd::store_partial(rows[I] + d, r[I], there) : void()), ...);
+  }
+}
+
+template <class T> using lanes_of_vector = std::make_integer_sequence<int, static_cast<int>(simd::width<T>)>;
+
+}  // namespace detail
+
 // out[d][lane] = factor * rows[lane][d] for d < dim, lane < lanes; zeros for the lanes up to out_row.
 // out_row: a multiple of the vector width.
 template <class T>
 HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_row) {
   constexpr index_t w = simd::width<T>;
-  for (index_t lane = 0; lane < out_row; lane += w) {
-    for (index_t d = 0; d < dim; d += w) {
-      simd::square<T> r;
-      const index_t there = std::min(w, dim - d);
-      for (index_t i = 0; i < w; ++i) {
-        simd::batch<T> x(T(0));
-        if (lane + i < lanes) x = there == w ? simd::load(rows[lane + i] + d) : simd::load_partial(rows[lane + i] + d, there);
-        r[static_cast<std::size_t>(i)] = x * simd::batch<T>(factor);
-      }
-      simd::transpose<T>(r);
-      for (index_t i = 0; i < there; ++i) simd::store(out + (d + i) * out_row + lane, r[static_cast<std::size_t>(i)]);
-    }
-  }
+  for (index_t lane = 0; lane < out_row; lane += w)
+    for (index_t d = 0; d < dim; d += w)
+      detail::gather_square(rows + lane, lanes - lane, d, std::min(w, dim - d), factor, out + lane, out_row, detail::lanes_of_vector<T>{});
 }
 
 // rows[lane][d] = factor[lane] * in[d][lane] for d < dim, lane < lanes
@@ -36,21 +67,9 @@ template <class T>
 HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* const* rows, index_t lanes, index_t dim) {
   constexpr index_t w = simd::width<T>;
   for (index_t lane = 0; lane < lanes; lane += w) {
-    const index_t rows_there = std::min(w, lanes - lane);
     const simd::batch<T> f = simd::load(factor + lane);
-    for (index_t d = 0; d < dim; d += w) {
-      simd::square<T> r;
-      const index_t there = std::min(w, dim - d);
-      for (index_t i = 0; i < w; ++i)
-        r[static_cast<std::size_t>(i)] = i < there ? simd::load(in + (d + i) * in_row + lane) * f : simd::batch<T>(T(0));
-      simd::transpose<T>(r);
-      for (index_t i = 0; i < rows_there; ++i) {
-        if (there == w)
-          simd::store(rows[lane + i] + d, r[static_cast<std::size_t>(i)]);
-        else
-          simd::store_partial(rows[lane + i] + d, r[static_cast<std::size_t>(i)], there);
-      }
-    }
+    for (index_t d = 0; d < dim; d += w)
+      detail::scatter_square(in + lane, in_row, f, rows + lane, lanes - lane, d, std::min(w, dim - d), detail::lanes_of_vector<T>{});
   }
 }
 
