@@ -63,11 +63,9 @@ def main():
         row[0].set_ylabel("% of peak")
     for axis in axes[-1]:
         axis.set_xlabel("tokens N")
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), fontsize=9)
+    axes[0][0].legend(fontsize=8)
     context = data.get("context", {})
-    figure.suptitle(f"softmax forward, one thread: {context.get('build', '')}\n{context.get('one_core', '')}", fontsize=8,
-                    x=0.01, ha="left")
+    figure.suptitle(f"softmax forward, one thread. {context.get('build', '')}\n{context.get('one_core', '')}", fontsize=7)
     figure.savefig(arguments.output)
 
 

@@ -149,11 +149,28 @@ template <class T> class lanes_driver {
       tile::online_softmax<1>(scores_ + first * row_ + x * w, row_, end - first, m_ + x * w, l_ + x * w, factor_ + x * w);
       rescale_next(x);
     }
+    weigh_runs(runs, j);
+  }
+
+  // Vector by vector over all keys that it sees, so that its accumulators are loaded and stored once; where hidden
+  // values might not be finite, run by run.
+  void weigh_runs(const tile::key_runs& runs, index_t j) {
+    const index_t v_row = p_.v.stride(2);
+    const auto harmless = [&](const tile::key_run& run) {
+      return hides_nothing(run, j) || tile::all_finite(v_ + (j + run.first) * v_row, v_row, run.keys, p_.e);
+    };
+    if (std::all_of(runs.run.begin(), runs.run.begin() + runs.count, harmless)) {
+      for (index_t x = 0; x < vectors_;) {
+        const index_t first = runs.first_key[static_cast<std::size_t>(x)], end = runs.end_key[static_cast<std::size_t>(x)], from = x;
+        while (++x < vectors_ && runs.first_key[static_cast<std::size_t>(x)] == first && runs.end_key[static_cast<std::size_t>(x)] == end) {}
+        if (first < end) weigh(v_ + (j + first) * v_row, v_row, first, end - first, from, x);
+      }
+      return;
+    }
     for (index_t i = 0; i < runs.count; ++i) {
       const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
-      const T* v = v_ + (j + run.first) * p_.v.stride(2);
-      if (hides_nothing(run, j) || tile::all_finite(v, p_.v.stride(2), run.keys, p_.e))
-        weigh(v, p_.v.stride(2), run.first, run.keys, run.from, run.to);
+      if (harmless(run))
+        weigh(v_ + (j + run.first) * v_row, v_row, run.first, run.keys, run.from, run.to);
       else
         each_step(run, [&](index_t first, index_t count) { weigh_visible(j, first, count, run.from, run.to); });
     }
