@@ -3,6 +3,8 @@
 // Every bad argument: forward throws before it writes, the text names the argument and the numbers, and plan_forward says
 // the same without throwing.
 
+#include <algorithm>
+#include <array>
 #include <cctype>
 #include <functional>
 #include <limits>
@@ -150,11 +152,11 @@ TEST_CASE("masks: counts, values and bounds") {
 }
 
 TEST_CASE("numbers that are none") {
-  constexpr double nan = std::numeric_limits<double>::quiet_NaN();
-  refused("scale", {"scale"}, [](call& c) { c.options.scale = nan; });
-  refused("softcap", {"softcap"}, [](call& c) { c.options.softcap = nan; });
+  static constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
+  refused("scale", {"scale"}, [](call& c) { c.options.scale = not_a_number; });
+  refused("softcap", {"softcap"}, [](call& c) { c.options.softcap = not_a_number; });
   refused("softcap below 0", {"softcap"}, [](call& c) { c.options.softcap = -1; });
-  refused("slope", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = nan; });
+  refused("slope", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = not_a_number; });
   refused("slope below 0", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = -0.5; });
 }
 

@@ -15,10 +15,11 @@ using namespace heed_test;
 namespace {
 
 constexpr shape s{2, 4, 2, 19, 61, 20, 13};
+constexpr extents o_size{s.batch, s.heads, s.queries, s.value_dim}, lse_size{s.batch, s.heads, s.queries, 1};
 
 template <class T> struct part {
-  buffer<T> o = buffer<T>::output({s.batch, s.heads, s.queries, s.value_dim}, layout::padded_rows);
-  buffer<T> lse = buffer<T>::output({s.batch, s.heads, s.queries, 1}, layout::bshd);
+  part() : o(buffer<T>::output(o_size, layout::padded_rows)), lse(buffer<T>::output(lse_size, layout::bshd)) {}
+  buffer<T> o, lse;
 };
 
 // forward over keys [first, last) of x.

@@ -14,7 +14,7 @@ using namespace heed_test;
 
 namespace {
 
-constexpr float nan = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
+constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
 constexpr float huge = 1e18f;   // finite, and so are its scores
 
 // Several rows in lanes, few rows with the head dim in lanes, keys over several tiles.
@@ -54,7 +54,7 @@ TEST_CASE("keys that no row sees hold anything, without effect") {
         if (not_supported(clean.plan())) continue;
         clean.forward();
         const auto hidden = unseen(clean);
-        for (const float bad : {nan, inf, -inf, huge}) {
+        for (const float bad : {not_a_number, inf, -inf, huge}) {
           softmax_case<float> x(s, {.mask = mask, .align = align});
           for (index_t b = 0; b < s.batch; ++b)
             for (index_t j = 0; j < s.keys; ++j) {
@@ -85,8 +85,8 @@ TEST_CASE("a bad key reaches exactly the rows that see it") {
           for (int kind = 0; kind < 3; ++kind) {
             INFO(mask_name << ", " << set.alignments[place].name << ", key " << key << (kind == 0 ? ": NaN in k" : kind == 1 ? ": NaN in v" : ": inf in v"));
             softmax_case<float> x(s, options);
-            if (kind == 0) x.k(0, 0, key, s.dim / 2) = nan;
-            else x.v(0, 0, key, s.value_dim / 2) = kind == 1 ? nan : inf;
+            if (kind == 0) x.k(0, 0, key, s.dim / 2) = not_a_number;
+            else x.v(0, 0, key, s.value_dim / 2) = kind == 1 ? not_a_number : inf;
             check(x);
           }
       }
@@ -96,7 +96,7 @@ TEST_CASE("a bad key reaches exactly the rows that see it") {
 TEST_CASE("a NaN query makes its own row NaN and no other") {
   for (const shape& s : shapes) {
     softmax_case<float> x(s, {.mask = heed::causal()});
-    x.q(0, 0, s.queries / 2, 0) = nan;
+    x.q(0, 0, s.queries / 2, 0) = not_a_number;
     check(x);
     CHECK(std::isnan(x.o(0, 0, s.queries / 2, 0)));
     CHECK(std::isnan(x.lse(0, 0, s.queries / 2)));

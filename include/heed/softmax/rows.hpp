@@ -100,25 +100,36 @@ template <class T> class rows_driver {
   template <index_t R> HEED_NOINLINE void score(index_t r, index_t j, index_t keys) {
     constexpr index_t block = w / R;
     const index_t stride = p_.k.stride(2);
-    const T* const q = q_ + r * d_;
-    for (index_t x = 0; x < keys; x += block) {
-      const T* k[static_cast<std::size_t>(block)];
-      for (index_t y = 0; y < block; ++y) k[y] = k_ + (j + std::min(x + y, keys - 1)) * stride;
-      simd::square<T> sum;
-      for (auto& s : sum) s = simd::batch<T>(T(0));
-      dots<R>(sum, k, q, std::make_integer_sequence<int, static_cast<int>(w)>{});
-      simd::store(scores_ + x * R, simd::sum_rows<T>(sum));
-    }
-    for (index_t x = keys * R; x % w != 0; ++x) scores_[x] = -std::numeric_limits<T>::infinity();
+    const T* k = k_ + j * stride;
+    index_t x = 0;
+    for (; x + block <= keys; x += block, k += block * stride)
+      simd::store(scores_ + x * R, dots<R>(k, stride, block - 1, q_ + r * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+    if (x < keys)
+      simd::store(scores_ + x * R, dots<R>(k, stride, keys - x - 1, q_ + r * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+    for (x = keys * R; x % w != 0; ++x) scores_[x] = -std::numeric_limits<T>::infinity();
   }
 
-  template <index_t R, int... I>
-  HEED_INLINE void dots(simd::square<T>& sums, const T* const* k, const T* q, std::integer_sequence<int, I...>) {
-    simd::square<T> sum = sums;
+  // [key][row] of w / R keys, read in the order of their addresses; keys behind `last` repeat it
+  template <index_t R, int... Y>
+  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, index_t last, const T* q, std::integer_sequence<int, Y...>) const {
+    simd::square<T> sum;
+    (dot<R, Y>(sum, k + std::min<index_t>(Y, last) * stride, q, std::make_integer_sequence<int, static_cast<int>(R)>{}), ...);
+    return simd::sum_rows<T>(sum);
+  }
+  template <index_t R, int Y, int... X>
+  HEED_INLINE void dot(simd::square<T>& sums, const T* k, const T* q, std::integer_sequence<int, X...>) const {
+    std::array<simd::batch<T>, static_cast<std::size_t>(R)> sum;
+    ((sum[X] = simd::batch<T>(T(0))), ...);
     index_t c = 0;
-    for (; c + w <= p_.d; c += w) ((sum[I] = simd::fma(simd::load(k[I / R] + c), simd::load(q + (I % R) * d_ + c), sum[I])), ...);
-    if (c < p_.d) ((sum[I] = simd::fma(simd::load_partial(k[I / R] + c, p_.d - c), simd::load(q + (I % R) * d_ + c), sum[I])), ...);
-    sums = sum;
+    for (; c + w <= p_.d; c += w) {
+      const simd::batch<T> x = simd::pinned(simd::load(k + c));
+      ((sum[X] = simd::fma(x, simd::load(q + X * d_ + c), sum[X])), ...);
+    }
+    if (c < p_.d) {
+      const simd::batch<T> x = simd::load_partial(k + c, p_.d - c);
+      ((sum[X] = simd::fma(x, simd::load(q + X * d_ + c), sum[X])), ...);
+    }
+    ((sums[Y * R + X] = sum[X]), ...);
   }
 
   template <index_t R> void hide(index_t r, index_t j, index_t keys) {

@@ -18,7 +18,7 @@ inline constexpr index_t most_lanes = 64;
 
 // Keys j with (lo <= j or j < keep_first) and j < hi
 struct visible {
-  index_t lo = 0, hi = 0;
+  index_t lo, hi;
 };
 
 // Interval masks (causal, window, key_lengths) of one sequence
@@ -55,12 +55,12 @@ HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, 
 
 // Keys [first, end); partial: some lanes do not see some of them
 struct key_span {
-  index_t first = 0, end = 0;
-  bool partial = false;
+  index_t first, end;
+  bool partial;
 };
 
 struct extremes {
-  index_t min_lo = 0, max_lo = 0, min_hi = 0, max_hi = 0;
+  index_t min_lo, max_lo, min_hi, max_hi;
 
   HEED_INLINE void add(visible v) {
     min_lo = std::min(min_lo, v.lo), max_lo = std::max(max_lo, v.lo);
@@ -124,7 +124,7 @@ inline key_spans make_spans(const positions& p) {
 
 // Part of a partial tile: keys [first, first + keys) from the tile's start over vectors [from, to) of lanes
 struct key_run {
-  index_t first = 0, keys = 0, from = 0, to = 0;
+  index_t first, keys, from, to;
 };
 
 struct key_runs {

@@ -7,7 +7,7 @@
 struct machine {
   void (*forward)(heed::tensor_view<const float, 4> q, heed::tensor_view<const float, 4> k,
                   heed::tensor_view<const float, 4> v, heed::tensor_view<float, 4> o,
-                  const heed::softmax::options<>& options, const heed::context& context);
+                  const heed::softmax::options<>& options, const heed::context& ctx);
   heed::plan (*plan)(heed::tensor_view<const float, 4> x, heed::tensor_view<float, 4> o);
 };
 extern const machine sse2, avx2, avx512;
