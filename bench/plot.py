@@ -63,7 +63,7 @@ def main():
         row[0].set_ylabel("% of peak")
     for axis in axes[-1]:
         axis.set_xlabel("tokens N")
-    axes[0][0].legend(fontsize=8)
+    max(axes.flat, key=lambda axis: len(axis.lines)).legend(fontsize=8)
     context = data.get("context", {})
     figure.suptitle(f"softmax forward, one thread. {context.get('build', '')}\n{context.get('one_core', '')}", fontsize=7)
     figure.savefig(arguments.output)

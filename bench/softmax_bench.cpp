@@ -10,8 +10,10 @@
 // minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,7 +42,7 @@ template <class T> std::string plan_label(tensors<T>& x) {
   return text;
 }
 
-// The rates of a row whose iteration is `calls` calls of shape s.
+// The rates of a row whose iteration is one call of shape s.
 template <class T> void set_rates(State& state, const shape& s) {
   state.counters["GFLOP/s"] = Counter(s.flops() * 1e-9, Counter::kIsIterationInvariantRate);
   state.counters["GB/s"] = Counter(s.bytes<T>() * 1e-9, Counter::kIsIterationInvariantRate);
@@ -134,11 +136,17 @@ void add_forward_rows() {
 // ---- rows that compare two things: both are timed in every iteration, one after the other, so that a change of the
 // machine's speed meets both; the ratio is the median over the iterations ----------------------------------------------
 
-template <class Call> double seconds_of(Call call) {
-  const double start = now();
+double cpu_now() {   // seconds of this thread: what else runs on its core does not count
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+template <class Call> double seconds_of(Call call, double (*clock)() = cpu_now) {
+  const double start = clock();
   call();
   benchmark::ClobberMemory();
-  return now() - start;
+  return clock() - start;
 }
 
 double median(std::vector<double> values) {
@@ -234,14 +242,13 @@ void add_thread_rows() {
         const shape s{.n = 4096, .m = 4096, .d = d, .e = d, .mask = mask};
         tensors<float> x(s);
         const auto options = options_of<float>(s);
-        const long turns = 1'000'000;
         std::vector<double> ours, peaks;
         for (auto _ : state) {
-          const double one = seconds_of([&] { run_heed(x, options, {}); });
-          const double two = seconds_of([&] { run_heed(x, options, {.executor = pool}); });
-          const double peak_one = seconds_of([&] { run_multiply_adds<float>(turns); });
-          const double peak_two =
-              seconds_of([&] { pool.parallel_for(2, [&](index_t) { run_multiply_adds<float>(turns); }); });
+          const double one = seconds_of([&] { run_heed(x, options, {}); }, now);
+          const double two = seconds_of([&] { run_heed(x, options, {.executor = pool}); }, now);
+          const auto peak = [](index_t) { run_multiply_adds<float>(1'000'000); };
+          const double peak_one = seconds_of([&] { peak(0); }, now);
+          const double peak_two = seconds_of([&] { pool.parallel_for(2, peak); }, now);
           state.SetIterationTime(two);
           ours.push_back(one / two);
           peaks.push_back(2 * peak_one / peak_two);

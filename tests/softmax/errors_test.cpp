@@ -36,22 +36,29 @@ template <class T> heed::tensor_view<T, 4> with(heed::tensor_view<T, 4> x, int a
   }
   return {x.data(), n, s};
 }
-template <class T> heed::tensor_view<T, 4> strided(heed::tensor_view<T, 4> x) {   // last stride 2
-  return {x.data(), {x.extent(0), x.extent(1), x.extent(2), x.extent(3) / 2}, {x.stride(0), x.stride(1), x.stride(2), 2}};
+template <class T> heed::tensor_view<T, 4> strided(heed::tensor_view<T, 4> x) {  // last stride 2
+  return {
+      x.data(), {x.extent(0), x.extent(1), x.extent(2), x.extent(3) / 2}, {x.stride(0), x.stride(1), x.stride(2), 2}};
 }
 template <class T> heed::tensor_view<T, 4> at(heed::tensor_view<T, 4> x, T* data) {
-  return {data, {x.extent(0), x.extent(1), x.extent(2), x.extent(3)}, {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+  return {
+      data, {x.extent(0), x.extent(1), x.extent(2), x.extent(3)}, {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
-heed::tensor_view<float, 3> lse_of(call& c, index_t b, index_t h, index_t n) { return {c.x.lse.view3().data(), {b, h, n}, {h * n, n, 1}}; }
+heed::tensor_view<float, 3> lse_of(call& c, index_t b, index_t h, index_t n) {
+  return {c.x.lse.view3().data(), {b, h, n}, {h * n, n, 1}};
+}
 
 // Names and numbers of a text, "-2" and "nan" among them.
 std::vector<std::string> words(const std::string& text) {
   std::vector<std::string> all(1);
   for (std::size_t i = 0; i < text.size(); ++i) {
     const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
-    const bool sign = text[i] == '-' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0;
-    if (is_word(text[i]) || sign) all.back() += text[i];
-    else if (!all.back().empty()) all.emplace_back();
+    const bool sign =
+        text[i] == '-' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0;
+    if (is_word(text[i]) || sign)
+      all.back() += text[i];
+    else if (!all.back().empty())
+      all.emplace_back();
   }
   return all;
 }
@@ -99,11 +106,13 @@ TEST_CASE("shapes that disagree: both arguments and both numbers") {
   refused("batch of k is 1: no silent broadcast", {"q", "k", "2", "1"}, [](call& c) { c.k = with(c.k, 0, 1); });
   refused("batch of o", {"o", "q", "2", "1"}, [](call& c) { c.o = with(c.o, 0, 1); });
   refused("heads of q and k", {"q", "k", "4", "3"}, [](call& c) { c.k = with(c.k, 1, 3), c.v = with(c.v, 1, 3); });
-  refused("more heads of k, no multiple", {"q", "k", "4", "6"}, [](call& c) { c.k = with(c.k, 1, 6), c.v = with(c.v, 1, 6); });
+  refused("more heads of k, no multiple", {"q", "k", "4", "6"},
+          [](call& c) { c.k = with(c.k, 1, 6), c.v = with(c.v, 1, 6); });
   refused("no heads of k", {"q", "k", "4", "0"}, [](call& c) { c.k = with(c.k, 1, 0), c.v = with(c.v, 1, 0); });
   refused("heads of v", {"k", "v", "2", "1"}, [](call& c) { c.v = with(c.v, 1, 1); });
   refused("heads of o", {"o", "4", "2"}, [](call& c) { c.o = with(c.o, 1, 2); });
-  refused("heads of o for more heads of k", {"o", "4", "8"}, [](call& c) { c.k = with(c.k, 1, 8), c.v = with(c.v, 1, 8); });
+  refused("heads of o for more heads of k", {"o", "4", "8"},
+          [](call& c) { c.k = with(c.k, 1, 8), c.v = with(c.v, 1, 8); });
   refused("keys of v", {"k", "v", "7", "6"}, [](call& c) { c.v = with(c.v, 2, 6); });
   refused("queries of o", {"o", "q", "5", "4"}, [](call& c) { c.o = with(c.o, 2, 4); });
   refused("dim of k", {"q", "k", "8", "7"}, [](call& c) { c.k = with(c.k, 3, 7); });
@@ -141,11 +150,15 @@ TEST_CASE("masks: counts, values and bounds") {
   static const std::vector<std::int32_t> one{3}, two{3, 4}, other{3, 5}, negative{3, -1}, beyond{8, 3};
   refused("window left", {"window", "left", "-2", "-1"}, [](call& c) { c.options.mask = heed::window(-2); });
   refused("window right", {"window", "right", "-3", "-1"}, [](call& c) { c.options.mask = heed::window(1, -3); });
-  refused("two window keep_first", {"keep_first"}, [](call& c) { c.options.mask = heed::window(1, 0, 1) & heed::window(1, 0, 2); });
+  refused("two window keep_first", {"keep_first"},
+          [](call& c) { c.options.mask = heed::window(1, 0, 1) & heed::window(1, 0, 2); });
   refused("too few key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
-  refused("negative key_lengths", {"key_lengths", "-1", "0"}, [](call& c) { c.options.mask = heed::key_lengths(negative); });
-  refused("key_lengths beyond the keys", {"key_lengths", "8", "7"}, [](call& c) { c.options.mask = heed::key_lengths(beyond); });
-  refused("two key_lengths", {"two", "different", "key_lengths"}, [](call& c) { c.options.mask = heed::key_lengths(two) & heed::key_lengths(other); });
+  refused("negative key_lengths", {"key_lengths", "-1", "0"},
+          [](call& c) { c.options.mask = heed::key_lengths(negative); });
+  refused("key_lengths beyond the keys", {"key_lengths", "8", "7"},
+          [](call& c) { c.options.mask = heed::key_lengths(beyond); });
+  refused("two key_lengths", {"two", "different", "key_lengths"},
+          [](call& c) { c.options.mask = heed::key_lengths(two) & heed::key_lengths(other); });
   refused("the same behind another mask", {"two", "different", "key_lengths"},
           [](call& c) { c.options.mask = heed::key_lengths(two) & heed::causal() & heed::key_lengths(other); });
   refused("too few places", {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place(one); });
@@ -169,6 +182,8 @@ TEST_CASE("counts of what is per head, and shapes of what is per pair") {
   refused("bias", {"bias"}, [](call& c) { c.options.bias = {three.data(), {1, 1, 1, 3}, {0, 0, 0, 1}}; });
   refused("prefix", {"prefix_lm"}, [](call& c) { c.options.mask = heed::prefix_lm(prefix); });
   refused("packed with a batch of 2", {"packed"}, [](call& c) { c.options.mask = heed::packed(prefix, prefix); });
-  refused("segments", {"segments"}, [](call& c) { c.options.mask = heed::segments({ids.data(), {1, 3}, {3, 1}}, {ids.data(), {1, 7}, {7, 1}}); });
+  refused("segments", {"segments"}, [](call& c) {
+    c.options.mask = heed::segments({ids.data(), {1, 3}, {3, 1}}, {ids.data(), {1, 7}, {7, 1}});
+  });
   refused("keep", {"keep"}, [](call& c) { c.options.mask = heed::keep({visible, {1, 1, 3, 7}, {0, 0, 7, 1}}); });
 }

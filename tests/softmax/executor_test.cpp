@@ -20,7 +20,7 @@ namespace {
 constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12}, {1, 1, 1, 700, 300, 16, 16}, {2, 8, 2, 1, 700, 16, 16},
                             {1, 2, 6, 70, 90, 8, 8},     {1, 1, 1, 1, 3000, 32, 32},  {1, 1, 1, 90, 20, 8, 8}};
 
-struct plain_executor {   // in reverse, without allocating
+struct plain_executor {  // in reverse, without allocating
   heed::index_t workers;
   heed::index_t concurrency() const { return workers; }
   template <class F> void parallel_for(heed::index_t n, F&& f) {
@@ -86,8 +86,10 @@ TEST_CASE("no allocation in the planned workspace, whatever its alignment and co
         const long after = allocations;
         CHECK(after == before);
         CHECK((same_bits(x.o, y.o) && same_bits(x.lse, y.lse)));
-        const bool outside = std::all_of(memory.begin(), memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned), [](std::byte b) { return b == std::byte{0xff}; }) &&
-                             std::all_of(memory.end() - 136 + static_cast<std::ptrdiff_t>(misaligned), memory.end(), [](std::byte b) { return b == std::byte{0xff}; });
+        const bool outside = std::all_of(memory.begin(), memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned),
+                                         [](std::byte b) { return b == std::byte{0xff}; }) &&
+                             std::all_of(memory.end() - 136 + static_cast<std::ptrdiff_t>(misaligned), memory.end(),
+                                         [](std::byte b) { return b == std::byte{0xff}; });
         CHECK(outside);
       }
     }
@@ -132,17 +134,21 @@ TEST_CASE("a workspace that is too small is an error with both numbers") {
       CHECK(thrown == problem);
       CHECK((x.o.untouched() && x.lse.untouched()));
     }
-    std::vector<std::byte> memory(bytes);   // exactly enough
+    std::vector<std::byte> memory(bytes);  // exactly enough
     CHECK(x.plan({.workspace = memory}).ok());
   }
 }
 
 TEST_CASE("scratch does not depend on the lengths, and grows with the workers at most in proportion") {
   const auto bytes = [](index_t n, index_t m, index_t workers) {
-    float some = 0;   // a plan looks at no element
-    const auto view = [&](index_t rows) { return heed::tensor_view<float, 4>(&some, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1}); };
+    float some = 0;  // a plan looks at no element
+    const auto view = [&](index_t rows) {
+      return heed::tensor_view<float, 4>(&some, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1});
+    };
     float other[3] = {};
-    const auto at = [&](int i, index_t rows) { return heed::tensor_view<float, 4>(other + i, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1}); };
+    const auto at = [&](int i, index_t rows) {
+      return heed::tensor_view<float, 4>(other + i, {1, 2, rows, 64}, {rows * 128, rows * 64, 64, 1});
+    };
     plain_executor executor{workers};
     return run_plan<float>(at(0, n), at(1, m), at(2, m), view(n), {}, {.executor = executor}).workspace_bytes;
   };

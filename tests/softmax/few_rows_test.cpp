@@ -13,7 +13,9 @@
 using namespace heed_test;
 
 TEST_CASE("1 to 40 rows, odd head dims") {
-  constexpr struct { index_t dim, value_dim; } dims[] = {{64, 64}, {1, 1}, {7, 13}, {33, 9}, {17, 65}, {128, 31}, {5, 130}};
+  constexpr struct {
+    index_t dim, value_dim;
+  } dims[] = {{64, 64}, {1, 1}, {7, 13}, {33, 9}, {17, 65}, {128, 31}, {5, 130}};
   std::size_t turn = 0;
   for (const index_t group : {1, 2, 3, 7})
     for (index_t n = 1; n <= 40; ++n) {
@@ -33,11 +35,13 @@ TEST_CASE("few rows of every head dim and number of keys") {
 TEST_CASE("few rows in double") {
   for (const index_t group : {1, 4})
     for (const index_t n : {1, 2, 3, 5, 9, 17})
-      for (const index_t dim : {1, 8, 19, 64}) check<double>({1, group, 1, n, 150, dim, 72 - dim}, {.mask = heed::causal()});
+      for (const index_t dim : {1, 8, 19, 64})
+        check<double>({1, group, 1, n, 150, dim, 72 - dim}, {.mask = heed::causal()});
 }
 
 TEST_CASE("few rows under every mask and alignment") {
-  for (const shape& s : {shape{2, 1, 1, 1, 150, 16, 16}, shape{2, 4, 2, 3, 150, 20, 9}, shape{2, 8, 1, 1, 90, 12, 12}, shape{2, 1, 1, 15, 15, 8, 8}}) {
+  for (const shape& s : {shape{2, 1, 1, 1, 150, 16, 16}, shape{2, 4, 2, 3, 150, 20, 9}, shape{2, 8, 1, 1, 90, 12, 12},
+                         shape{2, 1, 1, 15, 15, 8, 8}}) {
     const mask_set set(s);
     for (const auto& [mask_name, mask] : set.masks)
       for (const auto& [place_name, align] : set.alignments) {
@@ -56,7 +60,8 @@ TEST_CASE("rows alone and rows together agree") {
     check(all);
     for (const index_t first : {0, 31, 59}) {
       const std::vector<std::int32_t> place{static_cast<std::int32_t>(first + s.keys - s.queries)};
-      softmax_case<double> one({1, group, 1, 1, s.keys, s.dim, s.value_dim}, {.mask = heed::causal(), .align = heed::first_place(place)});
+      softmax_case<double> one({1, group, 1, 1, s.keys, s.dim, s.value_dim},
+                               {.mask = heed::causal(), .align = heed::first_place(place)});
       for (index_t h = 0; h < group; ++h)
         for (index_t d = 0; d < s.dim; ++d) one.q(0, h, 0, d) = all.q(0, h, first, d);
       for (index_t j = 0; j < s.keys; ++j) {
@@ -65,14 +70,17 @@ TEST_CASE("rows alone and rows together agree") {
       }
       check(one);
       for (index_t h = 0; h < group; ++h)
-        for (index_t e = 0; e < s.value_dim; ++e) CHECK(one.o(0, h, 0, e) == Approx(all.o(0, h, first, e)).epsilon(1e-12).margin(1e-13));
+        for (index_t e = 0; e < s.value_dim; ++e)
+          CHECK(one.o(0, h, 0, e) == Approx(all.o(0, h, first, e)).epsilon(1e-12).margin(1e-13));
     }
   }
 }
 
 TEST_CASE("the plan tells the drivers apart") {
-  const auto path = [](index_t heads, index_t n) { return std::string(softmax_case<float>({1, heads, 1, n, 1000, 64, 64}).plan().path); };
+  const auto path = [](index_t heads, index_t n) {
+    return std::string(softmax_case<float>({1, heads, 1, n, 1000, 64, 64}).plan().path);
+  };
   CHECK(path(1, 1) != path(1, 200));
-  CHECK(path(8, 1) == path(1, 8));     // rows are what counts, not whose
+  CHECK(path(8, 1) == path(1, 8));  // rows are what counts, not whose
   CHECK(path(4, 50) == path(1, 200));
 }

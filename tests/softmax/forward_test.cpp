@@ -36,7 +36,11 @@ TEST_CASE("float, sizes around the tiles of every machine") {
 }
 
 TEST_CASE("float, every mask under every alignment") {
-  const shape shapes[] = {{2, 2, 1, 37, 53, 20, 12}, {1, 1, 1, 150, 70, 8, 8}, {1, 2, 2, 70, 300, 16, 24}, {3, 7, 1, 2, 40, 12, 8}, {2, 1, 1, 200, 200, 4, 4}};
+  const shape shapes[] = {{2, 2, 1, 37, 53, 20, 12},
+                          {1, 1, 1, 150, 70, 8, 8},
+                          {1, 2, 2, 70, 300, 16, 24},
+                          {3, 7, 1, 2, 40, 12, 8},
+                          {2, 1, 1, 200, 200, 4, 4}};
   for (const shape& s : shapes) {
     const mask_set set(s);
     for (const auto& [mask_name, mask] : set.masks)

@@ -22,7 +22,8 @@ template <class T> void run_all() {
   for (const std::string& name : file.cases()) {
     golden_softmax<T> x(file, name);
     INFO(name);
-    const heed::plan plan = run_plan<T>(x.q.template cview<4>(), x.k.template cview<4>(), x.v.template cview<4>(), x.got_o.template view<4>(), x.options, {});
+    const heed::plan plan = run_plan<T>(x.q.template cview<4>(), x.k.template cview<4>(), x.v.template cview<4>(),
+                                        x.got_o.template view<4>(), x.options, {});
     if (not_supported(plan)) {
       ++skipped;
       list += "  " + name + ": " + plan.problem.data() + "\n";
@@ -30,12 +31,14 @@ template <class T> void run_all() {
     }
     INFO(plan.problem.data());
     REQUIRE(plan.ok());
-    run_forward<T>(x.q.template cview<4>(), x.k.template cview<4>(), x.v.template cview<4>(), x.got_o.template view<4>(), x.options, {});
+    run_forward<T>(x.q.template cview<4>(), x.k.template cview<4>(), x.v.template cview<4>(),
+                   x.got_o.template view<4>(), x.options, {});
     CHECK(x.right());
     ++ran;
   }
-  std::printf("golden softmax, %s: %d cases ran, %d not supported yet%s\n%s", sizeof(T) == 4 ? "float" : "double", ran, skipped, skipped > 0 ? ":" : "", list.c_str());
-  CHECK(ran >= 24);   // those with causal, window, key_lengths, places, scale and lse only: never fewer again
+  std::printf("golden softmax, %s: %d cases ran, %d not supported yet%s\n%s", sizeof(T) == 4 ? "float" : "double", ran,
+              skipped, skipped > 0 ? ":" : "", list.c_str());
+  CHECK(ran >= 24);  // those with causal, window, key_lengths, places, scale and lse only: never fewer again
   CHECK(ran + skipped == 45);
 }
 

@@ -26,9 +26,12 @@ TEST_CASE("every layout of every tensor: the reference's result, and the same bi
     softmax_case<float> plain(s, {.mask = heed::causal()});
     check(plain);
     for (std::size_t turn = 0; turn < std::size(output_layouts) * 3; ++turn) {
-      const auto pick = [&](std::size_t step) { return output_layouts[(turn * step + step) % std::size(output_layouts)]; };
+      const auto pick = [&](std::size_t step) {
+        return output_layouts[(turn * step + step) % std::size(output_layouts)];
+      };
       const layouts in{pick(1), pick(2), pick(3), pick(5), pick(4), static_cast<index_t>(turn % 4)};
-      INFO(name_of(in.q) << ", " << name_of(in.k) << ", " << name_of(in.v) << " -> " << name_of(in.o) << ", skew " << in.skew);
+      INFO(name_of(in.q) << ", " << name_of(in.k) << ", " << name_of(in.v) << " -> " << name_of(in.o) << ", skew "
+                         << in.skew);
       softmax_case<float> x(s, {.mask = heed::causal()}, in);
       check(x);
       const bool same = same_bits(x.o, plain.o) && same_bits(x.lse, plain.lse);
@@ -38,7 +41,8 @@ TEST_CASE("every layout of every tensor: the reference's result, and the same bi
 }
 
 TEST_CASE("double in every layout") {
-  for (const layout how : output_layouts) check<double>(shapes[0], {.mask = heed::causal()}, {how, how, how, how, how, 1});
+  for (const layout how : output_layouts)
+    check<double>(shapes[0], {.mask = heed::causal()}, {how, how, how, how, how, 1});
 }
 
 TEST_CASE("misaligned by any number of elements") {
@@ -66,7 +70,8 @@ TEST_CASE("k and v may be the same memory") {
 }
 
 TEST_CASE("head counts in both directions") {
-  for (const auto& [heads, kv_heads] : std::vector<std::array<index_t, 2>>{{1, 1}, {6, 1}, {6, 2}, {6, 3}, {1, 6}, {2, 6}, {3, 6}, {14, 2}}) {
+  for (const auto& [heads, kv_heads] :
+       std::vector<std::array<index_t, 2>>{{1, 1}, {6, 1}, {6, 2}, {6, 3}, {1, 6}, {2, 6}, {3, 6}, {14, 2}}) {
     for (const index_t n : {1, 5, 40}) check<float>({2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
     check<double>({1, heads, kv_heads, 9, 33, 12, 10});
   }
@@ -102,8 +107,8 @@ TEST_CASE("the factories' views") {
   copy(first.k, heed::slice(k, 2, 0, 15));
   copy(first.v, heed::slice(v, 2, 0, 15));
   check(first);
-  run_forward<float>(heed::slice(q, 2, 0, 15), heed::slice(k, 2, 0, 15), heed::slice(v, 2, 0, 15), heed::slice(o.view(), 2, 0, 15),
-                     {.mask = heed::causal()}, {});
+  run_forward<float>(heed::slice(q, 2, 0, 15), heed::slice(k, 2, 0, 15), heed::slice(v, 2, 0, 15),
+                     heed::slice(o.view(), 2, 0, 15), {.mask = heed::causal()}, {});
   for (index_t i = 0; i < 15; ++i) CHECK(o(1, 3, i, 7) == first.o(1, 3, i, 7));
 }
 
@@ -118,7 +123,8 @@ TEST_CASE("Eigen matrices, maps and blocks as views") {
       if (d < 16) k(i, d) = plain.k(0, 0, i, d);
       v(i, d) = plain.v(0, 0, i, d);
     }
-  const Eigen::MatrixXf qc = q.transpose(), kc = k.transpose(), vc = v.transpose();   // column-major: its transpose has unit last stride
+  const Eigen::MatrixXf qc = q.transpose(), kc = k.transpose(),
+                        vc = v.transpose();  // column-major: its transpose has unit last stride
   Eigen::MatrixXf oc(24, 21);
   Eigen::VectorXf lse(21);
   run_forward<float>(q, k, v, o, {.lse = lse}, {});
@@ -130,7 +136,7 @@ TEST_CASE("Eigen matrices, maps and blocks as views") {
   }
   CHECK(same);
 
-  matrix wide = matrix::Constant(40, 60, 7);   // into a block: nothing around it changes
+  matrix wide = matrix::Constant(40, 60, 7);  // into a block: nothing around it changes
   run_forward<float>(q, k, v, wide.block(3, 5, 21, 24), {}, {});
   CHECK(wide.block(3, 5, 21, 24) == o);
   CHECK((wide.array() == 7).count() == 40 * 60 - 21 * 24);

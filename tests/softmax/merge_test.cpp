@@ -46,7 +46,8 @@ template <class T> bool near(const part<T>& a, const part<T>& b, double toleranc
       for (index_t n = 0; n < s.queries; ++n) {
         const T x = a.lse(i, h, n), y = b.lse(i, h, n);
         all = all && (x == y || std::abs(static_cast<double>(x - y)) <= tolerance);
-        for (index_t e = 0; e < s.value_dim; ++e) all = all && std::abs(static_cast<double>(a.o(i, h, n, e) - b.o(i, h, n, e))) <= tolerance;
+        for (index_t e = 0; e < s.value_dim; ++e)
+          all = all && std::abs(static_cast<double>(a.o(i, h, n, e) - b.o(i, h, n, e))) <= tolerance;
       }
   return all;
 }
@@ -63,7 +64,7 @@ TEST_CASE("any split of the keys joins to the whole") {
     CHECK(near(left, whole, float_rounding));
     CHECK((left.o.canaries_alive() && left.lse.canaries_alive()));
   }
-  part<float> all = attend(x, 0, 0);   // key by key
+  part<float> all = attend(x, 0, 0);  // key by key
   for (index_t j = 0; j < s.keys; ++j) join(all, attend(x, j, j + 1));
   CHECK(near(all, whole, float_rounding));
 }
@@ -106,7 +107,8 @@ TEST_CASE("log_weight counts the second part's keys several times") {
 }
 
 TEST_CASE("merge agrees with the reference's, for lse far apart and NaN") {
-  constexpr float levels[] = {0, 1, -1, 50, -50, 1e4f, -1e4f, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()};
+  constexpr float levels[] = {
+      0, 1, -1, 50, -50, 1e4f, -1e4f, -std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()};
   random_numbers random(8);
   for (const float a : levels)
     for (const float b : levels) {
@@ -123,8 +125,10 @@ TEST_CASE("merge agrees with the reference's, for lse far apart and NaN") {
       join(mine, second, 0.25);
       heed::reference::softmax::merge(theirs.o.view(), theirs.lse.view3(), second.o.cview(), second.lse.view3(), 0.25);
       INFO("lse " << a << " and " << b);
-      if (std::isnan(a) || std::isnan(b)) CHECK((std::isnan(mine.o(0, 0, 0, 0)) && std::isnan(mine.lse(0, 0, 0))));
-      else CHECK(near(mine, theirs, std::abs(a) > 100 || std::abs(b) > 100 ? 1e-3 : float_rounding));
+      if (std::isnan(a) || std::isnan(b))
+        CHECK((std::isnan(mine.o(0, 0, 0, 0)) && std::isnan(mine.lse(0, 0, 0))));
+      else
+        CHECK(near(mine, theirs, std::abs(a) > 100 || std::abs(b) > 100 ? 1e-3 : float_rounding));
     }
 }
 
@@ -132,7 +136,8 @@ TEST_CASE("merge checks its shapes") {
   part<float> a, b;
   a.o.fill(1);
   a.lse.fill(0);
-  const auto short_part = input<float>(b.o.view().data(), {s.batch, s.heads, s.queries - 1, s.value_dim}, {1000, 200, 16, 1});
+  const auto short_part =
+      input<float>(b.o.view().data(), {s.batch, s.heads, s.queries - 1, s.value_dim}, {1000, 200, 16, 1});
   std::string thrown;
   try {
     run_merge<float>(a.o.view(), a.lse.view3(), short_part, b.lse.view3(), 0);

@@ -15,24 +15,31 @@ using namespace heed_test;
 namespace {
 
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
-constexpr float huge = 1e18f;   // finite, and so are its scores
+constexpr float huge = 1e18f;  // finite, and so are its scores
 
 // Several rows in lanes, few rows with the head dim in lanes, keys over several tiles.
-constexpr shape shapes[] = {{1, 2, 1, 37, 53, 20, 12}, {1, 1, 1, 150, 300, 8, 17}, {1, 1, 1, 2, 300, 16, 9}, {2, 3, 1, 1, 70, 8, 8}, {1, 7, 1, 1, 150, 24, 33}};
+constexpr shape shapes[] = {{1, 2, 1, 37, 53, 20, 12},
+                            {1, 1, 1, 150, 300, 8, 17},
+                            {1, 1, 1, 2, 300, 16, 9},
+                            {2, 3, 1, 1, 70, 8, 8},
+                            {1, 7, 1, 1, 150, 24, 33}};
 
 // The keys that some row sees, and the rows that see a key.
-template <class F> void each_visible(const softmax_case<float>& x, F f) {   // f(batch, head, query, key)
+template <class F> void each_visible(const softmax_case<float>& x, F f) {  // f(batch, head, query, key)
   heed::reference::softmax::detail::each_row(x.q.cview(), x.k.cview(), x.v.cview(), x.options,
                                              [&](const auto& s, index_t h, index_t i, const auto& scores, const auto&) {
-    for (index_t j = 0; j < scores.size(); ++j)
-      if (!(scores(j) == -HUGE_VAL)) f(s.batch, h, i, j);
-  });
+                                               for (index_t j = 0; j < scores.size(); ++j)
+                                                 if (!(scores(j) == -HUGE_VAL)) f(s.batch, h, i, j);
+                                             });
 }
 
 // Keys that no row of the case sees.
 std::vector<std::vector<bool>> unseen(const softmax_case<float>& x) {
-  std::vector<std::vector<bool>> keys(static_cast<std::size_t>(x.s.batch), std::vector<bool>(static_cast<std::size_t>(x.s.keys), true));
-  each_visible(x, [&](index_t b, index_t, index_t, index_t j) { keys[static_cast<std::size_t>(b)][static_cast<std::size_t>(j)] = false; });
+  std::vector<std::vector<bool>> keys(static_cast<std::size_t>(x.s.batch),
+                                      std::vector<bool>(static_cast<std::size_t>(x.s.keys), true));
+  each_visible(x, [&](index_t b, index_t, index_t, index_t j) {
+    keys[static_cast<std::size_t>(b)][static_cast<std::size_t>(j)] = false;
+  });
   return keys;
 }
 
@@ -83,10 +90,15 @@ TEST_CASE("a bad key reaches exactly the rows that see it") {
         if (not_supported(softmax_case<float>(s, options).plan())) continue;
         for (const index_t key : {index_t{0}, s.keys / 2, s.keys - 2, s.keys - 1})
           for (int kind = 0; kind < 3; ++kind) {
-            INFO(mask_name << ", " << set.alignments[place].name << ", key " << key << (kind == 0 ? ": NaN in k" : kind == 1 ? ": NaN in v" : ": inf in v"));
+            INFO(mask_name << ", " << set.alignments[place].name << ", key " << key
+                           << (kind == 0   ? ": NaN in k"
+                               : kind == 1 ? ": NaN in v"
+                                           : ": inf in v"));
             softmax_case<float> x(s, options);
-            if (kind == 0) x.k(0, 0, key, s.dim / 2) = not_a_number;
-            else x.v(0, 0, key, s.value_dim / 2) = kind == 1 ? not_a_number : inf;
+            if (kind == 0)
+              x.k(0, 0, key, s.dim / 2) = not_a_number;
+            else
+              x.v(0, 0, key, s.value_dim / 2) = kind == 1 ? not_a_number : inf;
             check(x);
           }
       }
@@ -113,7 +125,7 @@ TEST_CASE("a visible score of +inf makes the row NaN, -inf hides the key") {
       check(x);
       CHECK(std::isnan(x.o(0, 0, 0, 0)) == positive);
     }
-    softmax_case<float> none(s);   // every score -inf: no key is visible
+    softmax_case<float> none(s);  // every score -inf: no key is visible
     none.q.each([](float& element) { element = std::abs(element) + 0.01f; });
     for (index_t b = 0; b < s.batch; ++b)
       for (index_t h = 0; h < s.kv_heads; ++h)
@@ -135,7 +147,7 @@ TEST_CASE("a hidden huge score does not underflow the visible ones") {
         softmax_case<float> x(s, options);
         x.q.each([](float& element) { element = std::abs(element) + 0.01f; });
         for (index_t h = 0; h < s.kv_heads; ++h)
-          for (index_t d = 0; d < s.dim; ++d) x.k(0, h, key, d) = 3e4f;   // scores around 1e5
+          for (index_t d = 0; d < s.dim; ++d) x.k(0, h, key, d) = 3e4f;  // scores around 1e5
         check(x);
         CHECK(finite(x.o));
       }

@@ -16,7 +16,10 @@ namespace {
 
 constexpr shape sizes[] = {{2, 4, 2, 25, 60, 20, 12}, {2, 2, 1, 2, 60, 9, 7}, {1, 2, 4, 130, 140, 16, 16}};
 
-struct named_options { std::string name; heed::softmax::options<float> options; };
+struct named_options {
+  std::string name;
+  heed::softmax::options<float> options;
+};
 
 struct option_set {
   explicit option_set(const shape& s) {
@@ -46,7 +49,8 @@ struct option_set {
         {"alibi_slopes, one number", {.alibi_slopes = 0.1}},
         {"bias", {.bias = {bias.data(), {1, heads, s.queries, s.keys}, {0, s.queries * s.keys, s.keys, 1}}}},
         {"bias per key", {.bias = {bias.data(), {1, 1, 1, s.keys}, {0, 0, 0, 1}}}},
-        {"score", {.score = [](float x, const heed::position& at) { return 0.5f * x - 0.01f * static_cast<float>(at.key); }}},
+        {"score",
+         {.score = [](float x, const heed::position& at) { return 0.5f * x - 0.01f * static_cast<float>(at.key); }}},
         {"sink_logits", {.sink_logits = sinks}},
     };
   }
@@ -88,7 +92,7 @@ TEST_CASE("options that are not supported yet are refused by name, before anythi
       const std::string problem = plan.problem.data();
       INFO(problem);
       CHECK(not_supported(plan));
-      std::string option = name.substr(0, name.find(','));   // "mask prefix_lm" is refused as prefix_lm
+      std::string option = name.substr(0, name.find(','));  // "mask prefix_lm" is refused as prefix_lm
       option = option.substr(0, option.find(" per"));
       if (option.find(' ') != std::string::npos) option = option.substr(option.find(' ') + 1);
       CHECK(problem.find(option) != std::string::npos);

@@ -25,7 +25,8 @@ template <class T> double largest_difference(const buffer<T>& a, const buffer<T>
     for (index_t h = 0; h < a.size()[1]; ++h)
       for (index_t n = 0; n < a.size()[2]; ++n)
         for (index_t e = 0; e < a.size()[3]; ++e)
-          if (a(i, h, n, e) != b(i, h, n, e)) worst = std::max(worst, std::abs(static_cast<double>(a(i, h, n, e)) - static_cast<double>(b(i, h, n, e))));
+          if (a(i, h, n, e) != b(i, h, n, e))
+            worst = std::max(worst, std::abs(static_cast<double>(a(i, h, n, e)) - static_cast<double>(b(i, h, n, e))));
   return worst;
 }
 
@@ -60,7 +61,8 @@ TEST_CASE("P1: the order of the keys does not matter, the order of the queries i
     queries.forward();
     double worst = 0;
     for (index_t i = 0; i < s.queries; ++i)
-      for (index_t e = 0; e < s.value_dim; ++e) worst = std::max(worst, std::abs(queries.o(0, 0, i, e) - x.o(0, 0, s.queries - 1 - i, e)));
+      for (index_t e = 0; e < s.value_dim; ++e)
+        worst = std::max(worst, std::abs(queries.o(0, 0, i, e) - x.o(0, 0, s.queries - 1 - i, e)));
     CHECK(worst <= 1e-13);
   }
 }
@@ -78,7 +80,8 @@ TEST_CASE("P2: every output lies between the values; P3: equal values come out a
             high = std::max(high, x.v(0, h / group, j, e));
           }
           bool inside = true;
-          for (index_t i = 0; i < s.queries; ++i) inside = inside && x.o(0, h, i, e) >= low - 1e-13 && x.o(0, h, i, e) <= high + 1e-13;
+          for (index_t i = 0; i < s.queries; ++i)
+            inside = inside && x.o(0, h, i, e) >= low - 1e-13 && x.o(0, h, i, e) <= high + 1e-13;
           CHECK(inside);
         }
       softmax_case<double> constant(s, {.mask = mask});
@@ -131,8 +134,9 @@ TEST_CASE("P6: scale 0 gives the mean, a large scale the value of the best key")
 TEST_CASE("P7: turning q and k together changes nothing; P8: nor does moving a factor from q to the scale") {
   for (const shape& s : shapes) {
     const auto x = ran(s, {.mask = heed::causal(), .scale = 0.4});
-    softmax_case<double> turned(s, {.mask = heed::causal(), .scale = 0.4}), scaled(s, {.mask = heed::causal(), .scale = 0.1});
-    const auto turn = [](const buffer<double>& y) {   // by one angle in every plane of two neighbours
+    softmax_case<double> turned(s, {.mask = heed::causal(), .scale = 0.4}),
+        scaled(s, {.mask = heed::causal(), .scale = 0.1});
+    const auto turn = [](const buffer<double>& y) {  // by one angle in every plane of two neighbours
       const double c = std::cos(0.7), t = std::sin(0.7);
       for (index_t b = 0; b < y.size()[0]; ++b)
         for (index_t h = 0; h < y.size()[1]; ++h)
@@ -181,17 +185,20 @@ TEST_CASE("P13: a window wider than the keys is causal, a window of one key is t
     bool equal = true;
     for (index_t h = 0; h < s.out_heads(); ++h)
       for (index_t i = 0; i < s.queries; ++i)
-        for (index_t e = 0; e < s.value_dim; ++e) equal = equal && self.o(0, h, i, e) == self.v(0, h / group, i + s.keys - s.queries, e);
+        for (index_t e = 0; e < s.value_dim; ++e)
+          equal = equal && self.o(0, h, i, e) == self.v(0, h / group, i + s.keys - s.queries, e);
     CHECK(equal);
   }
 }
 
 TEST_CASE("P14: top-left and bottom-right are the same exactly for N = M") {
   for (const shape& s : shapes) {
-    CHECK_FALSE(same(ran(s, {.mask = heed::causal(), .align = heed::top_left}), ran(s, {.mask = heed::causal()}), 1e-3));
+    CHECK_FALSE(
+        same(ran(s, {.mask = heed::causal(), .align = heed::top_left}), ran(s, {.mask = heed::causal()}), 1e-3));
     shape square = s;
     square.keys = square.queries;
-    CHECK(same(ran(square, {.mask = heed::causal(), .align = heed::top_left}), ran(square, {.mask = heed::causal()}), 0));
+    CHECK(
+        same(ran(square, {.mask = heed::causal(), .align = heed::top_left}), ran(square, {.mask = heed::causal()}), 0));
   }
 }
 

@@ -27,9 +27,10 @@ TEST_CASE("no visible key: o is 0 and lse -inf") {
   for (const index_t n : {1, 3, 40, 150}) {
     const std::vector<std::int32_t> zero{0, 0}, before{-1000, -1000}, beyond{5000, 5000};
     const shape s{2, 3, 1, n, 70, 20, 12};
-    for (const heed::softmax::options<float>& options : {heed::softmax::options<float>{.mask = heed::key_lengths(zero)},
-                                                         heed::softmax::options<float>{.mask = heed::causal(), .align = heed::first_place(before)},
-                                                         heed::softmax::options<float>{.mask = heed::window(10), .align = heed::first_place(beyond)}}) {
+    for (const heed::softmax::options<float>& options :
+         {heed::softmax::options<float>{.mask = heed::key_lengths(zero)},
+          heed::softmax::options<float>{.mask = heed::causal(), .align = heed::first_place(before)},
+          heed::softmax::options<float>{.mask = heed::window(10), .align = heed::first_place(beyond)}}) {
       softmax_case<float> x(s, options);
       check(x);
       CHECK(all_equal(x.o, 0.0f));
@@ -70,7 +71,8 @@ TEST_CASE("no keys at all") {
 }
 
 TEST_CASE("no queries, no heads, no batches: nothing is written") {
-  for (const shape& s : {shape{2, 2, 1, 0, 30, 16, 8}, shape{0, 2, 1, 5, 30, 16, 8}, shape{1, 0, 0, 5, 30, 16, 8}, shape{1, 1, 1, 0, 0, 16, 8}}) {
+  for (const shape& s : {shape{2, 2, 1, 0, 30, 16, 8}, shape{0, 2, 1, 5, 30, 16, 8}, shape{1, 0, 0, 5, 30, 16, 8},
+                         shape{1, 1, 1, 0, 0, 16, 8}}) {
     INFO(to_string(s));
     softmax_case<float> x(s, {.mask = heed::causal()});
     CHECK(x.plan().ok());

@@ -6,21 +6,26 @@
 namespace heed_test {
 
 template <class T>
-void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx) {
+void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                 const heed::context& ctx) {
   heed::softmax::forward(q, k, v, o, options, ctx);
 }
 template <class T>
-heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx) {
+heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                    const heed::context& ctx) {
   return heed::softmax::plan_forward(q, k, v, o, options, ctx);
 }
 template <class T>
-void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse, double log_weight) {
+void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse,
+               double log_weight) {
   heed::softmax::merge(o, lse, part, part_lse, log_weight);
 }
 
-#define INSTANTIATE(T)                                                                                                        \
-  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&, const heed::context&);    \
-  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&, const heed::context&); \
+#define INSTANTIATE(T)                                                                                       \
+  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,    \
+                               const heed::context&);                                                        \
+  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&, \
+                                  const heed::context&);                                                     \
   template void run_merge<T>(output<T>, heed::tensor_view<T, 3>, input<T>, heed::tensor_view<const T, 3>, double);
 INSTANTIATE(float)
 INSTANTIATE(double)

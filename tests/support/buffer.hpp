@@ -16,14 +16,15 @@
 namespace heed_test {
 
 using heed::index_t;
-using extents = std::array<index_t, 4>;   // batch, heads, seq, dim
+using extents = std::array<index_t, 4>;  // batch, heads, seq, dim
 
 // How four logical axes lie in memory. The last three suit inputs, or outputs where the shared axis has extent 1.
 enum class layout { bhsd, bshd, packed_slot, cache, padded_rows, reversed_rows, shared_batch, shared_heads };
 inline constexpr layout output_layouts[] = {layout::bhsd,  layout::bshd,        layout::packed_slot,
                                             layout::cache, layout::padded_rows, layout::reversed_rows};
-inline constexpr layout input_layouts[] = {layout::bhsd,        layout::bshd,          layout::packed_slot,  layout::cache,
-                                           layout::padded_rows, layout::reversed_rows, layout::shared_batch, layout::shared_heads};
+inline constexpr layout input_layouts[] = {layout::bhsd,         layout::bshd,        layout::packed_slot,
+                                           layout::cache,        layout::padded_rows, layout::reversed_rows,
+                                           layout::shared_batch, layout::shared_heads};
 
 inline const char* name_of(layout how) {
   constexpr const char* names[] = {"bhsd",        "bshd",          "packed_slot",  "cache",
@@ -31,19 +32,30 @@ inline const char* name_of(layout how) {
   return names[static_cast<int>(how)];
 }
 
-struct placed { std::array<index_t, 4> strides; index_t first, elements; };   // of element (0, 0, 0, 0); of the whole memory
+struct placed {
+  std::array<index_t, 4> strides;
+  index_t first, elements;
+};  // of element (0, 0, 0, 0); of the whole memory
 
 inline placed place_in_memory(const extents& n, layout how) {
   const auto [b, h, s, d] = n;
   switch (how) {
-    case layout::bhsd: return {{h * s * d, s * d, d, 1}, 0, b * h * s * d};
-    case layout::bshd: return {{s * h * d, d, h * d, 1}, 0, b * s * h * d};
-    case layout::packed_slot: return {{s * 3 * h * d, d, 3 * h * d, 1}, h * d, b * s * 3 * h * d};          // the k of (q, k, v)
-    case layout::cache: return {{h * (s + 5) * d, (s + 5) * d, d, 1}, 2 * d, b * h * (s + 5) * d};          // rows 2 .. s+1 of s+5
-    case layout::padded_rows: return {{h * s * (d + 3), s * (d + 3), d + 3, 1}, 0, b * h * s * (d + 3)};
-    case layout::reversed_rows: return {{h * s * d, s * d, -d, 1}, (s > 0 ? s - 1 : 0) * d, b * h * s * d};
-    case layout::shared_batch: return {{0, s * d, d, 1}, 0, h * s * d};
-    case layout::shared_heads: return {{s * d, 0, d, 1}, 0, b * s * d};
+    case layout::bhsd:
+      return {{h * s * d, s * d, d, 1}, 0, b * h * s * d};
+    case layout::bshd:
+      return {{s * h * d, d, h * d, 1}, 0, b * s * h * d};
+    case layout::packed_slot:
+      return {{s * 3 * h * d, d, 3 * h * d, 1}, h * d, b * s * 3 * h * d};  // the k of (q, k, v)
+    case layout::cache:
+      return {{h * (s + 5) * d, (s + 5) * d, d, 1}, 2 * d, b * h * (s + 5) * d};  // rows 2 .. s+1 of s+5
+    case layout::padded_rows:
+      return {{h * s * (d + 3), s * (d + 3), d + 3, 1}, 0, b * h * s * (d + 3)};
+    case layout::reversed_rows:
+      return {{h * s * d, s * d, -d, 1}, (s > 0 ? s - 1 : 0) * d, b * h * s * d};
+    case layout::shared_batch:
+      return {{0, s * d, d, 1}, 0, h * s * d};
+    case layout::shared_heads:
+      return {{s * d, 0, d, 1}, 0, b * s * d};
   }
   return {};
 }
@@ -52,7 +64,7 @@ inline placed place_in_memory(const extents& n, layout how) {
 // the last row; outputs start as NaN between canaries. `skew` elements of misalignment from a 64-byte boundary.
 template <class T> class buffer {
  public:
-  static constexpr index_t guard = 64;   // canaries, in elements
+  static constexpr index_t guard = 64;  // canaries, in elements
 
   static buffer input(const extents& n, layout how = layout::bhsd, index_t skew = 0) { return buffer(n, how, skew, 0); }
   static buffer output(const extents& n, layout how = layout::bhsd, index_t skew = 0) {
@@ -63,7 +75,7 @@ template <class T> class buffer {
 
   heed::tensor_view<T, 4> view() const { return {start(), n_, at_.strides}; }
   heed::tensor_view<const T, 4> cview() const { return {start(), n_, at_.strides}; }
-  heed::tensor_view<T, 3> view3() const {   // for extents (batch, heads, seq, 1)
+  heed::tensor_view<T, 3> view3() const {  // for extents (batch, heads, seq, 1)
     return {start(), {n_[0], n_[1], n_[2]}, {at_.strides[0], at_.strides[1], at_.strides[2]}};
   }
   T& operator()(index_t b, index_t h, index_t s, index_t d = 0) const {
@@ -71,7 +83,7 @@ template <class T> class buffer {
   }
   const extents& size() const { return n_; }
 
-  template <class F> void each(F f) const {   // f(element)
+  template <class F> void each(F f) const {  // f(element)
     for (index_t b = 0; b < n_[0]; ++b)
       for (index_t h = 0; h < n_[1]; ++h)
         for (index_t s = 0; s < n_[2]; ++s)
@@ -80,8 +92,10 @@ template <class T> class buffer {
   void randomize(random_numbers& random, double size = 1) {
     each([&](T& x) { x = static_cast<T>(size * random.normal()); });
   }
-  void fill(T value) { each([&](T& x) { x = value; }); }
-  void poison() { std::memset(static_cast<void*>(memory_.get()), 0xff, bytes()); }   // all bits set is a quiet NaN
+  void fill(T value) {
+    each([&](T& x) { x = value; });
+  }
+  void poison() { std::memset(static_cast<void*>(memory_.get()), 0xff, bytes()); }  // all bits set is a quiet NaN
 
   // FNV-1a over everything, canaries included.
   std::uint64_t hash() const {
@@ -94,12 +108,14 @@ template <class T> class buffer {
   bool canaries_alive() const {
     std::vector<unsigned char> rest(bytes());
     if (!rest.empty()) std::memcpy(rest.data(), memory_.get(), rest.size());
-    each([&](T& x) { std::memset(rest.data() + (&x - memory_.get()) * static_cast<index_t>(sizeof(T)), 0xff, sizeof(T)); });
+    each([&](T& x) {
+      std::memset(rest.data() + (&x - memory_.get()) * static_cast<index_t>(sizeof(T)), 0xff, sizeof(T));
+    });
     for (const unsigned char byte : rest)
       if (byte != 0xff) return false;
     return true;
   }
-  bool untouched() const {   // still all poison
+  bool untouched() const {  // still all poison
     const auto* p = reinterpret_cast<const unsigned char*>(memory_.get());
     for (std::size_t i = 0; i < bytes(); ++i)
       if (p[i] != 0xff) return false;
@@ -107,11 +123,13 @@ template <class T> class buffer {
   }
 
  private:
-  struct release { void operator()(T* p) const { ::operator delete(static_cast<void*>(p), std::align_val_t{64}); } };
+  struct release {
+    void operator()(T* p) const { ::operator delete (static_cast<void*>(p), std::align_val_t{64}); }
+  };
 
   buffer(const extents& n, layout how, index_t skew, index_t canaries)
       : n_(n), at_(place_in_memory(n, how)), before_(canaries + skew), count_(before_ + at_.elements + canaries) {
-    memory_.reset(static_cast<T*>(::operator new(bytes(), std::align_val_t{64})));
+    memory_.reset(static_cast<T*>(::operator new (bytes(), std::align_val_t{64})));
     std::memset(static_cast<void*>(memory_.get()), 0, bytes());
   }
   std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }

@@ -82,11 +82,16 @@ class golden_file {
     const std::string type = entry.at("dtype").template get<std::string>();
     const auto& range = entry.at("data_offsets");
     const auto first = range.at(0).template get<std::size_t>(), last = range.at(1).template get<std::size_t>();
-    if (type == "F32") append<float>(x.data, first, last);
-    else if (type == "F64") append<double>(x.data, first, last);
-    else if (type == "I32") append<std::int32_t>(x.data, first, last);
-    else if (type == "BOOL") append<std::uint8_t>(x.data, first, last);
-    else throw std::runtime_error(name + " has type " + type);
+    if (type == "F32")
+      append<float>(x.data, first, last);
+    else if (type == "F64")
+      append<double>(x.data, first, last);
+    else if (type == "I32")
+      append<std::int32_t>(x.data, first, last);
+    else if (type == "BOOL")
+      append<std::uint8_t>(x.data, first, last);
+    else
+      throw std::runtime_error(name + " has type " + type);
     return x;
   }
 

@@ -33,7 +33,8 @@ template <class T> class golden_softmax {
     got_lse.data.assign(lse_.data.size(), std::numeric_limits<T>::quiet_NaN());
 
     for (const std::string& input : file.words(at_ + "inputs")) add(file, input);
-    if (file.number(at_ + "causal") != 0 && prefix_.data.empty()) see(heed::causal());   // prefix_lm is causal beyond the prefix
+    if (file.number(at_ + "causal") != 0 && prefix_.data.empty())
+      see(heed::causal());  // prefix_lm is causal beyond the prefix
     const auto whole = [&](const char* key) { return static_cast<heed::index_t>(file.number(at_ + key, -1)); };
     if (whole("left") >= 0 || whole("right") >= 0) see(heed::window(whole("left"), whole("right")));
     align(file.text(at_ + "align"));
@@ -46,7 +47,7 @@ template <class T> class golden_softmax {
   golden_softmax(const golden_softmax&) = delete;
   golden_softmax& operator=(const golden_softmax&) = delete;
 
-  golden_tensor<T> q, k, v, got_o, got_lse;   // the call writes got_*
+  golden_tensor<T> q, k, v, got_o, got_lse;  // the call writes got_*
   heed::softmax::options<T> options;
 
   // Whether got_o and got_lse are what the file says.
@@ -76,7 +77,8 @@ template <class T> class golden_softmax {
       visible_ = std::make_unique<bool[]>(bytes.data.size());
       std::copy(bytes.data.begin(), bytes.data.end(), visible_.get());
       const auto like = bytes.template cview<4>();
-      see(heed::keep({visible_.get(), {like.extent(0), like.extent(1), like.extent(2), like.extent(3)},
+      see(heed::keep({visible_.get(),
+                      {like.extent(0), like.extent(1), like.extent(2), like.extent(3)},
                       {like.stride(0), like.stride(1), like.stride(2), like.stride(3)}}));
     } else if (input == "bias") {
       bias_ = file.tensor<T>(at_ + input);
@@ -87,7 +89,8 @@ template <class T> class golden_softmax {
     } else if (input == "sink") {
       sink_ = file.tensor<T>(at_ + input);
       options.sink_logits = sink_.data;
-    } else if (input != "q" && input != "k" && input != "v" && input != "cu_k" && input != "seg_k" && input != "dout" && input != "dlse") {
+    } else if (input != "q" && input != "k" && input != "v" && input != "cu_k" && input != "seg_k" && input != "dout" &&
+               input != "dlse") {
       throw std::runtime_error(at_ + input + ": an input that no test knows");
     }
   }
@@ -95,7 +98,7 @@ template <class T> class golden_softmax {
   void align(const std::string& how) {
     if (how == "top_left") {
       options.align = heed::top_left;
-    } else if (how == "length") {   // query i at i + lengths[b] - n
+    } else if (how == "length") {  // query i at i + lengths[b] - n
       for (const std::int32_t length : lengths_.data) first_.push_back(length - static_cast<std::int32_t>(q.shape[2]));
       options.align = heed::first_place(first_);
     } else if (how != "bottom_right") {

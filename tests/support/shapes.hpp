@@ -20,8 +20,8 @@ struct shape {
 
 inline std::string to_string(const shape& s) {
   const auto n = [](index_t x) { return std::to_string(x); };
-  return "B " + n(s.batch) + " H " + n(s.heads) + " Hk " + n(s.kv_heads) + " N " + n(s.queries) + " M " + n(s.keys) + " D " + n(s.dim) +
-         " E " + n(s.value_dim);
+  return "B " + n(s.batch) + " H " + n(s.heads) + " Hk " + n(s.kv_heads) + " N " + n(s.queries) + " M " + n(s.keys) +
+         " D " + n(s.dim) + " E " + n(s.value_dim);
 }
 
 inline constexpr index_t head_dims[] = {1, 3, 8, 20, 64, 80, 128, 192};

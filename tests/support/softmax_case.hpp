@@ -21,7 +21,7 @@ namespace heed_test {
 
 struct layouts {
   layout q = layout::bhsd, k = layout::bhsd, v = layout::bhsd, o = layout::bhsd, lse = layout::bhsd;
-  index_t skew = 0;   // elements by which every tensor is off a 64-byte boundary
+  index_t skew = 0;  // elements by which every tensor is off a 64-byte boundary
 };
 
 template <class T> struct softmax_case {
@@ -44,7 +44,9 @@ template <class T> struct softmax_case {
     options.lse = lse.view3();
   }
 
-  void forward(const heed::context& ctx = {}) { run_forward<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx); }
+  void forward(const heed::context& ctx = {}) {
+    run_forward<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx);
+  }
   heed::plan plan(const heed::context& ctx = {}) const {
     return run_plan<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx);
   }
@@ -62,15 +64,19 @@ struct verdict {
 
   void add(double got, double expected, double allowed, const char* what, index_t b, index_t h, index_t i, index_t e) {
     double ratio = 0;
-    if (std::isnan(expected)) ratio = std::isnan(got) ? 0 : HUGE_VAL;
-    else if (std::isinf(expected)) ratio = got == expected ? 0 : HUGE_VAL;
-    else if (!std::isfinite(got)) ratio = HUGE_VAL;
-    else if (got != expected) ratio = std::abs(got - expected) / allowed;
+    if (std::isnan(expected))
+      ratio = std::isnan(got) ? 0 : HUGE_VAL;
+    else if (std::isinf(expected))
+      ratio = got == expected ? 0 : HUGE_VAL;
+    else if (!std::isfinite(got))
+      ratio = HUGE_VAL;
+    else if (got != expected)
+      ratio = std::abs(got - expected) / allowed;
     if (!(ratio > worst)) return;
     worst = ratio;
     char text[200];
-    std::snprintf(text, sizeof text, "%s(%td, %td, %td, %td) is %.9g, expected %.9g: %.3g of the tolerance %.3g", what, b, h, i, e, got,
-                  expected, ratio, allowed);
+    std::snprintf(text, sizeof text, "%s(%td, %td, %td, %td) is %.9g, expected %.9g: %.3g of the tolerance %.3g", what,
+                  b, h, i, e, got, expected, ratio, allowed);
     where = text;
   }
 };
@@ -85,20 +91,21 @@ template <class T> verdict compare(const softmax_case<T>& x, heed::softmax::opti
 
   verdict result;
   const tolerance allowed = tolerance_of<T>(x.s.keys, x.s.dim);
-  reference::detail::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options,
-                              [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
-    row_size row;
+  const auto row = [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
+    row_size size;
     for (index_t j = 0; j < scores.size(); ++j) {
       if (scores(j) == -HUGE_VAL) continue;
-      row.see_score(scores(j));
-      for (index_t e = 0; e < values.cols(); ++e) row.see_value(values(j, e));
+      size.see_score(scores(j));
+      for (index_t e = 0; e < values.cols(); ++e) size.see_value(values(j, e));
     }
+    const auto number = [](T element) { return static_cast<double>(element); };
     const index_t b = sequence.batch, n = sequence.first_query + i;
     for (index_t e = 0; e < x.s.value_dim; ++e)
-      result.add(static_cast<double>(x.o(b, h, n, e)), expected(b, h, n, e), allowed.of_output(row), "o", b, h, n, e);
-    if (x.options.lse.data() != nullptr)
-      result.add(static_cast<double>(x.lse(b, h, n)), static_cast<double>(expected_lse(b, h, n)), allowed.of_lse(row), "lse", b, h, n, 0);
-  });
+      result.add(number(x.o(b, h, n, e)), expected(b, h, n, e), allowed.of_output(size), "o", b, h, n, e);
+    if (x.options.lse.data() == nullptr) return;
+    result.add(number(x.lse(b, h, n)), number(expected_lse(b, h, n)), allowed.of_lse(size), "lse", b, h, n, 0);
+  };
+  reference::detail::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options, row);
   return result;
 }
 
@@ -129,7 +136,9 @@ template <class T> void check(softmax_case<T>& x, const heed::context& ctx = {})
   CHECK(outputs_written);
 }
 
-template <class T> void check(const shape& s, const heed::softmax::options<T>& options = {}, layouts in = {}, const heed::context& ctx = {}) {
+template <class T>
+void check(const shape& s, const heed::softmax::options<T>& options = {}, layouts in = {},
+           const heed::context& ctx = {}) {
   softmax_case<T> x(s, options, in);
   check(x, ctx);
 }

@@ -15,8 +15,14 @@
 
 namespace heed_test {
 
-struct named_mask { std::string name; heed::mask mask; };
-struct named_alignment { std::string name; heed::alignment align; };
+struct named_mask {
+  std::string name;
+  heed::mask mask;
+};
+struct named_alignment {
+  std::string name;
+  heed::alignment align;
+};
 
 // Owns the numbers that the masks refer to.
 class mask_set {
@@ -28,13 +34,14 @@ class mask_set {
     for (index_t b = 0; b < s.batch; ++b) {
       lengths_.push_back(random.below(m + 1));
       prefix_.push_back(random.below(m + 1));
-      first_.push_back(random.below(2 * (n + m) + 1) - n - 2);   // from before the first key to beyond the last
+      first_.push_back(random.below(2 * (n + m) + 1) - n - 2);  // from before the first key to beyond the last
       mid_.push_back((m - n) / 2);
     }
     query_ids_ = ids(random, s.batch * s.queries);
     key_ids_ = ids(random, s.batch * s.keys);
     visible_ = std::make_unique<bool[]>(static_cast<std::size_t>(s.batch * s.queries * s.keys));
-    for (index_t i = 0; i < s.batch * s.queries * s.keys; ++i) visible_[static_cast<std::size_t>(i)] = random.uniform() < 0.7;
+    for (index_t i = 0; i < s.batch * s.queries * s.keys; ++i)
+      visible_[static_cast<std::size_t>(i)] = random.uniform() < 0.7;
 
     const heed::tensor_view<const std::int32_t, 2> query_ids(query_ids_.data(), {s.batch, s.queries}, {s.queries, 1});
     const heed::tensor_view<const std::int32_t, 2> key_ids(key_ids_.data(), {s.batch, s.keys}, {s.keys, 1});
@@ -62,7 +69,8 @@ class mask_set {
         {"causal & segments", causal() & heed::segments(query_ids, key_ids)},
         {"keep", heed::keep(visible)},
         {"window(20, 5) & keep", window(20, 5) & heed::keep(visible)},
-        {"visible_if", heed::visible_if([](const heed::position& at) { return (at.key + 2 * at.query + at.head) % 3 != 0; })},
+        {"visible_if",
+         heed::visible_if([](const heed::position& at) { return (at.key + 2 * at.query + at.head) % 3 != 0; })},
     };
     alignments = {
         {"bottom_right", heed::bottom_right},

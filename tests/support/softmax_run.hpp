@@ -15,10 +15,13 @@ template <class T> using input = heed::tensor_view<const T, 4>;
 template <class T> using output = heed::tensor_view<T, 4>;
 
 template <class T>
-void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx);
+void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                 const heed::context& ctx);
 template <class T>
-heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options, const heed::context& ctx);
+heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                    const heed::context& ctx);
 template <class T>
-void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse, double log_weight);
+void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse,
+               double log_weight);
 
 }  // namespace heed_test

@@ -13,8 +13,8 @@ namespace heed_test {
 // exponent, so it becomes a relative error of the weight: |err| <= eps * (c0 + c1 * max|s|) * max|v|. All constants of all
 // differential tests are here.
 struct row_size {
-  double max_score = 0;   // max |s| over the visible keys, of the finite ones
-  double max_value = 0;   // max |v| likewise
+  double max_score = 0;  // max |s| over the visible keys, of the finite ones
+  double max_value = 0;  // max |v| likewise
 
   void see_score(double s) { max_score = std::isfinite(s) ? std::max(max_score, std::abs(s)) : max_score; }
   void see_value(double v) { max_value = std::isfinite(v) ? std::max(max_value, std::abs(v)) : max_value; }

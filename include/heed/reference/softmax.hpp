@@ -35,12 +35,16 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 
 // 16-bit types widen to float exactly and have no way of their own from double.
 template <class T> double to_double(const T& x) {
-  if constexpr (sizeof(T) == 2) return static_cast<double>(static_cast<float>(x));
-  else return static_cast<double>(x);
+  if constexpr (sizeof(T) == 2)
+    return static_cast<double>(static_cast<float>(x));
+  else
+    return static_cast<double>(x);
 }
 template <class T> T from_double(double x) {
-  if constexpr (sizeof(T) == 2) return T(static_cast<float>(x));
-  else return static_cast<T>(x);
+  if constexpr (sizeof(T) == 2)
+    return T(static_cast<float>(x));
+  else
+    return static_cast<T>(x);
 }
 
 template <class T> T& element(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, index_t j) {
@@ -48,7 +52,8 @@ template <class T> T& element(const tensor_view<T, 4>& x, index_t b, index_t h, 
 }
 // The same where axes of extent 1 hold for every index.
 template <class T> T& broadcast_element(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, index_t j) {
-  return element(x, x.extent(0) == 1 ? 0 : b, x.extent(1) == 1 ? 0 : h, x.extent(2) == 1 ? 0 : i, x.extent(3) == 1 ? 0 : j);
+  return element(x, x.extent(0) == 1 ? 0 : b, x.extent(1) == 1 ? 0 : h, x.extent(2) == 1 ? 0 : i,
+                 x.extent(3) == 1 ? 0 : j);
 }
 
 // One sequence: a batch entry, or one of the pieces that packed() cuts the only batch entry into. Queries and keys are
@@ -114,7 +119,7 @@ template <class Acc> struct problem {
     if (mask.has(mask.visible_if)) {
       Acc score = 0;
       heed::detail::hide(mask, one_pair(score, at));
-      if (score != 0) return false;   // -inf
+      if (score != 0) return false;  // -inf
     }
     return true;
   }
@@ -127,7 +132,7 @@ template <class Acc> struct problem {
     if (options.bias.data() != nullptr)
       x += to_double(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
     const auto& function = heed::detail::parts(options.score);
-    if (function.map_value != nullptr) {   // it takes and returns Acc
+    if (function.map_value != nullptr) {  // it takes and returns Acc
       Acc y = static_cast<Acc>(x);
       heed::detail::map_value(function, one_pair(y, at));
       x = static_cast<double>(y);
@@ -146,8 +151,8 @@ template <class Acc> struct problem {
 template <class Q, class K, class V, class Acc, class Row>
 void each_row(const tensor_view<const Q, 4>& q, const tensor_view<const K, 4>& k, const tensor_view<const V, 4>& v,
               const heed::softmax::options<Acc>& options, const Row& row) {
-  const problem<Acc> p{q.extent(0), q.extent(1), k.extent(1), q.extent(2), k.extent(2), q.extent(3), options,
-                       heed::detail::parts(options.mask)};
+  const problem<Acc> p{q.extent(0), q.extent(1), k.extent(1), q.extent(2),
+                       k.extent(2), q.extent(3), options,     heed::detail::parts(options.mask)};
   if (p.query_heads == 0 || p.kv_heads == 0) return;
   for (index_t number = 0; number < p.sequences(); ++number) {
     const sequence s = p.sequence_at(number);
@@ -173,27 +178,23 @@ void each_row(const tensor_view<const Q, 4>& q, const tensor_view<const K, 4>& k
 
 inline namespace HEED_ISA {
 
-// heed::softmax::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), each
-// of float, double or a 16-bit type; options.lse (B, max(H, Hk), N). Shapes are the caller's duty.
+// heed::softmax::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E),
+// each of float, double or a 16-bit type; options.lse (B, max(H, Hk), N). Shapes are the caller's duty.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::options<acc_of<Q>>& options = {}) {
-  using out = element_t<O>;
-  const tensor_view<out, 4> output = view(o);
-  const tensor_view<const heed::detail::value_t<Q>, 4> q4(q);
-  const tensor_view<const heed::detail::value_t<K>, 4> k4(k);
-  const tensor_view<const heed::detail::value_t<V>, 4> v4(v);
   const char* const conflict = heed::detail::parts(options.mask).conflict;
   if (conflict != nullptr) heed::detail::fail(conflict);
-
-  detail::each_row(q4, k4, v4, options, [&](const detail::sequence& s, index_t head, index_t i, const Eigen::VectorXd& scores, const detail::row_major& values) {
+  const auto output = view(o);
+  const auto row = [&](const detail::sequence& s, index_t head, index_t i, const Eigen::VectorXd& scores,
+                       const detail::row_major& values) {
     const double sink = options.sink_logits.set() ? options.sink_logits.at(head) : -detail::infinity;
-    double top = sink;   // only keeps exp in range; cancels out
+    double top = sink;  // keeps exp in range and cancels out
     for (const double x : scores) top = std::max(top, x);
 
     double sum = sink == -detail::infinity ? 0 : std::exp(sink - top);
-    Eigen::VectorXd weighted = Eigen::VectorXd::Zero(output.extent(3));
+    Eigen::VectorXd weighted = Eigen::VectorXd::Zero(values.cols());
     for (index_t j = 0; j < scores.size(); ++j) {
-      if (scores(j) == -detail::infinity) continue;   // hidden: neither weight nor value counts
+      if (scores(j) == -detail::infinity) continue;  // hidden: neither weight nor value counts
       const double weight = std::exp(scores(j) - top);
       sum += weight;
       weighted += weight * values.row(j).transpose();
@@ -201,37 +202,35 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::opt
 
     const index_t query = s.first_query + i;
     const bool sees_nothing = sum == 0;
-    for (index_t e = 0; e < output.extent(3); ++e)
-      detail::element(output, s.batch, head, query, e) = detail::from_double<out>(sees_nothing ? 0 : weighted(e) / sum);
-    const auto& lse = options.lse;
-    if (lse.data() != nullptr)
-      lse.data()[s.batch * lse.stride(0) + head * lse.stride(1) + query * lse.stride(2)] =
-          detail::from_double<acc_of<Q>>(sees_nothing ? -detail::infinity : top + std::log(sum));
-  });
+    for (index_t e = 0; e < weighted.size(); ++e)
+      detail::store(detail::element(output, s.batch, head, query, e), sees_nothing ? 0 : weighted(e) / sum);
+    if (options.lse.data() != nullptr)
+      detail::store(detail::element(options.lse, s.batch, head, query),
+                    sees_nothing ? -detail::infinity : top + std::log(sum));
+  };
+  detail::each_row(view(q), view(k), view(v), options, row);
 }
 
-// (o, lse) of some keys joined with (part, part_lse + log_weight) of others, into o and lse: (B, H, N, E) and (B, H, N).
+// Joins (o, lse) of some keys, o (B, H, N, E) and lse (B, H, N), with (part, part_lse + log_weight) of other keys.
 template <viewable O, viewable L, viewable P, viewable R>
 void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight = 0) {
-  const auto o4 = view(o);
-  const auto lse3 = view<3>(lse);
-  const auto part4 = view(part);
-  const auto part_lse3 = view<3>(part_lse);
+  const auto o4 = view(o), part4 = view(part);
+  const auto lse3 = view<3>(lse), part_lse3 = view<3>(part_lse);
   for (index_t b = 0; b < o4.extent(0); ++b)
     for (index_t h = 0; h < o4.extent(1); ++h)
       for (index_t i = 0; i < o4.extent(2); ++i) {
-        auto& mine = lse3.data()[b * lse3.stride(0) + h * lse3.stride(1) + i * lse3.stride(2)];
-        const double first = detail::to_double(mine);
-        const double second = log_weight + detail::to_double(part_lse3.data()[b * part_lse3.stride(0) + h * part_lse3.stride(1) + i * part_lse3.stride(2)]);
-        if (second == -detail::infinity) continue;   // an empty part changes nothing
-        const double top = std::max(first, second), sum = std::exp(first - top) + std::exp(second - top);
+        const double first = detail::to_double(detail::element(lse3, b, h, i));
+        const double second = detail::to_double(detail::element(part_lse3, b, h, i)) + log_weight;
+        if (second == -detail::infinity) continue;  // an empty part changes nothing
+        const double top = std::max(first, second);
+        const double mine = std::exp(first - top), theirs = std::exp(second - top);
         for (index_t e = 0; e < o4.extent(3); ++e) {
           auto& x = detail::element(o4, b, h, i, e);
-          const double left = first == -detail::infinity ? 0 : std::exp(first - top) * detail::to_double(x);
-          const double right = std::exp(second - top) * detail::to_double(detail::element(part4, b, h, i, e));
-          x = detail::from_double<element_t<O>>((left + right) / sum);
+          const double left = mine == 0 ? 0 : mine * detail::to_double(x);
+          const double right = theirs * detail::to_double(detail::element(part4, b, h, i, e));
+          detail::store(x, (left + right) / (mine + theirs));
         }
-        mine = detail::from_double<element_t<L>>(top + std::log(sum));
+        detail::store(detail::element(lse3, b, h, i), top + std::log(mine + theirs));
       }
 }
 

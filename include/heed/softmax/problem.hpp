@@ -17,7 +17,7 @@ namespace heed::softmax::detail {
 template <class T> struct problem {
   tensor_view<const T, 4> q, k, v;
   tensor_view<T, 4> o;
-  options<T> opt;
+  const options<T>& opt;
   index_t batch = 0, query_heads = 0, kv_heads = 0, heads = 0;  // heads: of o, max(query_heads, kv_heads)
   index_t group = 1;                                            // compute heads that share a key/value head
   index_t n = 0, m = 0, d = 0, e = 0;

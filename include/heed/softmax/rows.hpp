@@ -8,6 +8,8 @@
 // [key][row], so that maxima and sums are vertical. Output: tile::multiply with A = weights and B = the rows of V, as
 // they are. Up to 8 rows a pass over the tile, in cache.
 
+#include <bit>
+
 #include "heed/core/context.hpp"
 #include "heed/softmax/lanes.hpp"
 
@@ -41,7 +43,10 @@ template <class T> class rows_driver {
 
  private:
   static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
-  static index_t padded_rows(index_t rows) { return (rows + pass - 1) / pass * pass; }
+  // Rows of all passes: the last one takes 1, 2, 4 or 8
+  static index_t padded_rows(index_t rows) {
+    return rows / pass * pass + (rows % pass == 0 ? 0 : static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(rows % pass))));
+  }
 
   void begin(index_t b, index_t kv_head) {
     const tile::key_rule rule = tile::make_rule(heed::detail::parts(p_.opt.mask), b, p_.m);

@@ -1,0 +1,285 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// Attention predicts the next byte of a text, with nothing trained: memory is the text so far, an attention call reads it.
+//
+//   key of position t     sum over n = 1 .. 6 of a random code (+-1/sqrt(D)) of the hash of the n bytes before t
+//   value of position t   byte t, one-hot: E = 256, so an output row is a distribution over bytes
+//   query of position t   the key of position t
+//
+// Where two contexts share their last L bytes, q.k is about L: the weights exp(scale q.k) favour the bytes that followed
+// long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row j of the
+// keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
+//
+//   next_byte [FILE] [--kernel NAME]     default text: the library's own headers
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../bench/support/meters.hpp"
+#include "../bench/support/naive.hpp"
+#include "heed/softmax.hpp"
+#include "support/compressors.hpp"
+#include "support/source_text.hpp"
+
+namespace {
+
+using heed::index_t;
+using const_rows = heed::tensor_view<const float, 4>;
+using rows = heed::tensor_view<float, 4>;
+
+constexpr index_t D = 128, E = 256, longest_context = 6;
+constexpr index_t max_bytes = 16384, continued_bytes = 200;
+
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+// ---- keys, values, queries -----------------------------------------------------------------------------------------
+
+std::uint64_t mix(std::uint64_t x) {   // splitmix64
+  x += 0x9e3779b97f4a7c15u;
+  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
+  return x ^ x >> 31;
+}
+
+// Codes (positions 0 .. size, D) and one-hot values (positions 0 .. size - 1, E) of a text that can grow.
+class memory {
+ public:
+  explicit memory(const std::string& text) {
+    add_code();
+    for (const char byte : text) append(byte);
+  }
+
+  void append(char byte) {
+    text_.push_back(byte);
+    values_.resize(values_.size() + at(E));
+    values_[values_.size() - at(E) + static_cast<unsigned char>(byte)] = 1;
+    add_code();
+  }
+
+  index_t size() const { return static_cast<index_t>(text_.size()); }
+  const std::string& text() const { return text_; }
+  const_rows keys() const { return heed::matrix(codes_.data(), size(), D); }
+  const_rows queries() const { return heed::matrix(codes_.data() + D, size(), D); }   // one position later
+  const_rows values() const { return heed::matrix(values_.data(), size(), E); }
+
+ private:
+  void add_code() {   // of the position after the last byte
+    codes_.resize(codes_.size() + at(D));
+    float* const code = codes_.data() + codes_.size() - D;
+    std::uint64_t hash = 0;
+    for (index_t n = 1; n <= std::min(longest_context, size()); ++n) {
+      hash = mix(hash ^ static_cast<unsigned char>(text_[at(size() - n)]));
+      for (index_t d = 0; d < D; ++d) {
+        const std::uint64_t bits = mix(hash + static_cast<std::uint64_t>(d / 64));
+        code[d] += (bits >> d % 64 & 1 ? 1.f : -1.f) / std::sqrt(static_cast<float>(D));
+      }
+    }
+  }
+
+  std::string text_;
+  std::vector<float> codes_, values_;
+};
+
+// ---- kernels -------------------------------------------------------------------------------------------------------
+
+double pair_flops(double n) { return n * (n + 1) / 2 * 2 * static_cast<double>(D + E); }   // of visible pairs
+
+void softmax(const_rows q, const_rows k, const_rows v, rows o, double scale) {
+  heed::softmax::forward(q, k, v, o, {.mask = heed::causal(), .scale = scale});
+}
+
+// Plain loops for the queries step - 1, 2 step - 1, ...; returns the visible pairs.
+double naive_softmax(const_rows q, const_rows k, const_rows v, rows o, double scale, index_t step) {
+  std::vector<float> p;
+  double pairs = 0;
+  for (index_t i = step - 1; i < q.extent(2); i += step) {
+    heed_bench::naive_attention(q.data() + i * D, k.data(), v.data(), o.data() + i * E, 1, D, E,
+                                static_cast<float>(scale), p, [](index_t) { return index_t{0}; },
+                                [&](index_t) { return i + 1; });
+    pairs += static_cast<double>(i + 1);
+  }
+  return pairs;
+}
+
+struct kernel {
+  const char* name;
+  void (*forward)(const_rows q, const_rows k, const_rows v, rows o, double scale);   // causal
+  double (*naive)(const_rows q, const_rows k, const_rows v, rows o, double scale, index_t step);
+  double (*flops)(double n);
+};
+
+constexpr kernel kernels[] = {
+    {"softmax", softmax, naive_softmax, pair_flops},
+};
+
+// ---- scores --------------------------------------------------------------------------------------------------------
+
+// A byte never seen has probability 0; mixing in a little of the uniform distribution keeps its cost finite.
+double bits(const float* distribution, char byte, double floor) {
+  double sum = 0;
+  for (index_t e = 0; e < E; ++e) sum += std::max(0.f, distribution[e]);
+  const double p = sum > 0 ? std::max(0.f, distribution[static_cast<unsigned char>(byte)]) / sum : 1.0 / E;
+  return -std::log2((1 - floor) * p + floor / static_cast<double>(E));
+}
+
+// Mean over the bytes first .. end - 1; byte t is predicted by row t - 1.
+double mean_bits(const std::vector<float>& o, const std::string& text, index_t first, index_t end, double floor) {
+  double sum = 0;
+  for (index_t t = first; t < end; ++t) sum += bits(o.data() + (t - 1) * E, text[at(t)], floor);
+  return sum / static_cast<double>(end - first);
+}
+
+struct settings {
+  double scale = 0, floor = 0, bits = 1e9;   // bits: of the text that chose them
+};
+
+settings choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
+  settings best;
+  for (const double scale : {1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0}) {
+    kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), scale);
+    for (const double floor : {0.005, 0.01, 0.02, 0.05, 0.1}) {
+      const double b = mean_bits(o, m.text(), 1, m.size(), floor);
+      if (b < best.bits) best = {scale, floor, b};
+    }
+    std::fprintf(stderr, "%s: scale %.1f, best so far %.3f bits per byte at %.1f\n", kernel.name, scale, best.bits,
+                 best.scale);
+  }
+  return best;
+}
+
+// Changing byte t must change no prediction of the bytes up to t, to the last bit, and must change a later one.
+bool is_causal(const kernel& kernel, const std::string& text, double scale) {
+  const auto predict = [&](const std::string& bytes) {
+    const memory m(bytes);
+    std::vector<float> o(at(m.size() * E));
+    kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), scale);
+    return o;
+  };
+  const std::vector<float> before = predict(text);
+  for (const std::size_t t : {text.size() / 7, text.size() / 2, text.size() - 70}) {
+    std::string changed = text;
+    changed[t] = static_cast<char>(changed[t] ^ 1);
+    const std::vector<float> after = predict(changed);
+    const auto boundary = static_cast<std::ptrdiff_t>(t) * E;   // rows 0 .. t - 1 predict the bytes 1 .. t
+    if (!std::equal(before.begin(), before.begin() + boundary, after.begin())) return false;
+    if (std::equal(before.begin() + boundary, before.end(), after.begin() + boundary)) return false;
+  }
+  return true;
+}
+
+// Samples from the predictions, sharpened a little (p^1.5).
+std::string continuation(const kernel& kernel, memory m, double scale) {
+  std::mt19937 random(1);
+  std::vector<float> o(at(E));
+  std::string out;
+  while (static_cast<index_t>(out.size()) < continued_bytes) {
+    const const_rows query = heed::slice(m.queries(), 2, m.size() - 1, 1);
+    kernel.forward(query, m.keys(), m.values(), heed::matrix(o.data(), 1, E), scale);
+    for (float& p : o) p = std::pow(std::max(0.f, p), 1.5f);
+    const char byte = static_cast<char>(std::discrete_distribution<int>(o.begin(), o.end())(random));
+    out.push_back(byte);
+    m.append(byte);
+  }
+  return out;
+}
+
+// ---- the table -----------------------------------------------------------------------------------------------------
+
+struct timing {
+  double seconds = 0, naive_seconds = 0, naive_difference = 0;
+};
+
+timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vector<float>& o) {
+  timing best{.seconds = 1e9};
+  const rows out = heed::matrix(o.data(), m.size(), E);
+  for (int round = 0; round < 3; ++round) {
+    const double start = heed_bench::now();
+    kernel.forward(m.queries(), m.keys(), m.values(), out, scale);
+    best.seconds = std::min(best.seconds, heed_bench::now() - start);
+  }
+  std::fprintf(stderr, "%s: %.0f ms; plain loops on 1/16 of the queries\n", kernel.name, best.seconds * 1e3);
+  const index_t step = std::min<index_t>(16, m.size());
+  std::vector<float> plain(o.size());
+  const double start = heed_bench::now();
+  const double pairs = kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), scale, step);
+  const double n = static_cast<double>(m.size());
+  best.naive_seconds = (heed_bench::now() - start) * (n * (n + 1) / 2) / pairs;
+  for (index_t i = step - 1; i < m.size(); i += step)
+    for (index_t e = 0; e < E; ++e)
+      best.naive_difference = std::max<double>(best.naive_difference, std::abs(o[at(i * E + e)] - plain[at(i * E + e)]));
+  return best;
+}
+
+void print_reference(const char* name, std::optional<double> bits) {
+  if (bits) std::printf("%-22s %9.3f\n", name, *bits);
+}
+
+int run(const std::string& name, const std::string& text, const std::string& only) {
+  const memory whole(text), half(text.substr(0, text.size() / 2));
+  const index_t n = whole.size(), first = half.size();
+  std::vector<float> o(at(n * E));
+  bool good = true;
+  std::string continued;
+
+  std::printf("%s: %td bytes; scored on the last %td, each predicted from all before it\n\n", name.c_str(), n, n - first);
+  std::printf("%-22s %9s %8s %9s %8s %7s %8s\n", "", "bits/byte", "ms", "tokens/s", "GFLOP/s", "% peak", "x naive");
+  for (const kernel& kernel : kernels) {
+    if (!only.empty() && only != kernel.name) continue;
+    const settings chosen = choose_settings(kernel, half, o);
+    const double before = heed_bench::multiply_add_peak<float>();
+    const timing time = time_kernel(kernel, whole, chosen.scale, o);
+    const double peak = std::max(before, heed_bench::multiply_add_peak<float>());
+    const double gflops = kernel.flops(static_cast<double>(n)) / time.seconds * 1e-9;
+    std::printf("%-22s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, mean_bits(o, text, first, n, chosen.floor),
+                time.seconds * 1e3, static_cast<double>(n) / time.seconds, gflops, peak > 0 ? 100 * gflops / peak : 0,
+                time.naive_seconds / time.seconds);
+    std::printf("  scale %.1f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
+                " largest difference to the plain loops %.1e\n",
+                chosen.scale, 100 * chosen.floor, first, chosen.bits, peak, time.naive_difference);
+    std::fflush(stdout);
+    std::fprintf(stderr, "%s: is it causal?\n", kernel.name);
+    const bool causal = is_causal(kernel, text.substr(0, 4096), chosen.scale);
+    std::printf("  changing byte t changes no prediction up to t, and later ones: %s\n", causal ? "yes" : "NO");
+    good = good && causal && time.naive_difference < 1e-3;
+    if (continued.empty()) continued = continuation(kernel, whole, chosen.scale);
+  }
+  std::fprintf(stderr, "counts and compressors\n");
+  for (const int order : {0, 2, 3, 5})
+    print_reference(("Witten-Bell order " + std::to_string(order)).c_str(), next_byte::witten_bell(text, at(first), order));
+  for (const char* command : {"gzip -9", "xz -9"}) print_reference(command, next_byte::compressor(command, text, at(first)));
+  std::printf("(gzip, xz: growth of the file by these bytes)\n\n--- the last bytes, and %td more ---\n", continued_bytes);
+  std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(), continued.c_str());
+  return good ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string path, only;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--kernel") == 0 && i + 1 < argc)
+      only = argv[++i];
+    else if (argv[i][0] != '-' && path.empty())
+      path = argv[i];
+    else
+      return std::fprintf(stderr, "usage: %s [FILE] [--kernel NAME]\n", argv[0]), 2;
+  }
+  if (!only.empty() && std::none_of(std::begin(kernels), std::end(kernels), [&](auto& k) { return only == k.name; })) {
+    std::fprintf(stderr, "no kernel '%s'; there is:", only.c_str());
+    for (const kernel& kernel : kernels) std::fprintf(stderr, " %s", kernel.name);
+    return std::fputc('\n', stderr), 2;
+  }
+  std::string text = path.empty() ? next_byte::read_headers() : next_byte::read_file(path);
+  if (text.size() < 256) {
+    std::fprintf(stderr, "%s: fewer than 256 bytes\n", path.empty() ? "the library's headers" : path.c_str());
+    return 2;
+  }
+  text.resize(std::min(text.size(), at(max_bytes)));
+  return run(path.empty() ? "the library's headers" : path, text, only);
+}
