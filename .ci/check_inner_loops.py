@@ -3,7 +3,7 @@
 """Counts memory operands and stores in the inner loops of tile/multiply.hpp as they were compiled.
 
 Compiles one translation unit that uses multiply for float at -O2 with both compilers for AVX2 and AVX-512, disassembles
-every block function, takes its innermost loop with fused multiply-adds, and fails where it stores, or where it loads
+every block function, takes its innermost loop with fused multiply-adds, and fails where it stores or loads
 more than it must: MR broadcasts and NR vectors (for one vector a broadcast may be folded into its multiply-add).
 """
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = """
 #include "heed/tile/multiply.hpp"
-template void heed::tile::multiply<float>(const heed::tile::product<float>&, heed::index_t);
+template void heed::tile::multiply<float>(const heed::tile::matrix_product<float>&, heed::index_t);
 """
 MACHINES = {"avx2": "-march=haswell", "avx512": "-march=skylake-avx512"}
 
@@ -38,8 +38,10 @@ def loops(lines):
 def check(compiler, machine, folder):
     source, built = folder / "loops.cpp", folder / "loops.o"
     source.write_text(SOURCE)
-    subprocess.run([compiler, "-std=c++20", "-O2", MACHINES[machine], f"-I{ROOT}/include", "-c", source, "-o", built], check=True)
-    text = subprocess.run(["objdump", "-dC", "--no-show-raw-insn", "-M", "intel", built], check=True, capture_output=True, text=True).stdout
+    flags = ["-std=c++20", "-O2", MACHINES[machine], f"-I{ROOT}/include"]
+    subprocess.run([compiler, *flags, "-c", source, "-o", built], check=True)
+    dump = ["objdump", "-dC", "--no-show-raw-insn", "-M", "intel", built]
+    text = subprocess.run(dump, check=True, capture_output=True, text=True).stdout
     problems, seen = [], 0
     for part in re.split(r"\n\n", text):
         head = re.search(r"<.*blocks<(\d+), (\d+), float>\(.*>:", part)
@@ -56,7 +58,8 @@ def check(compiler, machine, folder):
             loads = [i for i in body if i.startswith("v") and "[" in i]
             trips = max(1, len(products) // (rows * vectors))  # an unrolled loop holds several steps
             allowed = trips * (rows + vectors)
-            name = f"{compiler} {machine} {rows}x{vectors}: {len(products)} products, {len(loads)} loads, {len(stores)} stores"
+            counts = f"{len(products)} products, {len(loads)} loads, {len(stores)} stores"
+            name = f"{compiler} {machine} {rows}x{vectors}: {counts}"
             print(name)
             if stores or len(loads) > allowed:
                 problems.append(f"{name}, at most {allowed} loads and no store allowed")

@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <optional>
 #include <random>
 #include <string>
@@ -141,13 +142,13 @@ struct settings {
 
 settings choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
   settings best;
-  for (const double scale : {1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0}) {
+  for (const double scale : {1.0, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0}) {
     kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), scale);
     for (const double floor : {0.005, 0.01, 0.02, 0.05, 0.1}) {
       const double b = mean_bits(o, m.text(), 1, m.size(), floor);
       if (b < best.bits) best = {scale, floor, b};
     }
-    std::fprintf(stderr, "%s: scale %.1f, best so far %.3f bits per byte at %.1f\n", kernel.name, scale, best.bits,
+    std::fprintf(stderr, "%s: scale %.2f, best so far %.3f bits per byte at %.2f\n", kernel.name, scale, best.bits,
                  best.scale);
   }
   return best;
@@ -239,7 +240,7 @@ int run(const std::string& name, const std::string& text, const std::string& onl
     std::printf("%-22s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, mean_bits(o, text, first, n, chosen.floor),
                 time.seconds * 1e3, static_cast<double>(n) / time.seconds, gflops, peak > 0 ? 100 * gflops / peak : 0,
                 time.naive_seconds / time.seconds);
-    std::printf("  scale %.1f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
+    std::printf("  scale %.2f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
                 " largest difference to the plain loops %.1e\n",
                 chosen.scale, 100 * chosen.floor, first, chosen.bits, peak, time.naive_difference);
     std::fflush(stdout);

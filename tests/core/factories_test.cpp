@@ -3,8 +3,11 @@
 // Factories: every element through the strides, and every refusal with its text.
 
 #include <Eigen/Core>
+#include <array>
+#include <limits>
 #include <numeric>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "heed/core/factories.hpp"
@@ -128,7 +131,7 @@ TEST_CASE("broadcast repeats an axis of extent 1 without a copy") {
 }
 
 TEST_CASE("factories say what is wrong, with names and numbers") {
-  float x[64] = {};
+  float* const x = nullptr;  // nothing is read
   const auto four = heed::bhsd(x, 2, 2, 4, 4);
   CHECK(text_of([&] { heed::bhsd(x, -1, 1, 1, 1); }) == "bhsd: batch is -1, must be at least 0");
   CHECK(text_of([&] { heed::bhsd(x, 1, -2, 1, 1); }) == "bhsd: heads is -2, must be at least 0");

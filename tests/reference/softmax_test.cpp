@@ -42,8 +42,8 @@ bool near(const answer& a, const answer& b, double tolerance = 1e-13) {
   return (a.o - b.o).cwiseAbs().maxCoeff() <= tolerance && (a.lse - b.lse).cwiseAbs().maxCoeff() <= tolerance;
 }
 
-// The pairs that are visible, as a picture: '1' visible, '.' hidden. With scale 0 every visible key weighs the same, and
-// with v the unit matrix o shows the weights.
+// The pairs that are visible, as a picture: '1' visible, '.' hidden. With scale 0 every visible key weighs the same,
+// and with v the unit matrix o shows the weights.
 std::string picture(Eigen::Index queries, Eigen::Index keys, options how) {
   how.scale = 0;
   const answer a = attend(random_matrix(queries, 2, 1), random_matrix(keys, 2, 2), matrix::Identity(keys, keys), how);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Every bad argument: forward throws before it writes, the text names the argument and the numbers, and plan_forward says
-// the same without throwing.
+// Every bad argument: forward throws before it writes, the text names the argument and the numbers, and plan_forward
+// says the same without throwing.
 
 #include <algorithm>
 #include <array>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Executors and workspaces: the same bits whoever runs the tasks in whatever order, and no allocation in planned memory.
+// Executors and workspaces: the same bits whoever runs the tasks in whatever order; no allocation in planned memory.
 
 #include <algorithm>
 #include <cstring>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Few rows per key/value head (queries times the heads of a group): the driver with the head dim in lanes, the switch to
-// the one with queries in lanes, and that both say the same.
+// Few rows per key/value head (queries times the heads of a group): the driver with the head dim in lanes, the switch
+// to the one with queries in lanes, and that both say the same.
 
 #include <string>
 #include <vector>
@@ -52,7 +52,7 @@ TEST_CASE("few rows under every mask and alignment") {
   }
 }
 
-// The drivers split the rows of one tensor: a call with few of its rows is a call of the other driver on the same numbers.
+// A call with a few rows of a tensor is a call of the other driver on the same numbers.
 TEST_CASE("rows alone and rows together agree") {
   for (const index_t group : {1, 2}) {
     const shape s{1, group, 1, 60, 130, 33, 21};

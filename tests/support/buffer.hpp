@@ -60,8 +60,8 @@ inline placed place_in_memory(const extents& n, layout how) {
   return {};
 }
 
-// A tensor that watches its memory. Inputs end exactly where their allocation ends, so that a sanitizer sees a read past
-// the last row; outputs start as NaN between canaries. `skew` elements of misalignment from a 64-byte boundary.
+// A tensor that watches its memory. Inputs end exactly where their allocation ends, so that a sanitizer sees a read
+// past the last row; outputs start as NaN between canaries. skew: elements off a 64-byte boundary.
 template <class T> class buffer {
  public:
   static constexpr index_t guard = 64;  // canaries, in elements

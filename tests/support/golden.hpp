@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Reads tests/golden/*.safetensors: 8 bytes with the length of a JSON header, the header, the numbers, all little-endian.
-// A tensor is named case/name, an entry of the metadata case/key.
+// Reads tests/golden/*.safetensors: 8 bytes with the length of a JSON header, the header, the numbers, all
+// little-endian. A tensor is named case/name, an entry of the metadata case/key.
 
 #include <array>
 #include <cstdint>

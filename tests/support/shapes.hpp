@@ -29,8 +29,8 @@ inline constexpr index_t head_dims[] = {1, 3, 8, 20, 64, 80, 128, 192};
 // Sizes around the borders of a tile.
 inline std::vector<index_t> around(index_t tile) { return {0, 1, tile - 1, tile, tile + 1, 3 * tile + 5}; }
 
-// The shapes that tests (and bench) share: every length around the query tile with every length around the key tile, and
-// every head dim with every one of the former; E != D, the head counts and the batch size go round at their own pace.
+// The shapes that tests share: every length around the query tile with every length around the key tile, and every head
+// dim with every one of the former; E != D, the head counts and the batch size go round at their own pace.
 inline std::vector<shape> shape_list(index_t query_tile, index_t key_tile) {
   constexpr struct { index_t heads, kv_heads; } groups[] = {{1, 1}, {2, 1}, {7, 1}, {4, 2}, {1, 2}, {3, 3}, {2, 6}};
   std::vector<shape> list;

@@ -10,8 +10,8 @@
 namespace heed_test {
 
 // The largest error that a correct kernel may show in one row. A relative error of a score is an absolute error of its
-// exponent, so it becomes a relative error of the weight: |err| <= eps * (c0 + c1 * max|s|) * max|v|. All constants of all
-// differential tests are here.
+// exponent, so it becomes a relative error of the weight: |err| <= eps * (c0 + c1 * max|s|) * max|v|. All constants of
+// all differential tests are here.
 struct row_size {
   double max_score = 0;  // max |s| over the visible keys, of the finite ones
   double max_value = 0;  // max |v| likewise

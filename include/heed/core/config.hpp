@@ -5,16 +5,17 @@
 
 #include "heed/version.hpp"
 
-#if (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)) && !defined(HEED_ALLOW_FAST_MATH)
-#error "heed: masks and empty rows rely on infinities and NaN; compile without -ffast-math / -ffinite-math-only, or define HEED_ALLOW_FAST_MATH and live with it"
+#if !defined(HEED_ALLOW_FAST_MATH) && \
+    (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__))
+#error "heed: masks rely on infinities and NaN; compile without -ffast-math or define HEED_ALLOW_FAST_MATH"
 #endif
 
 #if defined(__AVX2__) && !defined(__FMA__)
-#error "heed: AVX2 without FMA (bare -mavx2) would multiply and add in two steps; add -mfma, or use -march=haswell or newer"
+#error "heed: AVX2 without FMA (bare -mavx2) multiplies and adds in two steps; add -mfma or use -march=haswell"
 #endif
 
 #if defined(__GNUC__)
-#define HEED_INLINE [[gnu::always_inline]] inline   // small functions, and members of types that cross translation units
+#define HEED_INLINE [[gnu::always_inline]] inline  // small functions, members of types that cross translation units
 #define HEED_NOINLINE [[gnu::noinline]]
 #elif defined(_MSC_VER)
 #define HEED_INLINE __forceinline
@@ -24,7 +25,12 @@
 #define HEED_NOINLINE
 #endif
 
-#if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__FMA__)
+#if defined(__x86_64__) || defined(_M_X64)
+#define HEED_X86 1
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512CD__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && \
+    defined(__AVX512VL__) && defined(__FMA__)
 #define HEED_AVX512 1
 #define HEED_LEVEL avx512
 #elif defined(__AVX2__) && defined(__FMA__)
@@ -34,7 +40,7 @@
 #define HEED_LEVEL avx
 #elif defined(__SSE4_1__)
 #define HEED_LEVEL sse4_1
-#elif defined(__SSE2__) || defined(_M_X64)
+#elif defined(__SSE2__) || defined(HEED_X86)
 #define HEED_LEVEL sse2
 #else
 #define HEED_LEVEL generic
@@ -77,7 +83,9 @@
 
 // The innermost inline namespace of every function that is not forced inline: translation units compiled for different
 // machines can be linked into one program, and each keeps its own code.
-#define HEED_ISA HEED_PASTE7(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, HEED_TAG_ASSERTIONS)
+#define HEED_ISA                                                                              \
+  HEED_PASTE7(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, \
+              HEED_TAG_BF16, HEED_TAG_ASSERTIONS)
 
 // Without exceptions a failed check calls this with the text; it must not return.
 #if !defined(HEED_ON_ERROR) && !defined(__cpp_exceptions)

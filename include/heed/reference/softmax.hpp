@@ -40,15 +40,18 @@ template <class T> double to_double(const T& x) {
   else
     return static_cast<double>(x);
 }
-template <class T> T from_double(double x) {
+template <class T> void store(T& to, double x) {
   if constexpr (sizeof(T) == 2)
-    return T(static_cast<float>(x));
+    to = T(static_cast<float>(x));
   else
-    return static_cast<T>(x);
+    to = static_cast<T>(x);
 }
 
 template <class T> T& element(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, index_t j) {
   return x.data()[b * x.stride(0) + h * x.stride(1) + i * x.stride(2) + j * x.stride(3)];
+}
+template <class T> T& element(const tensor_view<T, 3>& x, index_t b, index_t h, index_t i) {
+  return x.data()[b * x.stride(0) + h * x.stride(1) + i * x.stride(2)];
 }
 // The same where axes of extent 1 hold for every index.
 template <class T> T& broadcast_element(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, index_t j) {
@@ -149,7 +152,7 @@ template <class Acc> struct problem {
 // Calls row(sequence, head, query, scores, values) for every query: the scores of all keys, -inf where a key is hidden,
 // and the values of all keys, which are to be read where the score is not -inf only.
 template <class Q, class K, class V, class Acc, class Row>
-void each_row(const tensor_view<const Q, 4>& q, const tensor_view<const K, 4>& k, const tensor_view<const V, 4>& v,
+void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
               const heed::softmax::options<Acc>& options, const Row& row) {
   const problem<Acc> p{q.extent(0), q.extent(1), k.extent(1), q.extent(2),
                        k.extent(2), q.extent(3), options,     heed::detail::parts(options.mask)};
@@ -214,8 +217,10 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::opt
 // Joins (o, lse) of some keys, o (B, H, N, E) and lse (B, H, N), with (part, part_lse + log_weight) of other keys.
 template <viewable O, viewable L, viewable P, viewable R>
 void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight = 0) {
-  const auto o4 = view(o), part4 = view(part);
-  const auto lse3 = view<3>(lse), part_lse3 = view<3>(part_lse);
+  const auto o4 = view(o);
+  const auto lse3 = view<3>(lse);
+  const auto part4 = view(part);
+  const auto part_lse3 = view<3>(part_lse);
   for (index_t b = 0; b < o4.extent(0); ++b)
     for (index_t h = 0; h < o4.extent(1); ++h)
       for (index_t i = 0; i < o4.extent(2); ++i) {

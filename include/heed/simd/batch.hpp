@@ -20,10 +20,6 @@
 #pragma GCC diagnostic pop
 #endif
 
-#if defined(__x86_64__) || defined(_M_X64)
-#define HEED_X86 1
-#endif
-
 namespace heed::simd {
 inline namespace HEED_ISA {
 
@@ -61,7 +57,8 @@ template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) 
 #endif
 }
 
-// The larger of bound and x, the smaller of them; NaN in x stays NaN (x86 returns the second operand then: mind the order).
+// The larger of bound and x, the smaller of them; NaN in x stays NaN (x86 returns the second operand then: mind the
+// order).
 template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return xsimd::max(bound, x);
@@ -75,6 +72,11 @@ template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 #else
   return xsimd::select(x > bound, bound, x);
 #endif
+}
+
+// a where the mask is set, else b
+template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, batch<T> a, batch<T> b) {
+  return xsimd::select(mask, a, b);
 }
 
 // The bits of x moved up into the exponent field, what leaves the register at the top is lost.

@@ -40,10 +40,18 @@ HEED_INLINE void transpose_parts(batch<double>* r) {
 
 // Transposes the square of 128-bit parts of registers r[0], r[step], r[2 step], ...
 #if defined(HEED_AVX512)
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x44>) { return _mm512_shuffle_f32x4(a, b, 0x44); }
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xee>) { return _mm512_shuffle_f32x4(a, b, 0xee); }
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x88>) { return _mm512_shuffle_f32x4(a, b, 0x88); }
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xdd>) { return _mm512_shuffle_f32x4(a, b, 0xdd); }
+HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x44>) {
+  return _mm512_shuffle_f32x4(a, b, 0x44);
+}
+HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xee>) {
+  return _mm512_shuffle_f32x4(a, b, 0xee);
+}
+HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x88>) {
+  return _mm512_shuffle_f32x4(a, b, 0x88);
+}
+HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xdd>) {
+  return _mm512_shuffle_f32x4(a, b, 0xdd);
+}
 template <int Select> HEED_INLINE __m512d parts(__m512d a, __m512d b, std::integral_constant<int, Select>) {
   return _mm512_shuffle_f64x2(a, b, Select);
 }
@@ -80,12 +88,14 @@ template <class T> HEED_INLINE void exchange_parts(batch<T>*, index_t) {}
 template <class T> HEED_INLINE batch<T> add_far_parts(batch<T> a, batch<T> b) {
   using raw = typename batch<T>::register_type;
   const raw x = a, y = b;
-  return batch<T>(parts(x, y, std::integral_constant<int, 0x44>{})) + batch<T>(parts(x, y, std::integral_constant<int, 0xee>{}));
+  return batch<T>(parts(x, y, std::integral_constant<int, 0x44>{})) +
+         batch<T>(parts(x, y, std::integral_constant<int, 0xee>{}));
 }
 template <class T> HEED_INLINE batch<T> add_near_parts(batch<T> a, batch<T> b) {
   using raw = typename batch<T>::register_type;
   const raw x = a, y = b;
-  return batch<T>(parts(x, y, std::integral_constant<int, 0x88>{})) + batch<T>(parts(x, y, std::integral_constant<int, 0xdd>{}));
+  return batch<T>(parts(x, y, std::integral_constant<int, 0x88>{})) +
+         batch<T>(parts(x, y, std::integral_constant<int, 0xdd>{}));
 }
 #elif defined(HEED_AVX2)
 HEED_INLINE batch<float> add_near_parts(batch<float> a, batch<float> b) {
@@ -98,8 +108,10 @@ HEED_INLINE batch<double> add_near_parts(batch<double> a, batch<double> b) {
 
 // Inside every 128-bit part: the sums of 4 (2) registers over the part's lanes
 HEED_INLINE batch<float> add_inside_parts(const batch<float>* r) {
-  const batch<float> a = batch<float>(HEED_MM(unpacklo_ps)(r[0], r[1])) + batch<float>(HEED_MM(unpackhi_ps)(r[0], r[1]));
-  const batch<float> b = batch<float>(HEED_MM(unpacklo_ps)(r[2], r[3])) + batch<float>(HEED_MM(unpackhi_ps)(r[2], r[3]));
+  const batch<float> a =
+      batch<float>(HEED_MM(unpacklo_ps)(r[0], r[1])) + batch<float>(HEED_MM(unpackhi_ps)(r[0], r[1]));
+  const batch<float> b =
+      batch<float>(HEED_MM(unpacklo_ps)(r[2], r[3])) + batch<float>(HEED_MM(unpackhi_ps)(r[2], r[3]));
   return batch<float>(HEED_MM(shuffle_ps)(a, b, 0x44)) + batch<float>(HEED_MM(shuffle_ps)(a, b, 0xee));
 }
 HEED_INLINE batch<double> add_inside_parts(const batch<double>* r) {
@@ -113,7 +125,9 @@ HEED_INLINE batch<double> add_inside_parts(const batch<double>* r) {
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
   [[maybe_unused]] constexpr index_t part = is_float<T> ? 4 : 2;
 #if defined(HEED_AVX512)
-  const auto far = [&](index_t i) { return detail::add_far_parts<T>(detail::add_inside_parts(&r[0] + i), detail::add_inside_parts(&r[0] + i + part)); };
+  const auto far = [&](index_t i) {
+    return detail::add_far_parts<T>(detail::add_inside_parts(&r[0] + i), detail::add_inside_parts(&r[0] + i + part));
+  };
   return detail::add_near_parts<T>(far(0), far(2 * part));
 #elif defined(HEED_AVX2)
   return detail::add_near_parts(detail::add_inside_parts(&r[0]), detail::add_inside_parts(&r[0] + part));
@@ -127,10 +141,12 @@ template <class T> HEED_INLINE void transpose(square<T>& r) {
   constexpr int part = is_float<T> ? 4 : 2;
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     (detail::transpose_parts(&r[I * part]), ...);
-  }(std::make_integer_sequence<int, static_cast<int>(width<T>) / part>{});
+  }
+  (std::make_integer_sequence<int, static_cast<int>(width<T>) / part>{});
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     (detail::exchange_parts(&r[I], part), ...);
-  }(std::make_integer_sequence<int, part>{});
+  }
+  (std::make_integer_sequence<int, part>{});
 }
 #else
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {

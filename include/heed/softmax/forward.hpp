@@ -23,7 +23,7 @@ template <class T, template <class> class Driver> std::size_t slot_bytes(const p
 }
 
 template <class T> plan make_plan(const problem<T>& p, const context& where) noexcept {
-  plan out;
+  plan out{};
   if (!check_call(p, out.problem)) return out;
   const bool few = p.rows < few_rows<T>;
   out.isa = HEED_NAME(HEED_LEVEL);
@@ -47,11 +47,13 @@ template <class T> void run(const problem<T>& p, const plan& how, const context&
   const bool few = p.rows < few_rows<T>;
   const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
   heed::detail::arena memory(where.workspace, how.workspace_bytes);
-  std::byte* const base = memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - heed::detail::arena::alignment));
+  std::byte* const base =
+      memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - heed::detail::arena::alignment));
   const index_t tiles = how.tasks / (p.batch * p.kv_heads);
   std::atomic<index_t> next{0};
   auto work = [&](index_t slot) noexcept {
-    std::byte* const mine = base + static_cast<std::size_t>(slot) * (each - heed::detail::arena::alignment);  // aligned: needs no slack
+    std::byte* const mine =
+        base + static_cast<std::size_t>(slot) * (each - heed::detail::arena::alignment);  // aligned: needs no slack
     heed::detail::arena scratch({mine, each}, each);
     const auto claim = [&] { return next.fetch_add(1, std::memory_order_relaxed); };
     if (few) {
@@ -70,8 +72,10 @@ template <class T> void run(const problem<T>& p, const plan& how, const context&
 
 template <class Q, class K, class V, class O> constexpr bool same_storage() {
   using T = heed::detail::value_t<Q>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: softmax::forward takes float or double q, k, v");
-  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>, "heed: q, k, v have one element type");
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
+                "heed: softmax::forward takes float or double q, k, v");
+  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
+                "heed: q, k, v have one element type");
   static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");
   return true;
 }
@@ -83,19 +87,21 @@ inline namespace HEED_ISA {
 
 // What forward would do with the same arguments, or why it would throw; never throws itself.
 template <viewable Q, viewable K, viewable V, viewable O>
-plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
+plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
+                  const context& where = {}) noexcept {
   static_assert(detail::same_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   const tensor_view<const T, 4> output(o);  // read-only here, whatever the caller's constness
-  const tensor_view<T, 4> o_view(const_cast<T*>(output.data()), {output.extent(0), output.extent(1), output.extent(2), output.extent(3)},
+  const tensor_view<T, 4> o_view(const_cast<T*>(output.data()),
+                                 {output.extent(0), output.extent(1), output.extent(2), output.extent(3)},
                                  {output.stride(0), output.stride(1), output.stride(2), output.stride(3)});
   return detail::make_plan(detail::make_problem<T>(q, k, v, o_view, opt), where);
 }
 
 // o = softmax(scale q k^T + masks) v.
-// q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on the
-// last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no effect, even
-// where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
+// q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on
+// the last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no effect,
+// even where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
 // Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) {

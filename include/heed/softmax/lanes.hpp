@@ -58,7 +58,11 @@ template <class T> class lanes_driver {
   }
 
  private:
-  enum class lane_state { fresh, scale, keep };  // of the accumulators of one vector: undefined, to be rescaled, current
+  enum class lane_state {
+    fresh,
+    scale,
+    keep
+  };  // of the accumulators of one vector: undefined, to be rescaled, current
 
   void begin(index_t b, index_t kv_head, index_t first, index_t rows) {
     const auto& mask = heed::detail::parts(p_.opt.mask);
@@ -84,14 +88,23 @@ template <class T> class lanes_driver {
 
   // s = K q for keys [first, first + keys) of the tile that starts at key j, over vectors [from, to)
   void score(index_t j, index_t first, index_t keys, index_t from, index_t to) {
-    tile::multiply<T>({.a = k_ + (j + first) * p_.k.stride(2), .a_row = p_.k.stride(2), .a_col = 1, .b = q_ + from * w, .b_row = row_,
-                       .c = scores_ + first * row_ + from * w, .c_row = row_, .rows = keys, .depth = p_.d},
+    tile::multiply<T>({.a = k_ + (j + first) * p_.k.stride(2),
+                       .a_row = p_.k.stride(2),
+                       .a_col = 1,
+                       .b = q_ + from * w,
+                       .b_row = row_,
+                       .c = scores_ + first * row_ + from * w,
+                       .c_row = row_,
+                       .rows = keys,
+                       .depth = p_.d},
                       to - from);
   }
 
   // o += V^T p for the same keys, values at v
   void weigh(const T* v, index_t v_row, index_t first, index_t keys, index_t from, index_t to) {
-    const auto all = [&](lane_state s) { return std::all_of(state_.begin() + from, state_.begin() + to, [s](lane_state x) { return x == s; }); };
+    const auto all = [&](lane_state s) {
+      return std::all_of(state_.begin() + from, state_.begin() + to, [s](lane_state x) { return x == s; });
+    };
     tile::start start = tile::start::scale;
     if (all(lane_state::fresh))
       start = tile::start::zero;
@@ -99,8 +112,17 @@ template <class T> class lanes_driver {
       start = tile::start::keep;
     else
       level(from, to);
-    tile::multiply<T>({.a = v, .a_row = 1, .a_col = v_row, .b = scores_ + first * row_ + from * w, .b_row = row_, .c = acc_ + from * w,
-                       .c_row = row_, .rows = p_.e, .depth = keys, .start = start, .factor = factor_ + from * w},
+    tile::multiply<T>({.a = v,
+                       .a_row = 1,
+                       .a_col = v_row,
+                       .b = scores_ + first * row_ + from * w,
+                       .b_row = row_,
+                       .c = acc_ + from * w,
+                       .c_row = row_,
+                       .rows = p_.e,
+                       .depth = keys,
+                       .start = start,
+                       .factor = factor_ + from * w},
                       to - from);
     std::fill(state_.begin() + from, state_.begin() + to, lane_state::keep);
   }
@@ -139,14 +161,17 @@ template <class T> class lanes_driver {
       score(j, run.first, run.keys, run.from, run.to);
       each_step(run, [&](index_t first, index_t count) {
         for (index_t x = run.from; x < run.to; ++x)
-          if (!sees_all(x, j + first, count)) tile::hide(scores_ + x * w, row_, first, count, lo_ + x * w, hi_ + x * w, kept);
+          if (!sees_all(x, j + first, count))
+            tile::hide(scores_ + x * w, row_, first, count, lo_ + x * w, hi_ + x * w, kept);
       });
     }
     for (index_t x = 0; x < vectors_; ++x) {
-      const index_t first = runs.first_key[static_cast<std::size_t>(x)], end = runs.end_key[static_cast<std::size_t>(x)];
+      const index_t first = runs.first_key[static_cast<std::size_t>(x)],
+                    end = runs.end_key[static_cast<std::size_t>(x)];
       if (first >= end) continue;
       close_gaps(runs, x, first, end);
-      tile::online_softmax<1>(scores_ + first * row_ + x * w, row_, end - first, m_ + x * w, l_ + x * w, factor_ + x * w);
+      tile::online_softmax<1>(scores_ + first * row_ + x * w, row_, end - first, m_ + x * w, l_ + x * w,
+                              factor_ + x * w);
       rescale_next(x);
     }
     weigh_runs(runs, j);
@@ -161,8 +186,11 @@ template <class T> class lanes_driver {
     };
     if (std::all_of(runs.run.begin(), runs.run.begin() + runs.count, harmless)) {
       for (index_t x = 0; x < vectors_;) {
-        const index_t first = runs.first_key[static_cast<std::size_t>(x)], end = runs.end_key[static_cast<std::size_t>(x)], from = x;
-        while (++x < vectors_ && runs.first_key[static_cast<std::size_t>(x)] == first && runs.end_key[static_cast<std::size_t>(x)] == end) {}
+        const index_t first = runs.first_key[static_cast<std::size_t>(x)],
+                      end = runs.end_key[static_cast<std::size_t>(x)], from = x;
+        while (++x < vectors_ && runs.first_key[static_cast<std::size_t>(x)] == first &&
+               runs.end_key[static_cast<std::size_t>(x)] == end) {
+        }
         if (first < end) weigh(v_ + (j + first) * v_row, v_row, first, end - first, from, x);
       }
       return;
@@ -177,7 +205,8 @@ template <class T> class lanes_driver {
   }
 
   template <class F> static void each_step(const tile::key_run& run, F f) {
-    for (index_t first = run.first; first < run.first + run.keys; first += step) f(first, std::min(step, run.first + run.keys - first));
+    for (index_t first = run.first; first < run.first + run.keys; first += step)
+      f(first, std::min(step, run.first + run.keys - first));
   }
   bool sees_all(index_t vector, index_t key, index_t keys) const {
     return at_.vector[static_cast<std::size_t>(vector)].all(key, key + keys, at_.keep_first);
@@ -197,7 +226,8 @@ template <class T> class lanes_driver {
       const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
       if (run.from > vector || run.to <= vector) continue;
       if (run.first > covered)
-        tile::fill(scores_ + covered * row_ + vector * w, row_, run.first - covered, w, -std::numeric_limits<T>::infinity());
+        tile::fill(scores_ + covered * row_ + vector * w, row_, run.first - covered, w,
+                   -std::numeric_limits<T>::infinity());
       covered = run.first + run.keys;
     }
     HEED_ASSERT(covered == end);
@@ -220,7 +250,8 @@ template <class T> class lanes_driver {
         for (index_t lane = from * w; lane < to * w; ++lane) {
           const tile::visible& sees = at_.lane[static_cast<std::size_t>(lane)];
           const index_t key = j + first + x;
-          if (key < sees.hi && (key >= sees.lo || key < at_.keep_first)) acc_[c * row_ + lane] += value * scores_[(first + x) * row_ + lane];
+          if (key < sees.hi && (key >= sees.lo || key < at_.keep_first))
+            acc_[c * row_ + lane] += value * scores_[(first + x) * row_ + lane];
         }
       }
   }
@@ -243,7 +274,8 @@ template <class T> class lanes_driver {
 
  public:
   static T natural_lse(T m, T l) {
-    return l == T(0) ? -std::numeric_limits<T>::infinity() : static_cast<T>(static_cast<double>(m) * 0.6931471805599453 + std::log(static_cast<double>(l)));
+    return l == T(0) ? -std::numeric_limits<T>::infinity()
+                     : static_cast<T>(static_cast<double>(m) * 0.6931471805599453 + std::log(static_cast<double>(l)));
   }
 
  private:

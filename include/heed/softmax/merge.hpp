@@ -13,10 +13,12 @@ namespace detail {
 inline namespace HEED_ISA {
 
 template <class T>
-void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> part, tensor_view<const T, 3> part_lse, double log_weight) {
+void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> part, tensor_view<const T, 3> part_lse,
+           double log_weight) {
   heed::detail::problem_text text{};
   checker check(text);
-  check.tensor("o", o, false), check.tensor("part", part, false), check.tensor("lse", lse, false), check.tensor("part_lse", part_lse, false);
+  check.tensor("o", o, false), check.tensor("part", part, false), check.tensor("lse", lse, false),
+      check.tensor("part_lse", part_lse, false);
   check.written("o", o), check.written("lse", lse);
   const char* const axes[] = {"batch", "heads", "queries", "head dim"};
   for (int axis = 0; axis < 4; ++axis) check.equal("o", o.extent(axis), "part", part.extent(axis), axes[axis]);
@@ -24,7 +26,8 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
     check.equal("o", o.extent(axis), "lse", lse.extent(axis), axes[axis]);
     check.equal("o", o.extent(axis), "part_lse", part_lse.extent(axis), axes[axis]);
   }
-  check.distinct("o", o, "part", part), check.distinct("lse", lse, "part_lse", part_lse), check.distinct("o", o, "part_lse", part_lse);
+  check.distinct("o", o, "part", part), check.distinct("lse", lse, "part_lse", part_lse),
+      check.distinct("o", o, "part_lse", part_lse);
   check.distinct("lse", lse, "part", part), check.distinct("o", o, "lse", lse);
   check.require(!std::isnan(log_weight), "log_weight is NaN, must be a number");
   if (!check.ok()) heed::detail::fail(text.data());
@@ -34,14 +37,19 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
       for (index_t i = 0; i < o.extent(2); ++i) {
         T& to = lse.data()[b * lse.stride(0) + h * lse.stride(1) + i * lse.stride(2)];
         const double mine = static_cast<double>(to);
-        const double other = static_cast<double>(part_lse.data()[b * part_lse.stride(0) + h * part_lse.stride(1) + i * part_lse.stride(2)]) + log_weight;
+        const double other =
+            static_cast<double>(
+                part_lse.data()[b * part_lse.stride(0) + h * part_lse.stride(1) + i * part_lse.stride(2)]) +
+            log_weight;
         const double top = other > mine || std::isnan(other) ? other : mine;
         if (top == -std::numeric_limits<double>::infinity()) continue;  // both empty: o is 0 already
         const double total = std::exp(mine - top) + std::exp(other - top);
-        const T keep = static_cast<T>(std::exp(mine - top) / total), add = static_cast<T>(std::exp(other - top) / total);
+        const T keep = static_cast<T>(std::exp(mine - top) / total),
+                add = static_cast<T>(std::exp(other - top) / total);
         T* x = o.data() + b * o.stride(0) + h * o.stride(1) + i * o.stride(2);
         const T* y = part.data() + b * part.stride(0) + h * part.stride(1) + i * part.stride(2);
-        for (index_t c = 0; c < o.extent(3); ++c) x[c * o.stride(3)] = keep * x[c * o.stride(3)] + add * y[c * part.stride(3)];
+        for (index_t c = 0; c < o.extent(3); ++c)
+          x[c * o.stride(3)] = keep * x[c * o.stride(3)] + add * y[c * part.stride(3)];
         to = static_cast<T>(top + std::log(total));
       }
 }
@@ -51,14 +59,15 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
 
 inline namespace HEED_ISA {
 
-// (o, lse) joined with (part, part_lse + log_weight): what attention over both sets of keys gives, for keys split in any
-// way. o, part: (B, H, N, E); lse, part_lse: (B, H, N), natural log. A part without keys (lse = -inf) changes nothing.
-// Throws heed::error where shapes differ, an output is an input, or log_weight is NaN.
+// (o, lse) joined with (part, part_lse + log_weight): what attention over both sets of keys gives, for keys split in
+// any way. o, part: (B, H, N, E); lse, part_lse: (B, H, N), natural log. A part without keys (lse = -inf)
+// changes nothing. Throws heed::error where shapes differ, an output is an input, or log_weight is NaN.
 template <viewable O, viewable L, viewable P, viewable R>
 void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight = 0) {
   using T = heed::detail::value_t<O>;
   static_assert(heed::detail::writable<O> && heed::detail::writable<L>, "heed: o and lse are written");
-  detail::merge<T>(tensor_view<T, 4>(o), tensor_view<T, 3>(lse), tensor_view<const T, 4>(part), tensor_view<const T, 3>(part_lse), log_weight);
+  detail::merge<T>(tensor_view<T, 4>(o), tensor_view<T, 3>(lse), tensor_view<const T, 4>(part),
+                   tensor_view<const T, 3>(part_lse), log_weight);
 }
 
 }  // namespace HEED_ISA

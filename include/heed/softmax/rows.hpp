@@ -36,7 +36,8 @@ template <class T> class rows_driver {
     const tile::key_spans spans = tile::make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
       const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
-      for (index_t j = span.first; j < span.end; j += key_tile) visit(j, std::min(key_tile, span.end - j), span.partial);
+      for (index_t j = span.first; j < span.end; j += key_tile)
+        visit(j, std::min(key_tile, span.end - j), span.partial);
     }
     finish(b, kv_head);
   }
@@ -45,7 +46,8 @@ template <class T> class rows_driver {
   static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
   // Rows of all passes: the last one takes 1, 2, 4 or 8
   static index_t padded_rows(index_t rows) {
-    return rows / pass * pass + (rows % pass == 0 ? 0 : static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(rows % pass))));
+    return rows / pass * pass +
+           (rows % pass == 0 ? 0 : static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(rows % pass))));
   }
 
   void begin(index_t b, index_t kv_head) {
@@ -75,14 +77,19 @@ template <class T> class rows_driver {
   void visit(index_t j, index_t keys, bool partial) {
     if (p_.e % w != 0) {
       const index_t c = p_.e / w * w;
-      for (index_t x = 0; x < keys; ++x) simd::store(tail_ + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
+      for (index_t x = 0; x < keys; ++x)
+        simd::store(tail_ + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
     }
     for (index_t r = 0; r < p_.rows; r += pass) {
       const index_t left = p_.rows - r;
-      if (left > 4 && pass >= 8) part<pass>(r, j, keys, partial);
-      else if (left > 2 && pass >= 4) part<(pass < 4 ? pass : 4)>(r, j, keys, partial);
-      else if (left > 1) part<2>(r, j, keys, partial);
-      else part<1>(r, j, keys, partial);
+      if (left > 4 && pass >= 8)
+        part<pass>(r, j, keys, partial);
+      else if (left > 2 && pass >= 4)
+        part<(pass < 4 ? pass : 4)>(r, j, keys, partial);
+      else if (left > 1)
+        part<2>(r, j, keys, partial);
+      else
+        part<1>(r, j, keys, partial);
     }
   }
 
@@ -95,7 +102,8 @@ template <class T> class rows_driver {
     if (!partial) return weigh(r, rows, scores_, R, j, 0, keys);
     for (index_t x = 0; x < rows; ++x) {  // each row reads the values that it sees, and no other
       const tile::visible sees = at_.lane[static_cast<std::size_t>(r + x)];
-      const index_t hi = std::min(sees.hi, j + keys), kept = std::max(j, std::min(at_.keep_first, hi)), lo = std::max(sees.lo, kept);
+      const index_t hi = std::min(sees.hi, j + keys), kept = std::max(j, std::min(at_.keep_first, hi)),
+                    lo = std::max(sees.lo, kept);
       if (kept > j) weigh(r + x, 1, scores_ + x, R, j, 0, kept - j);
       if (hi > lo) weigh(r + x, 1, scores_ + x, R, j, lo - j, hi - j);
     }
@@ -108,17 +116,21 @@ template <class T> class rows_driver {
     const T* k = k_ + j * stride;
     index_t x = 0;
     for (; x + block <= keys; x += block, k += block * stride)
-      simd::store(scores_ + x * R, dots<R>(k, stride, block - 1, q_ + r * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+      simd::store(scores_ + x * R, dots<R>(k, stride, block - 1, q_ + r * d_,
+                                           std::make_integer_sequence<int, static_cast<int>(block)>{}));
     if (x < keys)
-      simd::store(scores_ + x * R, dots<R>(k, stride, keys - x - 1, q_ + r * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+      simd::store(scores_ + x * R, dots<R>(k, stride, keys - x - 1, q_ + r * d_,
+                                           std::make_integer_sequence<int, static_cast<int>(block)>{}));
     for (x = keys * R; x % w != 0; ++x) scores_[x] = -std::numeric_limits<T>::infinity();
   }
 
   // [key][row] of w / R keys, read in the order of their addresses; keys behind `last` repeat it
   template <index_t R, int... Y>
-  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, index_t last, const T* q, std::integer_sequence<int, Y...>) const {
+  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, index_t last, const T* q,
+                                  std::integer_sequence<int, Y...>) const {
     simd::square<T> sum;
-    (dot<R, Y>(sum, k + std::min<index_t>(Y, last) * stride, q, std::make_integer_sequence<int, static_cast<int>(R)>{}), ...);
+    (dot<R, Y>(sum, k + std::min<index_t>(Y, last) * stride, q, std::make_integer_sequence<int, static_cast<int>(R)>{}),
+     ...);
     return simd::sum_rows<T>(sum);
   }
   template <index_t R, int Y, int... X>
@@ -156,7 +168,8 @@ template <class T> class rows_driver {
     simd::store(lanes.data(), top);
     for (index_t x = 0; x < R; ++x) {
       T m = m_[static_cast<std::size_t>(r + x)];
-      for (index_t i = x; i < w; i += R) m = lanes[static_cast<std::size_t>(i)] <= m ? m : lanes[static_cast<std::size_t>(i)];
+      for (index_t i = x; i < w; i += R)
+        m = lanes[static_cast<std::size_t>(i)] <= m ? m : lanes[static_cast<std::size_t>(i)];
       for (index_t i = x; i < w; i += R) top_of[static_cast<std::size_t>(i)] = m;
       lanes[static_cast<std::size_t>(x)] = m_[static_cast<std::size_t>(r + x)] - m;
     }
@@ -177,7 +190,8 @@ template <class T> class rows_driver {
       for (index_t i = x; i < w; i += R) l += sums[static_cast<std::size_t>(i)];
       m_[static_cast<std::size_t>(r + x)] = top_of[static_cast<std::size_t>(x)];
       if (f != T(1))
-        for (index_t c = 0; c < e_; c += w) simd::store(acc_ + (r + x) * e_ + c, simd::load(acc_ + (r + x) * e_ + c) * batch(f));
+        for (index_t c = 0; c < e_; c += w)
+          simd::store(acc_ + (r + x) * e_ + c, simd::load(acc_ + (r + x) * e_ + c) * batch(f));
     }
   }
 
@@ -185,12 +199,21 @@ template <class T> class rows_driver {
   void weigh(index_t r, index_t rows, const T* p, index_t p_row, index_t j, index_t first, index_t end) {
     const index_t whole = p_.e / w;
     const auto columns = [&](const T* v, index_t v_row, index_t c, index_t vectors) {
-      tile::multiply<T>({.a = p + first * p_row, .a_row = 1, .a_col = p_row, .b = v, .b_row = v_row, .c = acc_ + r * e_ + c, .c_row = e_,
-                         .rows = rows, .depth = end - first, .start = tile::start::keep},
+      tile::multiply<T>({.a = p + first * p_row,
+                         .a_row = 1,
+                         .a_col = p_row,
+                         .b = v,
+                         .b_row = v_row,
+                         .c = acc_ + r * e_ + c,
+                         .c_row = e_,
+                         .rows = rows,
+                         .depth = end - first,
+                         .start = tile::start::keep},
                         vectors);
     };
     for (index_t x = 0; x < whole; x += tile::max_vectors)
-      columns(v_ + (j + first) * p_.v.stride(2) + x * w, p_.v.stride(2), x * w, std::min<index_t>(tile::max_vectors, whole - x));
+      columns(v_ + (j + first) * p_.v.stride(2) + x * w, p_.v.stride(2), x * w,
+              std::min<index_t>(tile::max_vectors, whole - x));
     if (p_.e % w != 0) columns(tail_ + first * w, w, whole * w, 1);
   }
 

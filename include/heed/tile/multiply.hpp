@@ -19,22 +19,21 @@
 #include "heed/simd/batch.hpp"
 
 namespace heed::tile {
+inline namespace HEED_ISA {
 
 enum class start { zero, keep, scale };
 
-template <class T> struct product {
-  const T* a = nullptr;          // A(m, k) = a[m * a_row + k * a_col]
+template <class T> struct matrix_product {
+  const T* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
   index_t a_row = 0, a_col = 0;
-  const T* b = nullptr;          // B[k][lane] = b[k * b_row + lane]
+  const T* b = nullptr;  // B[k][lane] = b[k * b_row + lane]
   index_t b_row = 0;
-  T* c = nullptr;                // C[m][lane] = c[m * c_row + lane]
+  T* c = nullptr;  // C[m][lane] = c[m * c_row + lane]
   index_t c_row = 0;
-  index_t rows = 0, depth = 0;   // m < rows, k < depth
+  index_t rows = 0, depth = 0;  // m < rows, k < depth
   tile::start start = tile::start::zero;
-  const T* factor = nullptr;     // one per lane, for start::scale
+  const T* factor = nullptr;  // one per lane, for start::scale
 };
-
-inline namespace HEED_ISA {
 
 #if defined(HEED_AVX512)
 inline constexpr int max_vectors = 4;
@@ -47,13 +46,13 @@ inline constexpr int max_vectors = 2;
 constexpr int block_rows(int vectors) { return vectors == 2 ? 4 : 8; }
 #endif
 
-template <class T> inline constexpr index_t max_lanes = max_vectors * simd::width<T>;
+template <class T> inline constexpr index_t max_lanes = max_vectors* simd::width<T>;
 
 namespace detail {
 
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
 template <int MR, int NR, class T, int... I>
-HEED_INLINE void block(const product<T>& p, index_t m0, std::integer_sequence<int, I...>) {
+HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
@@ -76,27 +75,29 @@ HEED_INLINE void block(const product<T>& p, index_t m0, std::integer_sequence<in
       std::array<batch, NR> bs;
       [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
         ((bs[N] = simd::pinned(simd::load(b + N * w))), ...);
-      }(std::make_integer_sequence<int, NR>{});
+      }
+      (std::make_integer_sequence<int, NR>{});
       [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
         const auto row = [&]<int... N>(auto m, std::integer_sequence<int, N...>) __attribute__((always_inline)) {
           const batch x(a[m * a_row]);
           ((sum[m * NR + N] = simd::fma(x, bs[N], sum[m * NR + N])), ...);
         };
         (row(std::integral_constant<int, M>{}, std::make_integer_sequence<int, NR>{}), ...);
-      }(std::make_integer_sequence<int, MR>{});
+      }
+      (std::make_integer_sequence<int, MR>{});
     }
   }
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
 }
 
-template <int MR, int NR, class T> HEED_NOINLINE void blocks(const product<T>& p, index_t first, index_t end) {
+template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
   for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
 
 // p over `vectors` vectors of lanes (1 .. max_vectors)
-template <int NR, class T> void multiply_columns(const product<T>& p) {
+template <int NR, class T> void multiply_columns(const matrix_product<T>& p) {
   constexpr int mr = block_rows(NR);
   index_t m = p.rows / mr * mr;
   detail::blocks<mr, NR>(p, 0, m);
@@ -108,7 +109,7 @@ template <int NR, class T> void multiply_columns(const product<T>& p) {
   if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
 }
 
-template <class T> void multiply(const product<T>& p, index_t vectors) {
+template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
   if (vectors == 1) return multiply_columns<1>(p);
   if constexpr (max_vectors >= 2)
     if (vectors == 2) return multiply_columns<2>(p);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Between the caller's rows and lanes: gather (rows -> columns of lanes) and scatter (back), each lane with its own row,
-// so that a tile may hold any choice of rows.
+// Between the caller's rows and lanes: gather (rows -> columns of lanes) and scatter (back), each lane with its own
+// row, so that a tile may hold any choice of rows.
 
 #include <algorithm>
 #include <utility>
@@ -14,11 +14,11 @@ inline namespace HEED_ISA {
 
 namespace detail {
 
-// One square of gather: rows[0 .. lanes) (zeros behind), columns [d, d + there). Unrolled: in loops the registers of the
-// square would live in memory.
+// One square of gather: rows[0 .. lanes) (zeros behind), columns [d, d + there). Unrolled: in loops the registers of
+// the square would live in memory.
 template <class T, int... I>
-HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, index_t there, T factor, T* out, index_t out_row,
-                               std::integer_sequence<int, I...>) {
+HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, index_t there, T factor, T* out,
+                               index_t out_row, std::integer_sequence<int, I...>) {
   const simd::batch<T> f(factor), zero(T(0));
   simd::square<T> r;
   if (lanes >= simd::width<T> && there == simd::width<T>) {
@@ -33,8 +33,8 @@ HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, i
 }
 
 template <class T, int... I>
-HEED_INLINE void scatter_square(const T* in, index_t in_row, simd::batch<T> factor, T* const* rows, index_t lanes, index_t d, index_t there,
-                                std::integer_sequence<int, I...>) {
+HEED_INLINE void scatter_square(const T* in, index_t in_row, simd::batch<T> factor, T* const* rows, index_t lanes,
+                                index_t d, index_t there, std::integer_sequence<int, I...>) {
   const simd::batch<T> zero(T(0));
   simd::square<T> r;
   if (lanes >= simd::width<T> && there == simd::width<T>) {
@@ -59,7 +59,8 @@ HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T fa
   constexpr index_t w = simd::width<T>;
   for (index_t lane = 0; lane < out_row; lane += w)
     for (index_t d = 0; d < dim; d += w)
-      detail::gather_square(rows + lane, lanes - lane, d, std::min(w, dim - d), factor, out + lane, out_row, detail::lanes_of_vector<T>{});
+      detail::gather_square(rows + lane, lanes - lane, d, std::min(w, dim - d), factor, out + lane, out_row,
+                            detail::lanes_of_vector<T>{});
 }
 
 // rows[lane][d] = factor[lane] * in[d][lane] for d < dim, lane < lanes
@@ -69,7 +70,8 @@ HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* cons
   for (index_t lane = 0; lane < lanes; lane += w) {
     const simd::batch<T> f = simd::load(factor + lane);
     for (index_t d = 0; d < dim; d += w)
-      detail::scatter_square(in + lane, in_row, f, rows + lane, lanes - lane, d, std::min(w, dim - d), detail::lanes_of_vector<T>{});
+      detail::scatter_square(in + lane, in_row, f, rows + lane, lanes - lane, d, std::min(w, dim - d),
+                             detail::lanes_of_vector<T>{});
   }
 }
 

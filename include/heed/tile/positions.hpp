@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Masks as ranges of keys. A rule turns a place on the key axis into the keys that it sees; a query tile turns the rules
-// of its lanes into spans of keys: what is in no span is never visited, inside a full span nothing is tested.
+// Masks as ranges of keys. A rule turns a place on the key axis into the keys that it sees; a query tile turns the
+// rules of its lanes into spans of keys: what is in no span is never visited, inside a full span nothing is tested.
 
 #include <algorithm>
 #include <array>
@@ -13,6 +13,7 @@
 #include "heed/core/types.hpp"
 
 namespace heed::tile {
+inline namespace HEED_ISA {
 
 inline constexpr index_t most_lanes = 64;
 
@@ -23,9 +24,9 @@ struct visible {
 
 // Interval masks (causal, window, key_lengths) of one sequence
 struct key_rule {
-  index_t keys = 0;                  // keys present
-  index_t left = -1, right = -1;     // -1: no limit
-  index_t keep_first = 0;            // visible whatever left says
+  index_t keys = 0;               // keys present
+  index_t left = -1, right = -1;  // -1: no limit
+  index_t keep_first = 0;         // visible whatever left says
 
   HEED_INLINE visible at(index_t place) const {
     const index_t hi = right < 0 ? keys : std::clamp<index_t>(place + right + 1, 0, keys);
@@ -67,18 +68,20 @@ struct extremes {
     min_hi = std::min(min_hi, v.hi), max_hi = std::max(max_hi, v.hi);
   }
   // No lane sees any key of [a, b); every lane sees all of them
-  HEED_INLINE bool none(index_t a, index_t b, index_t keep_first) const { return a >= max_hi || (b <= min_lo && a >= keep_first); }
-  HEED_INLINE bool all(index_t a, index_t b, index_t keep_first) const { return b <= min_hi && (a >= max_lo || b <= keep_first); }
+  HEED_INLINE bool none(index_t a, index_t b, index_t keep_first) const {
+    return a >= max_hi || (b <= min_lo && a >= keep_first);
+  }
+  HEED_INLINE bool all(index_t a, index_t b, index_t keep_first) const {
+    return b <= min_hi && (a >= max_lo || b <= keep_first);
+  }
 };
 
 struct positions {
   index_t lanes = 0, keep_first = 0;
-  std::array<visible, most_lanes> lane;   // lanes of them, the rest of a last vector repeats the last
+  std::array<visible, most_lanes> lane;     // lanes of them, the rest of a last vector repeats the last
   std::array<extremes, most_lanes> vector;  // of each vector of lanes
   extremes tile;
 };
-
-inline namespace HEED_ISA {
 
 // Completes p.vector and p.tile from p.lane[0 .. lanes), for vectors of `width` lanes.
 inline void summarize(positions& p, index_t width) {
@@ -86,7 +89,8 @@ inline void summarize(positions& p, index_t width) {
     const visible v = p.lane[static_cast<std::size_t>(first)];
     extremes x{v.lo, v.lo, v.hi, v.hi};
     for (index_t l = first + 1; l < std::min(first + width, p.lanes); ++l) x.add(p.lane[static_cast<std::size_t>(l)]);
-    for (index_t l = p.lanes; l < first + width; ++l) p.lane[static_cast<std::size_t>(l)] = p.lane[static_cast<std::size_t>(p.lanes - 1)];
+    for (index_t l = p.lanes; l < first + width; ++l)
+      p.lane[static_cast<std::size_t>(l)] = p.lane[static_cast<std::size_t>(p.lanes - 1)];
     p.vector[static_cast<std::size_t>(first / width)] = x;
     if (first == 0) p.tile = x;
     p.tile.add({x.min_lo, x.min_hi});
@@ -99,11 +103,12 @@ struct key_spans {
   index_t count = 0;
 };
 
-// The spans of a tile in ascending order. A partial span starts at the last key that all lanes see, so that the steps of
-// a causal diagonal fall on its squares.
+// The spans of a tile in ascending order. A partial span starts at the last key that all lanes see, so that the steps
+// of a causal diagonal fall on its squares.
 inline key_spans make_spans(const positions& p) {
   const extremes& t = p.tile;
-  std::array<index_t, 7> cut{0, p.keep_first, t.min_lo, t.max_lo, t.min_hi < t.max_hi ? t.min_hi - 1 : t.min_hi, t.min_hi, t.max_hi};
+  std::array<index_t, 7> cut{0,        p.keep_first, t.min_lo, t.max_lo, t.min_hi < t.max_hi ? t.min_hi - 1 : t.min_hi,
+                             t.min_hi, t.max_hi};
   for (index_t& c : cut) c = std::clamp<index_t>(c, 0, t.max_hi);
   for (std::size_t i = 1; i < cut.size(); ++i)
     for (std::size_t j = i; j > 0 && cut[j] < cut[j - 1]; --j) std::swap(cut[j], cut[j - 1]);
@@ -134,11 +139,12 @@ struct key_runs {
   std::array<index_t, most_lanes> first_key, end_key;  // of each vector; empty where it sees no key of the tile
 };
 
-// Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a causal
-// diagonal becomes a staircase. Between from and to a vector may see nothing (masks of later kinds): it is masked there.
+// Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a
+// causal diagonal becomes a staircase. Between from and to a vector may see nothing: it is masked there.
 inline key_runs make_runs(const positions& p, index_t first, index_t keys, index_t vectors, index_t step) {
   key_runs out;
-  for (index_t v = 0; v < vectors; ++v) out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
+  for (index_t v = 0; v < vectors; ++v)
+    out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
   for (index_t j = 0; j < keys; j += step) {
     const index_t count = std::min(step, keys - j), a = first + j, b = a + count;
     index_t from = vectors, to = 0;

@@ -16,7 +16,8 @@ inline namespace HEED_ISA {
 //   m' = max(m, max s);  factor = 2^(m - m');  p = 2^(s - m');  l <- factor l + sum p
 // m starts as the lowest finite number, not -inf: then (-inf) - m is -inf and never NaN, and a tile whose keys are all
 // hidden leaves l = 0. NaN scores reach l: max may drop them, 2^(NaN - m') does not.
-template <int NR, class T> HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor) {
+template <int NR, class T>
+HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
@@ -35,7 +36,8 @@ template <int NR, class T> HEED_NOINLINE void online_softmax(T* scores, index_t 
     (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
     (simd::store(factor + N * w, f[N]), ...);
     (simd::store(m + N * w, top[N]), ...);
-  }(std::make_integer_sequence<int, NR>{});
+  }
+  (std::make_integer_sequence<int, NR>{});
 }
 
 template <class T> void online_softmax(T* scores, index_t row, index_t keys, index_t vectors, T* m, T* l, T* factor) {
@@ -59,7 +61,8 @@ template <class T> HEED_NOINLINE void known_lse(T* scores, index_t row, index_t 
 
 // decay: s(key j, lane i) *= power[first + i - j], the weight of a key i - j tokens back; power may be read from
 // first - (keys - 1) to first + lanes - 1 and is 0 where a lane does not see the key
-template <class T> HEED_NOINLINE void decay(T* scores, index_t row, index_t keys, index_t lanes, const T* power, index_t first) {
+template <class T>
+HEED_NOINLINE void decay(T* scores, index_t row, index_t keys, index_t lanes, const T* power, index_t first) {
   for (index_t j = 0; j < keys; ++j)
     for (index_t l = 0; l < lanes; l += simd::width<T>) {
       T* s = scores + j * row + l;
@@ -87,7 +90,7 @@ HEED_NOINLINE void hide(T* scores, index_t row, index_t first, index_t keys, con
   for (index_t j = 0; j < keys; ++j) {
     const batch key(static_cast<T>(first + j));
     T* s = scores + (first + j) * row;
-    simd::store(s, xsimd::select(((key >= low) | (key < kept)) & (key < high), simd::load(s), hidden));
+    simd::store(s, simd::select<T>(((key >= low) | (key < kept)) & (key < high), simd::load(s), hidden));
   }
 }
 
