@@ -5,7 +5,7 @@
 
 folder=$SOURCE/tests/packaging/two_machines
 tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)'
-shared='^_Z(T[ISV]N4heed|NK?4heed)[0-9]+(error|not_converged)([EDC]|$)|^__clang_call_terminate$|^__clang_call_terminate$'
+shared='^_Z(T[ISV]N4heed|NK?4heed)[0-9]+(error|not_converged)([EDC]|$)|^__clang_call_terminate$'
 declare -A flags=([sse2]="" [avx2]="-march=haswell" [avx512]="-march=skylake-avx512")
 
 for level in -O0 -O2; do
