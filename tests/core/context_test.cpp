@@ -55,7 +55,8 @@ struct no_concurrency {
   template <class F> void parallel_for(index_t, F) {}
 };
 static_assert(std::is_convertible_v<typed&, executor_ref> && std::is_convertible_v<const typed&, executor_ref>);
-static_assert(std::is_convertible_v<test_executor&, executor_ref> && std::is_convertible_v<by_reference&, executor_ref>);
+static_assert(std::is_convertible_v<test_executor&, executor_ref> &&
+              std::is_convertible_v<by_reference&, executor_ref>);
 static_assert(!std::is_convertible_v<no_concurrency&, executor_ref> && !std::is_convertible_v<int&, executor_ref>);
 static_assert(!std::is_convertible_v<by_value, executor_ref>);  // a temporary would be gone at the call
 
@@ -130,7 +131,10 @@ struct pieces {  // as a kernel takes them: the same code counts and takes
   std::byte* c;
   std::int32_t* none;
   explicit pieces(arena& memory)
-      : a(memory.take<float>(17)), b(memory.take<double>(8)), c(memory.take<std::byte>(1)), none(memory.take<std::int32_t>(0)) {}
+      : a(memory.take<float>(17)),
+        b(memory.take<double>(8)),
+        c(memory.take<std::byte>(1)),
+        none(memory.take<std::int32_t>(0)) {}
 };
 
 constexpr std::size_t needed_by_pieces = 128 + 64 + 64 + 64;  // 17 floats, 8 doubles, 1 byte, slack

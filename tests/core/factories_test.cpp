@@ -154,7 +154,8 @@ TEST_CASE("factories say what is wrong, with names and numbers") {
 
   CHECK(text_of([&] { heed::broadcast(four, 1, 3); }) == "broadcast: axis 1 has extent 2, must be 1");
   CHECK(text_of([&] { heed::broadcast(four, -1, 3); }) == "broadcast: axis is -1, must be 0 to 3");
-  CHECK(text_of([&] { heed::broadcast(heed::matrix(x, 4, 4), 1, -3); }) == "broadcast: count is -3, must be at least 0");
+  CHECK(text_of([&] { heed::broadcast(heed::matrix(x, 4, 4), 1, -3); }) ==
+        "broadcast: count is -3, must be at least 0");
 }
 
 }  // namespace

@@ -133,7 +133,7 @@ TEST_CASE("two windows join to exactly their intersection, or say that they cann
           same = same && sees(window_of(both), place, key) == (sees(a, place, key) && sees(b, place, key));
       joined += same;
     }
-  CHECK(refused == 9 * 16 * 6);            // lefts (3 of 4, twice), rights, ordered pairs of different keep_first
+  CHECK(refused == 9 * 16 * 6);  // lefts (3 of 4, twice), rights, ordered pairs of different keep_first
   CHECK(joined == 48 * 48 - 9 * 16 * 6);
   CHECK(window_of(heed::window(-5) & heed::window(3)).left == -5);  // an error stays an error
   CHECK(window_of(heed::window(3) & heed::window(-5)).left == -5);
@@ -178,6 +178,8 @@ TEST_CASE("a conflict stays, the first one") {
   CHECK(conflict(heed::causal() & lengths) == "two different key_lengths in one mask");
   CHECK(conflict(lengths & prefix) == "two different key_lengths in one mask");
   CHECK(conflict(prefix & lengths) == "two different prefix_lm in one mask");
+  const mask odd = heed::visible_if([](const position& at) { return at.key % 2 == 1; });
+  CHECK(conflict(lengths & odd & odd) == "two different key_lengths in one mask");
 }
 
 // A tile of `keys` x `lanes` with rows `lanes + 3` apart, all scores 1, gaps 7.

@@ -45,7 +45,7 @@ template <class X> constexpr bool can_view = requires { heed::view(std::declval<
 
 template <class X> constexpr bool refused = !binds<X, float> && !binds<X, const float> && !can_view<X>;
 
-// -- the type itself ----------------------------------------------------------------------------------------------------
+// the type itself:
 using view4 = tensor_view<float, 4>;
 static_assert(std::is_trivially_copyable_v<view4> && std::is_trivially_destructible_v<view4>);
 static_assert(std::is_standard_layout_v<view4> && sizeof(view4) == 9 * sizeof(void*));
@@ -55,7 +55,7 @@ static_assert(viewable<view4> && viewable<const view4&> && viewable<tensor_view<
 static_assert(std::is_same_v<heed::element_t<const view4>, float>);
 static_assert(std::is_same_v<heed::element_t<tensor_view<const float, 4>>, const float>);
 
-// -- what is viewable ---------------------------------------------------------------------------------------------------
+// what is viewable:
 static_assert(viewable<row_major> && viewable<const row_major&> && viewable<Eigen::MatrixXf>);
 static_assert(viewable<Eigen::VectorXf> && viewable<Eigen::RowVectorXd> && viewable<Eigen::ArrayXXf>);
 static_assert(viewable<Eigen::Map<const row_major>> && viewable<Eigen::Ref<row_major>>);
@@ -79,7 +79,7 @@ static_assert(std::is_same_v<heed::acc_of<const row_major&>, float>);
 static_assert(std::is_same_v<heed::acc_of<std::span<const double>>, double>);
 static_assert(std::is_same_v<heed::acc_of<tensor_view<const heed::bf16_t, 4>>, float>);
 
-// -- what binds to what -------------------------------------------------------------------------------------------------
+// what binds to what:
 static_assert(binds<row_major&, float> && binds<row_major&, const float> && binds<const row_major&, const float>);
 static_assert(!binds<const row_major&, float> && !binds<const std::vector<float>&, float>);  // const -> mutable
 static_assert(!binds<std::span<const float>, float> && !binds<tensor_view<const float, 4>, float>);
@@ -88,11 +88,12 @@ static_assert(!binds<Eigen::MatrixXd&, const float> && !binds<std::vector<std::i
 static_assert(binds<tensor_view<float, 4>, const float> && binds<tensor_view<float, 2>&, float>);
 static_assert(!binds<tensor_view<float, 4>, float, 3> && !binds<row_major&, float, 1>);  // axes must fit
 static_assert(!binds<strided<float, 5>, float> && !can_view<strided<float, 5>&>);
-static_assert(binds<Eigen::VectorXf&, float, 1> && binds<Eigen::RowVectorXf&, float, 1> && binds<float (&)[3], float, 1>);
+static_assert(binds<Eigen::VectorXf&, float, 1> && binds<Eigen::RowVectorXf&, float, 1>);
+static_assert(binds<float (&)[3], float, 1> && binds<std::span<float>&, float, 1>);
 static_assert(binds<std::vector<std::int32_t>&, const std::int32_t, 2>);
 static_assert(!binds<float*, float> && !binds<int, float> && !binds<std::nullptr_t, float>);
 
-// -- temporaries that own their elements do not compile, temporaries that refer to them do --------------------------------
+// temporaries that own their elements do not compile, temporaries that refer to them do:
 static_assert(refused<row_major> && refused<const row_major> && refused<Eigen::VectorXf> && refused<Eigen::ArrayXXf>);
 static_assert(refused<span_of_unsigned> && can_view<span_of_unsigned&>);  // it does not say that it only refers
 static_assert(refused<Eigen::Matrix3f> && refused<std::vector<float>> && refused<std::array<float, 3>>);

@@ -130,6 +130,9 @@ TEST_CASE("head dims of 0, strides and null pointers") {
   refused("stride of k", {"k", "2", "1"}, [](call& c) { c.k = strided(c.k), c.q = with(c.q, 3, 4); });
   refused("stride of v", {"v", "2", "1"}, [](call& c) { c.v = strided(c.v), c.o = with(c.o, 3, 3); });
   refused("stride of o", {"o", "2", "1"}, [](call& c) { c.o = strided(c.o), c.v = with(c.v, 3, 3); });
+  refused("o with every query in one place", {"o", "0"}, [](call& c) {
+    c.o = {c.o.data(), {2, 4, 5, 6}, {c.o.stride(0), c.o.stride(1), 0, 1}};
+  });
   refused("null q", {"q"}, [](call& c) { c.q = at<const float>(c.q, nullptr); });
   refused("null k", {"k"}, [](call& c) { c.k = at<const float>(c.k, nullptr); });
   refused("null v", {"v"}, [](call& c) { c.v = at<const float>(c.v, nullptr); });

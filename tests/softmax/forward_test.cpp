@@ -2,6 +2,9 @@
 
 // softmax::forward beside the reference: the shape list, and every mask under every alignment.
 
+#include <limits>
+#include <vector>
+
 #include "support/catch.hpp"
 #include "support/softmax_case.hpp"
 #include "support/softmax_masks.hpp"
@@ -61,6 +64,28 @@ TEST_CASE("float, windows of every width around the tiles") {
       check<float>({1, 1, 1, n, n, 16, 16}, {.mask = heed::window(left)});
       check<float>({1, 1, 1, n, n + 7, 16, 16}, {.mask = heed::window(left, left / 2, 3)});
       check<float>({1, 1, 1, n, n + 7, 16, 16}, {.mask = heed::causal() & heed::window(left), .align = heed::top_left});
+    }
+}
+
+TEST_CASE("limits beyond any key are no limits") {
+  constexpr index_t far = std::numeric_limits<index_t>::max();
+  const std::vector<std::int32_t> last{std::numeric_limits<std::int32_t>::max() - 1000},
+      first{std::numeric_limits<std::int32_t>::min()};
+  for (const index_t n : {3, 70}) {
+    const shape s{1, 1, 1, n, 90, 8, 8};
+    check<float>(s, {.mask = heed::window(far)});
+    check<float>(s, {.mask = heed::window(far, far, far)});
+    check<float>(s, {.mask = heed::window(2, 1, far)});
+    check<float>(s, {.mask = heed::causal() & heed::window(far, far), .align = heed::first_place(first)});
+    check<float>(s, {.mask = heed::window(5, far, 7), .align = heed::first_place(last)});
+  }
+}
+
+TEST_CASE("large head dims") {
+  for (const index_t n : {2, 40})
+    for (const index_t m : {1, 37, 300}) {
+      check<float>({1, 1, 1, n, m, 300, 500}, {.mask = heed::causal()});
+      check<float>({1, 2, 1, n, m, 1031, 2}, {.mask = heed::window(50)});
     }
 }
 

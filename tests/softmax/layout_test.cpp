@@ -75,6 +75,8 @@ TEST_CASE("head counts in both directions") {
     for (const index_t n : {1, 5, 40}) check<float>({2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
     check<double>({1, heads, kv_heads, 9, 33, 12, 10});
   }
+  for (const index_t heads : {70, 130})  // a group that fills more than the lanes of a tile
+    for (const index_t n : {1, 2, 5}) check<float>({1, 2 * heads, 2, n, 40, 12, 10}, {.mask = heed::causal()});
 }
 
 TEST_CASE("the factories' views") {

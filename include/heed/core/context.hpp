@@ -127,7 +127,7 @@ class arena {
       base_ = workspace.data();
     }
     end_ = needed;
-    base_ += (alignment - reinterpret_cast<std::uintptr_t>(base_) % alignment) % alignment;
+    base_ += (0 - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
   }
 
   ~arena() { delete[] owned_; }
@@ -148,7 +148,7 @@ class arena {
   std::size_t needed() const noexcept { return used_ == 0 ? 0 : used_ + alignment; }
 
  private:
-  std::byte* base_ = nullptr;   // aligned
+  std::byte* base_ = nullptr;  // aligned
   std::byte* owned_ = nullptr;
   std::size_t used_ = 0, end_ = 0;
 };

@@ -10,8 +10,8 @@ namespace heed {
 
 // What a call would do, or why it would throw.
 struct plan {
-  std::array<char, 192> problem{};   // empty: the call would run; else the text of the error
-  std::size_t workspace_bytes = 0;   // what context::workspace must hold; 0: the call allocates nothing
+  std::array<char, 192> problem{};  // empty: the call would run; else the text of the error
+  std::size_t workspace_bytes = 0;  // what context::workspace must hold; 0: the call allocates nothing
   const char *path = "", *isa = "";
   index_t query_tile = 0, key_tile = 0, chunk = 0, splits = 1, tasks = 0;
 

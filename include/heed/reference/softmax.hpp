@@ -107,8 +107,8 @@ template <class Acc> struct problem {
     const index_t place = at.place, key = at.key, query_row = s.first_query + at.query, key_row = s.first_key + key;
     if (mask.has(mask.causal) && key > place) return false;
     if (mask.has(mask.window)) {
-      if (mask.left >= 0 && key < place - mask.left && key >= mask.keep_first) return false;
-      if (mask.right >= 0 && key > place + mask.right) return false;
+      if (mask.left >= 0 && place - key > mask.left && key >= mask.keep_first) return false;
+      if (mask.right >= 0 && key - place > mask.right) return false;
     }
     if (mask.has(mask.key_lengths) && key >= mask.lengths[n]) return false;
     if (mask.has(mask.prefix_lm) && key > place && key >= mask.prefix[n]) return false;
