@@ -52,6 +52,7 @@ done
 
 for unit in units/*.cpp; do
   echo "$unit"
-  $CXX -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Werror -I "$SOURCE/include" -I units $THIRD_PARTY "$unit"
+  $CXX -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Werror -I "$SOURCE/include" -I units \
+    $THIRD_PARTY "$unit"
 done
 echo "$blocks blocks of ${#pages[@]} pages"

@@ -27,7 +27,7 @@ template <class T> simd::square<T> random_square(std::vector<std::vector<T>>& ce
   simd::square<T> r;
   cells.assign(static_cast<std::size_t>(w), std::vector<T>(static_cast<std::size_t>(w)));
   for (std::size_t i = 0; i < r.size(); ++i) {
-    for (T& x : cells[i]) x = static_cast<T>(random.below(1000));   // sums are exact
+    for (T& x : cells[i]) x = static_cast<T>(random.below(1000));  // sums are exact
     r[i] = simd::load(cells[i].data());
   }
   return r;
@@ -40,7 +40,7 @@ TEMPLATE_TEST_CASE("partial loads and stores touch only their lanes", "[batch]",
   constexpr index_t w = simd::width<T>;
   for (index_t n = 0; n <= w; ++n) {
     CAPTURE(n);
-    std::vector<T> exact(static_cast<std::size_t>(n));   // a sanitizer sees a read behind it
+    std::vector<T> exact(static_cast<std::size_t>(n));  // a sanitizer sees a read behind it
     for (index_t i = 0; i < n; ++i) exact[static_cast<std::size_t>(i)] = static_cast<T>(i + 1);
     const std::vector<T> got = lanes_of<T>(simd::load_partial(exact.data(), n));
     for (index_t i = 0; i < w; ++i) CHECK(got[static_cast<std::size_t>(i)] == (i < n ? static_cast<T>(i + 1) : T(0)));
@@ -59,7 +59,7 @@ TEMPLATE_TEST_CASE("max and min keep a NaN of the second operand", "[batch]", fl
   const auto min = [](T bound, T x) { return lanes_of<T>(simd::min(batch(bound), batch(x)))[0]; };
   CHECK(std::isnan(max(T(1), nan)));
   CHECK(std::isnan(min(T(1), nan)));
-  CHECK(max(nan, T(1)) == T(1));   // the bound is never NaN in the library; if it is, x wins
+  CHECK(max(nan, T(1)) == T(1));  // the bound is never NaN in the library; if it is, x wins
   CHECK(min(nan, T(1)) == T(1));
   CHECK(max(T(1), T(2)) == T(2));
   CHECK(max(T(2), T(1)) == T(2));
@@ -76,7 +76,7 @@ TEMPLATE_TEST_CASE("fma, pinned, low_bits_to_exponent", "[batch]", float, double
   const T e = std::numeric_limits<T>::epsilon();
   const T rest = lanes_of<T>(simd::fma(batch(T(1) + e), batch(T(1) - e), batch(T(-1))))[0];
 #if defined(HEED_AVX512) || defined(HEED_AVX2)
-  CHECK(rest == -e * e);   // one rounding
+  CHECK(rest == -e * e);  // one rounding
 #else
   CHECK(std::fabs(rest) <= e);
 #endif

@@ -1,14 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// The calls of tile/ are enough for the kernels to come: one tile of each, beside plain loops in double.
 
+// The tile calls are enough for the kernels to come: each client below is about as long as it will be in the library,
+// and is compared with plain loops in double.
+
+#include <algorithm>
 #include <cmath>
-#include <random>
+#include <limits>
+#include <type_traits>
 #include <vector>
 
+#include "heed/tile/multiply.hpp"
 #include "heed/tile/pack.hpp"
 #include "heed/tile/positions.hpp"
 #include "heed/tile/weights.hpp"
 #include "support/catch.hpp"
+#include "support/random.hpp"
 
 namespace {
 
@@ -16,306 +22,370 @@ using heed::index_t;
 namespace tile = heed::tile;
 namespace simd = heed::simd;
 
-constexpr index_t lanes = tile::max_lanes<float>, keys = 29, d = 20, e = 32;
+std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
+// Rows of numbers: caller's tensors, and tiles with lanes across
+template <class T> struct grid {
+  grid(index_t n, index_t columns) : rows(n), stride(columns), x(at(n * columns), T(0)) {}
+  T* data() { return x.data(); }
+  T& operator()(index_t i, index_t j) { return x[at(i * stride + j)]; }
+  double wide(index_t i, index_t j) const { return static_cast<double>(x[at(i * stride + j)]); }
+  index_t rows, stride;
+  std::vector<T> x;
+};
+
+template <class T> grid<T> random_grid(index_t rows, index_t columns, heed_test::random_numbers& random) {
+  grid<T> g(rows, columns);
+  for (T& x : g.x) x = static_cast<T>(random.normal());
+  return g;
+}
+template <class T> std::vector<T*> rows_of(grid<T>& g) {
+  std::vector<T*> rows;
+  for (index_t i = 0; i < g.rows; ++i) rows.push_back(g.data() + i * g.stride);
+  return rows;
+}
+
+// Lane tiles span all vectors of the machine.
+template <class T> constexpr index_t lanes_of = tile::max_lanes<T>;
+template <class T> constexpr double tolerance = std::is_same_v<T, float> ? 3e-5 : 1e-13;
 constexpr double log2e = 1.4426950408889634;
 
-std::vector<float> normal(index_t count, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> number;
-  std::vector<float> x(static_cast<std::size_t>(count));
-  for (float& value : x) value = number(random);
-  return x;
-}
-std::vector<float> zeros(index_t count) { return std::vector<float>(static_cast<std::size_t>(count), 0.0f); }
-
-double at(const std::vector<float>& x, index_t i) { return static_cast<double>(x[static_cast<std::size_t>(i)]); }
-void close(const std::vector<float>& x, index_t i, double expected) {
-  REQUIRE(std::abs(at(x, i) - expected) <= 2e-4 * (1 + std::abs(expected)));
-}
-
-std::vector<float> packed(const std::vector<float>& rows, index_t width, float factor = 1) {
-  std::vector<const float*> pointers;
-  for (index_t l = 0; l < lanes; ++l) pointers.push_back(rows.data() + l * width);
-  std::vector<float> out = zeros(width * lanes);
-  tile::gather(pointers.data(), lanes, width, factor, out.data(), lanes);
+template <class T> grid<T> packed(grid<T>& rows, double factor) {  // [column][lane]
+  grid<T> out(rows.stride, lanes_of<T>);
+  tile::gather<T>(rows_of(rows).data(), rows.rows, rows.stride, static_cast<T>(factor), out.data(), out.stride);
   return out;
 }
 
-double dot(const std::vector<float>& x, index_t i, const std::vector<float>& y, index_t j, index_t width) {
-  double sum = 0;
-  for (index_t c = 0; c < width; ++c) sum += at(x, i * width + c) * at(y, j * width + c);
+enum class a_is { rows, columns };  // A(m, k) = a(m, k) or a(k, m)
+
+// c = start(c) + a b, over all lanes
+template <class T>
+void multiply(grid<T>& a, a_is how, grid<T>& b, grid<T>& c, index_t rows, index_t depth,
+              tile::start start = tile::start::zero, const T* factor = nullptr) {
+  tile::matrix_product<T> p;
+  p.a = a.data(), p.a_row = how == a_is::rows ? a.stride : 1, p.a_col = how == a_is::rows ? 1 : a.stride;
+  p.b = b.data(), p.b_row = b.stride, p.c = c.data(), p.c_row = c.stride, p.rows = rows, p.depth = depth,
+  p.start = start, p.factor = factor;
+  tile::multiply(p, c.stride / simd::width<T>);
+}
+
+struct largest {  // error relative to the size of what is compared
+  double error = 0, size = 1e-300;
+  void add(double got, double want) {
+    if (!(std::fabs(got - want) <= error)) error = std::fabs(got - want);
+    size = std::max(size, std::fabs(want));
+  }
+  double relative() const { return error / size; }
+};
+
+// Softmax weights of query rows over keys, in double: [query][key]
+template <class T>
+grid<double> plain_softmax(const grid<T>& q, const grid<T>& k, double scale, std::vector<double>* lse = nullptr) {
+  grid<double> p(q.rows, k.rows);
+  for (index_t i = 0; i < q.rows; ++i) {
+    double sum = 0;
+    for (index_t j = 0; j < k.rows; ++j) {
+      double s = 0;
+      for (index_t d = 0; d < q.stride; ++d) s += q.wide(i, d) * k.wide(j, d);
+      sum += p(i, j) = std::exp(scale * s);
+    }
+    for (index_t j = 0; j < k.rows; ++j) p(i, j) /= sum;
+    if (lse != nullptr) lse->push_back(std::log(sum));
+  }
+  return p;
+}
+
+// ---- local-linear attention: one CG iteration for C y = q - mean, C = Cov_p(k) + ridge
+
+template <class T> struct cg {  // [D][lane]
+  grid<T> y, residual, direction;
+};
+
+template <class T> std::vector<T> dot(grid<T>& a, grid<T>& b) {  // per lane
+  std::vector<T> sum(at(a.stride), T(0));
+  for (index_t d = 0; d < a.rows; ++d)
+    for (index_t l = 0; l < a.stride; ++l) sum[at(l)] += a(d, l) * b(d, l);
   return sum;
 }
 
-void multiply(tile::matrix_product<float> p,
-              index_t width = lanes) {  // any number of lanes, in columns of the widest block
-  for (index_t first = 0; first < width; first += lanes) {
-    const index_t vectors = std::min(lanes, width - first) / simd::width<float>;
-    tile::multiply<float>(p, vectors);
-    p.b += lanes, p.c += lanes;
-    if (p.factor != nullptr) p.factor += lanes;
-  }
+template <class T> void iterate(cg<T>& s, grid<T>& k, grid<T>& weights, grid<T>& mean, T ridge) {
+  const index_t dim = k.stride, keys = k.rows, lanes = mean.stride;
+  grid<T> t(keys, lanes), image = s.direction, ones(1, keys), sum(1, lanes);
+  std::fill(ones.x.begin(), ones.x.end(), T(1));
+  const std::vector<T> factor(at(lanes), ridge), shift = dot(mean, s.direction), old = dot(s.residual, s.residual);
+  multiply(k, a_is::rows, s.direction, t, keys, dim);
+  tile::product(t.data(), weights.data(), lanes, keys, lanes, shift.data());           // p_j (k_j - mean).direction
+  multiply(k, a_is::columns, t, image, dim, keys, tile::start::scale, factor.data());  // ridge direction + sum k_j t_j
+  multiply(ones, a_is::rows, t, sum, 1, keys);
+  for (index_t d = 0; d < dim; ++d)
+    for (index_t l = 0; l < lanes; ++l) image(d, l) -= sum(0, l) * mean(d, l);
+  const std::vector<T> curve = dot(s.direction, image);
+  for (index_t d = 0; d < dim; ++d)
+    for (index_t l = 0; l < lanes; ++l) {
+      s.y(d, l) += old[at(l)] / curve[at(l)] * s.direction(d, l);
+      s.residual(d, l) -= old[at(l)] / curve[at(l)] * image(d, l);
+    }
+  const std::vector<T> now = dot(s.residual, s.residual);
+  for (index_t d = 0; d < dim; ++d)
+    for (index_t l = 0; l < lanes; ++l)
+      s.direction(d, l) = s.residual(d, l) + now[at(l)] / old[at(l)] * s.direction(d, l);
+}
+
+// ---- lightning attention: one block. state is [D][lanes of E]; v and out are rows; power[n + length] = decay^n, 0 for n < 0
+
+template <class T>
+void lightning_block(grid<T>& q, grid<T>& k, grid<T>& v, double scale, std::vector<T>& power, grid<T>& state,
+                     grid<T>& out) {
+  const index_t length = q.rows, lanes = lanes_of<T>, dim = q.stride, width = v.stride;
+  T* const decay = power.data() + length;
+  grid<T> queries = packed(q, scale), scores(length, lanes), sums(width, lanes), values = packed(v, 1),
+          weighed(length, lanes);
+  multiply(state, a_is::columns, queries, sums, width, dim);  // state read
+  multiply(k, a_is::rows, queries, scores, length, dim);
+  tile::decay(scores.data(), lanes, length, lanes, decay, index_t(0));
+  multiply(v, a_is::columns, scores, sums, width, length, tile::start::scale, decay + 1);  // lane r: decay^(r+1)
+  const std::vector<T> one(at(lanes), T(1)), whole(at(lanes), decay[length]);
+  tile::scatter<T>(sums.data(), lanes, one.data(), rows_of(out).data(), length, width);
+  std::vector<T> rest(at(lanes), T(0));
+  for (index_t s = 0; s < length; ++s) rest[at(s)] = decay[length - 1 - s];
+  tile::scatter<T>(values.data(), lanes, rest.data(), rows_of(weighed).data(), length, width);  // decay^(C-1-s) v_s
+  multiply(k, a_is::columns, weighed, state, dim, length, tile::start::scale, whole.data());    // state update
+}
+
+// ---- mixture of heads: the queries of one head that are used, causal, each at its own place
+
+template <class T>
+void gathered_head(const std::vector<const T*>& q, const std::vector<index_t>& places, grid<T>& k, grid<T>& v,
+                   double scale, const std::vector<T>& gates, const std::vector<T*>& out) {
+  constexpr index_t lanes = lanes_of<T>, w = simd::width<T>, step = 16;
+  const index_t used = static_cast<index_t>(q.size()), dim = k.stride, width = v.stride;
+  grid<T> queries(dim, lanes), scores(step, lanes), sums(width, lanes);
+  tile::gather<T>(q.data(), used, dim, static_cast<T>(scale * log2e), queries.data(), lanes);
+  tile::positions p;
+  p.lanes = used;
+  for (index_t l = 0; l < used; ++l) p.lane[at(l)] = tile::key_rule{.keys = k.rows, .right = 0}.at(places[at(l)]);
+  tile::summarize(p, w);
+  for (index_t l = (used + w - 1) / w * w; l < lanes; ++l) p.lane[at(l)] = {0, 0};
+  std::vector<T> m(at(lanes), std::numeric_limits<T>::lowest()), l(at(lanes), T(0)), factor(at(lanes)), lo(at(lanes)),
+      hi(at(lanes));
+  const tile::key_spans spans = tile::make_spans(p);
+  for (index_t s = 0; s < spans.count; ++s)
+    for (index_t j = spans.span[at(s)].first; j < spans.span[at(s)].end; j += step) {
+      const index_t keys = std::min(step, spans.span[at(s)].end - j);
+      tile::matrix_product<T> score{.a = k.data() + j * dim,
+                                    .a_row = dim,
+                                    .a_col = 1,
+                                    .b = queries.data(),
+                                    .b_row = lanes,
+                                    .c = scores.data(),
+                                    .c_row = lanes,
+                                    .rows = keys,
+                                    .depth = dim};
+      tile::multiply(score, tile::max_vectors);
+      for (index_t x = 0; x < lanes; ++x)
+        lo[at(x)] = static_cast<T>(p.lane[at(x)].lo - j), hi[at(x)] = static_cast<T>(p.lane[at(x)].hi - j);
+      for (index_t x = 0; x < lanes && spans.span[at(s)].partial; x += w)
+        tile::hide(scores.data() + x, lanes, index_t(0), keys, lo.data() + x, hi.data() + x, T(0));
+      tile::online_softmax(scores.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
+      tile::matrix_product<T> weigh{.a = v.data() + j * width,
+                                    .a_row = 1,
+                                    .a_col = width,
+                                    .b = scores.data(),
+                                    .b_row = lanes,
+                                    .c = sums.data(),
+                                    .c_row = lanes,
+                                    .rows = width,
+                                    .depth = keys,
+                                    .start = tile::start::scale,
+                                    .factor = factor.data()};
+      tile::multiply(weigh, tile::max_vectors);
+    }
+  for (index_t x = 0; x < used; ++x) factor[at(x)] = gates[at(x)] / l[at(x)];
+  tile::scatter<T>(sums.data(), lanes, factor.data(), out.data(), used, width);
+}
+
+// ---- softmax backward: one tile. The head dims fill whole vectors here, so rows of q and dout are lanes as they are.
+
+template <class T> struct gradients { grid<T> dq, dk, dv; };
+
+template <class T>
+void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std::vector<T>& lse2,
+                   const std::vector<T>& delta, double scale, gradients<T>& g) {
+  const index_t lanes = lanes_of<T>, keys = k.rows, queries = q.rows;
+  grid<T> qs = packed(q, scale * log2e), douts = packed(dout, 1), p(keys, lanes), ds(keys, lanes),
+          sums(q.stride, lanes);
+  multiply(k, a_is::rows, qs, p, keys, k.stride);
+  tile::known_lse(p.data(), lanes, keys, lanes, lse2.data());
+  multiply(v, a_is::rows, douts, ds, keys, v.stride);
+  tile::product(ds.data(), p.data(), lanes, keys, lanes, delta.data());
+  multiply(p, a_is::rows, dout, g.dv, keys, queries, tile::start::keep);  // += sum_i p_ij dout_i
+  multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::start::keep);    // += sum_i ds_ij q_i, still without scale
+  multiply(k, a_is::columns, ds, sums, q.stride, keys);
+  const std::vector<T> scales(at(lanes), static_cast<T>(scale));
+  tile::scatter<T>(sums.data(), lanes, scales.data(), rows_of(g.dq).data(), queries, q.stride);
 }
 
 }  // namespace
 
-TEST_CASE("local linear: one iteration of conjugate gradients", "[tile]") {
-  const auto q = normal(lanes * d, 1), k = normal(keys * d, 2), mean = normal(lanes * d, 3), y = normal(lanes * d, 4);
-  const double ridge = 0.1;
-  auto p = zeros(keys * lanes), t = zeros(keys * lanes), cy = zeros(d * lanes), et = zeros(lanes), shift = zeros(lanes);
-  std::vector<float> m(lanes, std::numeric_limits<float>::lowest()), l = zeros(lanes), factor = zeros(lanes);
-  const auto q_lanes = packed(q, d, static_cast<float>(log2e)), y_lanes = packed(y, d);
-  // p = softmax(k q), t = k y
-  multiply({.a = k.data(),
-            .a_row = d,
-            .a_col = 1,
-            .b = q_lanes.data(),
-            .b_row = lanes,
-            .c = p.data(),
-            .c_row = lanes,
-            .rows = keys,
-            .depth = d});
-  tile::online_softmax(p.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
-  multiply({.a = k.data(),
-            .a_row = d,
-            .a_col = 1,
-            .b = y_lanes.data(),
-            .b_row = lanes,
-            .c = t.data(),
-            .c_row = lanes,
-            .rows = keys,
-            .depth = d});
-  for (index_t i = 0; i < lanes; ++i) shift[static_cast<std::size_t>(i)] = static_cast<float>(dot(mean, i, y, i, d));
-  // p t with t centred, then sum p t k and sum p t
-  tile::product(t.data(), p.data(), lanes, keys, lanes, shift.data());
-  const float one = 1;
-  multiply({.a = k.data(),
-            .a_row = 1,
-            .a_col = d,
-            .b = t.data(),
-            .b_row = lanes,
-            .c = cy.data(),
-            .c_row = lanes,
-            .rows = d,
-            .depth = keys});
-  multiply({.a = &one,
-            .a_row = 0,
-            .a_col = 0,
-            .b = t.data(),
-            .b_row = lanes,
-            .c = et.data(),
-            .c_row = lanes,
-            .rows = 1,
-            .depth = keys});
+TEMPLATE_TEST_CASE("local-linear attention: one CG iteration", "[clients]", float, double) {
+  using T = TestType;
+  heed_test::random_numbers random(31);
+  const index_t dim = 13, keys = 37, n = lanes_of<T> - 1, lanes = lanes_of<T>;
+  const double scale = 0.3, ridge = 0.5;
+  grid<T> q = random_grid<T>(n, dim, random), k = random_grid<T>(keys, dim, random);
+  // weights: the first pass gives lse, the second the weights with sum 1
+  grid<T> queries = packed(q, scale * log2e), weights(keys, lanes), mean(dim, lanes);
+  std::vector<T> m(at(lanes), std::numeric_limits<T>::lowest()), l(at(lanes), T(0)), factor(at(lanes)), lse(at(lanes));
+  multiply(k, a_is::rows, queries, weights, keys, dim);
+  tile::online_softmax(weights.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
+  for (index_t x = 0; x < lanes; ++x) lse[at(x)] = m[at(x)] + std::log2(l[at(x)]);
+  multiply(k, a_is::rows, queries, weights, keys, dim);
+  tile::known_lse(weights.data(), lanes, keys, lanes, lse.data());
+  multiply(k, a_is::columns, weights, mean, dim, keys);
+  cg<T> s{grid<T>(dim, lanes), packed(q, 1), grid<T>(dim, lanes)};
+  for (std::size_t i = 0; i < mean.x.size(); ++i) s.residual.x[i] -= mean.x[i];
+  s.direction = s.residual;
+  iterate(s, k, weights, mean, static_cast<T>(ridge));
 
-  for (index_t i = 0; i < lanes; ++i) {
-    std::vector<double> weight;
-    double total = 0, mean_t = 0;
-    for (index_t j = 0; j < keys; ++j) total += weight.emplace_back(std::exp(dot(k, j, q, i, d)));
-    const auto centred = [&](index_t j) { return dot(k, j, y, i, d) - dot(mean, i, y, i, d); };
-    for (index_t j = 0; j < keys; ++j) mean_t += weight[static_cast<std::size_t>(j)] / total * centred(j);
-    for (index_t c = 0; c < d; ++c) {
-      double sum = 0;
-      for (index_t j = 0; j < keys; ++j)
-        sum += weight[static_cast<std::size_t>(j)] / total * centred(j) * at(k, j * d + c);
-      const double expected = sum - mean_t * at(mean, i * d + c) + ridge * at(y, i * d + c);
-      const double got =
-          (at(cy, c * lanes + i) - at(et, i) * at(mean, i * d + c)) / at(l, i) + ridge * at(y, i * d + c);
-      REQUIRE(std::abs(got - expected) <= 2e-4 * (1 + std::abs(expected)));
+  const grid<double> p = plain_softmax(q, k, scale);
+  largest y, r, d1;
+  for (index_t i = 0; i < n; ++i) {
+    std::vector<double> mu(at(dim), 0.0), r0(at(dim)), image(at(dim), 0.0);
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t d = 0; d < dim; ++d) mu[at(d)] += p.wide(i, j) * k.wide(j, d);
+    for (index_t d = 0; d < dim; ++d) r0[at(d)] = q.wide(i, d) - mu[at(d)], image[at(d)] = ridge * r0[at(d)];
+    for (index_t j = 0; j < keys; ++j) {
+      double t = 0;
+      for (index_t d = 0; d < dim; ++d) t += (k.wide(j, d) - mu[at(d)]) * r0[at(d)];
+      for (index_t d = 0; d < dim; ++d) image[at(d)] += p.wide(i, j) * t * (k.wide(j, d) - mu[at(d)]);
     }
+    double old = 0, curve = 0, now = 0;
+    for (index_t d = 0; d < dim; ++d) old += r0[at(d)] * r0[at(d)], curve += r0[at(d)] * image[at(d)];
+    const double alpha = old / curve;
+    for (index_t d = 0; d < dim; ++d) now += (r0[at(d)] - alpha * image[at(d)]) * (r0[at(d)] - alpha * image[at(d)]);
+    for (index_t d = 0; d < dim; ++d) {
+      const double rest = r0[at(d)] - alpha * image[at(d)];
+      y.add(s.y.wide(d, i), alpha * r0[at(d)]);
+      r.add(s.residual.wide(d, i), rest);
+      d1.add(s.direction.wide(d, i), rest + now / old * r0[at(d)]);
+    }
+  }
+  CHECK(y.relative() < tolerance<T>);
+  CHECK(r.relative() < tolerance<T>);
+  CHECK(d1.relative() < tolerance<T>);
+}
+
+TEMPLATE_TEST_CASE("lightning attention: blocks of a sequence, the last one short", "[clients]", float, double) {
+  using T = TestType;
+  heed_test::random_numbers random(32);
+  const index_t dim = 11, width = lanes_of<T> - 1;
+  for (const double lambda : {0.9, 1.0, 0.0}) {
+    grid<T> state = random_grid<T>(dim, lanes_of<T>, random);
+    grid<double> s(dim, width);
+    for (index_t d = 0; d < dim; ++d)
+      for (index_t e = 0; e < width; ++e) s(d, e) = state.wide(d, e);
+    largest output, after;
+    for (const index_t length : {lanes_of<T>, lanes_of<T> - 1}) {
+      grid<T> q = random_grid<T>(length, dim, random), k = random_grid<T>(length, dim, random),
+              v = random_grid<T>(length, width, random);
+      grid<T> out(length, width);
+      std::vector<T> power(at(length + std::max(length, lanes_of<T>) + 1), T(0));
+      for (index_t i = 0; i <= std::max(length, lanes_of<T>); ++i)
+        power[at(length + i)] = static_cast<T>(std::pow(lambda, double(i)));
+      lightning_block(q, k, v, 0.25, power, state, out);
+      for (index_t i = 0; i < length; ++i) {  // token by token
+        for (index_t d = 0; d < dim; ++d)
+          for (index_t e = 0; e < width; ++e) s(d, e) = lambda * s(d, e) + k.wide(i, d) * v.wide(i, e);
+        for (index_t e = 0; e < width; ++e) {
+          double o = 0;
+          for (index_t d = 0; d < dim; ++d) o += 0.25 * q.wide(i, d) * s(d, e);
+          output.add(out.wide(i, e), o);
+        }
+      }
+      for (index_t d = 0; d < dim; ++d)
+        for (index_t e = 0; e < width; ++e) after.add(state.wide(d, e), s(d, e));
+    }
+    CAPTURE(lambda);
+    CHECK(output.relative() < tolerance<T>);
+    CHECK(after.relative() < tolerance<T>);
   }
 }
 
-TEST_CASE("lightning: one block with decay", "[tile]") {
-  const double lambda = 0.9;
-  const auto q = normal(lanes * d, 5), k = normal(lanes * d, 6), v = normal(lanes * e, 7), before = normal(d * e, 8);
-  auto s = zeros(lanes * lanes), o = zeros(e * lanes), state = before, k_decayed = k;
-  std::vector<float> power(static_cast<std::size_t>(2 * lanes), 0.0f), read(static_cast<std::size_t>(lanes)),
-      keep(static_cast<std::size_t>(e));
-  for (index_t i = 0; i < lanes; ++i) {  // power[lanes + n] = lambda^n, 0 for n < 0
-    power[static_cast<std::size_t>(lanes + i)] = static_cast<float>(std::pow(lambda, i));
-    read[static_cast<std::size_t>(i)] = static_cast<float>(std::pow(lambda, i + 1));
-    for (index_t c = 0; c < d; ++c)
-      k_decayed[static_cast<std::size_t>(i * d + c)] *= static_cast<float>(std::pow(lambda, lanes - 1 - i));
+TEMPLATE_TEST_CASE("mixture of heads: a gathered tile", "[clients]", float, double) {
+  using T = TestType;
+  heed_test::random_numbers random(33);
+  const index_t n = 150, dim = 10, width = 7;
+  grid<T> q = random_grid<T>(n, dim, random), k = random_grid<T>(n, dim, random), v = random_grid<T>(n, width, random),
+          out(n, width);
+  std::vector<const T*> rows;
+  std::vector<T*> out_rows;
+  std::vector<T> gates, all_gates(at(n), T(0));
+  std::vector<index_t> places;
+  for (index_t i = 1; i < n && static_cast<index_t>(places.size()) < lanes_of<T> - 1; i += 1 + random.below(4)) {
+    places.push_back(i), rows.push_back(q.data() + i * dim), out_rows.push_back(out.data() + i * width);
+    gates.push_back(static_cast<T>(0.25 + random.uniform()));
+    all_gates[at(i)] = gates.back();
   }
-  std::fill(keep.begin(), keep.end(), static_cast<float>(std::pow(lambda, lanes)));
-  const auto q_lanes = packed(q, d);
-  // s = k q, decayed; o = lambda^(i + 1) S q + V s; S = lambda^C S + sum lambda^(C - 1 - j) k v
-  multiply({.a = k.data(),
-            .a_row = d,
-            .a_col = 1,
-            .b = q_lanes.data(),
-            .b_row = lanes,
-            .c = s.data(),
-            .c_row = lanes,
-            .rows = lanes,
-            .depth = d});
-  tile::decay(s.data(), lanes, lanes, lanes, power.data(), lanes);
-  multiply({.a = state.data(),
-            .a_row = 1,
-            .a_col = e,
-            .b = q_lanes.data(),
-            .b_row = lanes,
-            .c = o.data(),
-            .c_row = lanes,
-            .rows = e,
-            .depth = d});
-  multiply({.a = v.data(),
-            .a_row = 1,
-            .a_col = e,
-            .b = s.data(),
-            .b_row = lanes,
-            .c = o.data(),
-            .c_row = lanes,
-            .rows = e,
-            .depth = lanes,
-            .start = tile::start::scale,
-            .factor = read.data()});
-  multiply({.a = k_decayed.data(),
-            .a_row = 1,
-            .a_col = d,
-            .b = v.data(),
-            .b_row = e,
-            .c = state.data(),
-            .c_row = e,
-            .rows = d,
-            .depth = lanes,
-            .start = tile::start::scale,
-            .factor = keep.data()},
-           e);
-
-  std::vector<double> running(static_cast<std::size_t>(d * e));
-  for (index_t x = 0; x < d * e; ++x) running[static_cast<std::size_t>(x)] = at(before, x);
-  for (index_t i = 0; i < lanes; ++i)
-    for (index_t c = 0; c < e; ++c) {
-      double expected = 0;
-      for (index_t x = 0; x < d; ++x) {
-        double& cell = running[static_cast<std::size_t>(x * e + c)];
-        cell = lambda * cell + at(k, i * d + x) * at(v, i * e + c);
-        expected += at(q, i * d + x) * cell;
-      }
-      close(o, c * lanes + i, expected);
+  gathered_head(rows, places, k, v, 0.4, gates, out_rows);
+  largest error;
+  bool zeros = true;
+  for (index_t i = 0; i < n; ++i) {
+    double sum = 0;
+    std::vector<double> o(at(width), 0.0);
+    for (index_t j = 0; j <= i; ++j) {
+      double s = 0;
+      for (index_t d = 0; d < dim; ++d) s += q.wide(i, d) * k.wide(j, d);
+      sum += s = std::exp(0.4 * s);
+      for (index_t e = 0; e < width; ++e) o[at(e)] += s * v.wide(j, e);
     }
-  for (index_t x = 0; x < d * e; ++x) close(state, x, running[static_cast<std::size_t>(x)]);
+    for (index_t e = 0; e < width; ++e) {
+      if (all_gates[at(i)] == T(0)) zeros = zeros && out(i, e) == T(0);
+      error.add(out.wide(i, e), double(all_gates[at(i)]) * o[at(e)] / sum);
+    }
+  }
+  CHECK(error.relative() < tolerance<T>);
+  CHECK(zeros);
 }
 
-TEST_CASE("mixture of head: a tile of gathered queries, each with its own place", "[tile]") {
-  const index_t tokens = 3 * lanes;
-  const auto q = normal(tokens * d, 9), k = normal(tokens * d, 10), v = normal(tokens * e, 11);
-  std::vector<index_t> active;
-  for (index_t i = 0; static_cast<index_t>(active.size()) < lanes; i += 1 + i % 3) active.push_back(i);
-  const auto gate = [](index_t i) { return 0.5 + 0.01 * static_cast<double>(i); };
-  std::vector<const float*> from;
-  std::vector<float*> to;
-  auto o = zeros(tokens * e), q_lanes = zeros(d * lanes), s = zeros(tokens * lanes), acc = zeros(e * lanes);
-  std::vector<float> m(lanes, std::numeric_limits<float>::lowest()), l = zeros(lanes), factor = zeros(lanes),
-                                                                     lo = zeros(lanes), hi;
-  for (const index_t i : active) {
-    from.push_back(q.data() + i * d), to.push_back(o.data() + i * e);
-    hi.push_back(static_cast<float>(i + 1));  // causal
+TEMPLATE_TEST_CASE("softmax backward: one tile", "[clients]", float, double) {
+  using T = TestType;
+  heed_test::random_numbers random(34);
+  const index_t dim = tile::max_vectors * simd::width<T>, keys = 29, n = lanes_of<T> - 1;
+  const double scale = 1 / std::sqrt(double(dim));
+  grid<T> q = random_grid<T>(n, dim, random), k = random_grid<T>(keys, dim, random),
+          v = random_grid<T>(keys, dim, random);
+  grid<T> dout = random_grid<T>(n, dim, random);
+  std::vector<double> lse, wide_delta;
+  const grid<double> p = plain_softmax(q, k, scale, &lse);
+  grid<double> ds(n, keys);
+  std::vector<T> lse2(at(lanes_of<T>), T(0)), delta(at(lanes_of<T>), T(0));
+  for (index_t i = 0; i < n; ++i) {
+    double mean = 0;  // delta_i = dout_i . o_i
+    for (index_t j = 0; j < keys; ++j) {
+      for (index_t e = 0; e < dim; ++e) ds(i, j) += dout.wide(i, e) * v.wide(j, e);
+      mean += p.wide(i, j) * ds(i, j);
+    }
+    for (index_t j = 0; j < keys; ++j) ds(i, j) = p.wide(i, j) * (ds(i, j) - mean);
+    lse2[at(i)] = static_cast<T>(lse[at(i)] * log2e), delta[at(i)] = static_cast<T>(mean);
   }
-  tile::gather(from.data(), lanes, d, static_cast<float>(log2e), q_lanes.data(), lanes);
-  multiply({.a = k.data(),
-            .a_row = d,
-            .a_col = 1,
-            .b = q_lanes.data(),
-            .b_row = lanes,
-            .c = s.data(),
-            .c_row = lanes,
-            .rows = tokens,
-            .depth = d});
-  for (index_t x = 0; x < lanes; x += simd::width<float>)
-    tile::hide(s.data() + x, lanes, 0, tokens, lo.data() + x, hi.data() + x, 0.0f);
-  tile::online_softmax(s.data(), lanes, tokens, tile::max_vectors, m.data(), l.data(), factor.data());
-  multiply({.a = v.data(),
-            .a_row = 1,
-            .a_col = e,
-            .b = s.data(),
-            .b_row = lanes,
-            .c = acc.data(),
-            .c_row = lanes,
-            .rows = e,
-            .depth = tokens});
-  for (index_t i = 0; i < lanes; ++i)
-    factor[static_cast<std::size_t>(i)] = static_cast<float>(gate(active[static_cast<std::size_t>(i)]) / at(l, i));
-  tile::scatter(acc.data(), lanes, factor.data(), to.data(), lanes, e);
-
-  for (index_t i = 0; i < tokens; ++i) {
-    const bool computed = std::find(active.begin(), active.end(), i) != active.end();
-    for (index_t c = 0; c < e; ++c) {
-      double sum = 0, total = 0;
-      for (index_t j = 0; j <= i; ++j) {
-        const double p = std::exp(dot(k, j, q, i, d));
-        total += p, sum += p * at(v, j * e + c);
-      }
-      close(o, i * e + c, computed ? gate(i) * sum / total : 0);
+  gradients<T> g{grid<T>(n, dim), grid<T>(keys, dim), grid<T>(keys, dim)};
+  backward_tile(q, k, v, dout, lse2, delta, scale, g);
+  largest dq, dk, dv;
+  for (index_t d = 0; d < dim; ++d) {
+    for (index_t i = 0; i < n; ++i) {
+      double want = 0;
+      for (index_t j = 0; j < keys; ++j) want += scale * ds(i, j) * k.wide(j, d);
+      dq.add(g.dq.wide(i, d), want);
+    }
+    for (index_t j = 0; j < keys; ++j) {
+      double want_dk = 0, want_dv = 0;
+      for (index_t i = 0; i < n; ++i)
+        want_dk += scale * ds(i, j) * q.wide(i, d), want_dv += p.wide(i, j) * dout.wide(i, d);
+      dk.add(scale * g.dk.wide(j, d), want_dk);
+      dv.add(g.dv.wide(j, d), want_dv);
     }
   }
-}
-
-TEST_CASE("softmax backward: one tile of dq and dv", "[tile]") {
-  const auto q = normal(lanes * d, 12), k = normal(keys * d, 13), v = normal(keys * e, 14),
-             dout = normal(lanes * e, 15);
-  const auto lse = normal(lanes, 16), delta = normal(lanes, 17);
-  auto p = zeros(keys * lanes), ds = zeros(keys * lanes), dq = zeros(d * lanes), dv = zeros(keys * e), lse2 = lse;
-  for (float& x : lse2) x *= static_cast<float>(log2e);
-  const auto q_lanes = packed(q, d, static_cast<float>(log2e)), dout_lanes = packed(dout, e);
-  // p = exp(k q - lse), ds = p (v dout - delta), dq = K^T ds, dv = p^T dout
-  multiply({.a = k.data(),
-            .a_row = d,
-            .a_col = 1,
-            .b = q_lanes.data(),
-            .b_row = lanes,
-            .c = p.data(),
-            .c_row = lanes,
-            .rows = keys,
-            .depth = d});
-  tile::known_lse(p.data(), lanes, keys, lanes, lse2.data());
-  multiply({.a = v.data(),
-            .a_row = e,
-            .a_col = 1,
-            .b = dout_lanes.data(),
-            .b_row = lanes,
-            .c = ds.data(),
-            .c_row = lanes,
-            .rows = keys,
-            .depth = e});
-  tile::product(ds.data(), p.data(), lanes, keys, lanes, delta.data());
-  multiply({.a = k.data(),
-            .a_row = 1,
-            .a_col = d,
-            .b = ds.data(),
-            .b_row = lanes,
-            .c = dq.data(),
-            .c_row = lanes,
-            .rows = d,
-            .depth = keys});
-  multiply({.a = p.data(),
-            .a_row = lanes,
-            .a_col = 1,
-            .b = dout.data(),
-            .b_row = e,
-            .c = dv.data(),
-            .c_row = e,
-            .rows = keys,
-            .depth = lanes},
-           e);
-
-  const auto weight = [&](index_t i, index_t j) { return std::exp(dot(k, j, q, i, d) - at(lse, i)); };
-  for (index_t i = 0; i < lanes; ++i)
-    for (index_t c = 0; c < d; ++c) {
-      double expected = 0, size = 0;
-      for (index_t j = 0; j < keys; ++j) {
-        const double term = weight(i, j) * (dot(v, j, dout, i, e) - at(delta, i)) * at(k, j * d + c);
-        expected += term, size += std::abs(term);
-      }
-      REQUIRE(std::abs(at(dq, c * lanes + i) - expected) <= 2e-5 * (1 + size));
-    }
-  for (index_t j = 0; j < keys; ++j)
-    for (index_t c = 0; c < e; ++c) {
-      double expected = 0, size = 0;
-      for (index_t i = 0; i < lanes; ++i)
-        expected += weight(i, j) * at(dout, i * e + c), size += std::abs(weight(i, j) * at(dout, i * e + c));
-      REQUIRE(std::abs(at(dv, j * e + c) - expected) <= 2e-5 * (1 + size));
-    }
+  CHECK(dq.relative() < tolerance<T>);
+  CHECK(dk.relative() < tolerance<T>);
+  CHECK(dv.relative() < tolerance<T>);
 }

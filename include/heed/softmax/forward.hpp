@@ -35,8 +35,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where) noe
   const index_t slots = std::min(out.tasks, where.executor.concurrency());
   const std::size_t each = slots == 0 ? 0 : few ? slot_bytes<T, rows_driver>(p) : slot_bytes<T, lanes_driver>(p);
   out.workspace_bytes = static_cast<std::size_t>(slots) * each;
-  if (!where.workspace.empty() && where.workspace.size() < out.workspace_bytes)
-    heed::detail::write(out.problem, "workspace has ", where.workspace.size(), " bytes, needs ", out.workspace_bytes);
+  heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;
 }
 

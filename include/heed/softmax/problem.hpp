@@ -48,7 +48,8 @@ problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, te
                         tensor_view<T, 4> o, const options<T>& opt) {
   problem<T> p{.q = q, .k = k, .v = v, .o = o, .opt = opt};
   p.batch = q.extent(0);
-  p.query_heads = q.extent(1), p.kv_heads = k.extent(1), p.heads = std::max(p.query_heads, p.kv_heads);
+  p.query_heads = q.extent(1), p.kv_heads = k.extent(1);
+  p.heads = p.query_heads == 0 ? 0 : std::max(p.query_heads, p.kv_heads);
   p.n = q.extent(2), p.m = k.extent(2), p.d = q.extent(3), p.e = v.extent(3);
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
   p.rows = p.n * p.group;
@@ -140,9 +141,9 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
   check.equal("q", p.q.extent(3), "k", p.k.extent(3), "head dim");
   check.equal("v", p.v.extent(3), "o", p.o.extent(3), "head dim");
   const index_t fewer = std::min(p.query_heads, p.kv_heads);
-  check.require(fewer > 0 ? p.heads % fewer == 0 : p.query_heads == 0 || p.heads == 0 || p.batch == 0, "q has ",
-                p.query_heads, " heads, k has ", p.kv_heads, ", one must divide the other");
-  check.require(p.o.extent(1) == p.heads || fewer == 0, "o has heads ", p.o.extent(1), ", needs ", p.heads,
+  check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0), "q has ", p.query_heads, " heads, k has ",
+                p.kv_heads, ", one must divide the other");
+  check.require(p.o.extent(1) == p.heads, "o has heads ", p.o.extent(1), ", needs ", p.heads,
                 " (the larger of q's and k's)");
   check.distinct("o", p.o, "q", p.q), check.distinct("o", p.o, "k", p.k), check.distinct("o", p.o, "v", p.v);
   if (p.opt.lse.data() != nullptr) {
