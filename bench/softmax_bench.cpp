@@ -69,7 +69,8 @@ template <class T> heed::context with_workspace(tensors<T>& x, std::vector<std::
   return {.workspace = bytes};
 }
 
-template <class T> void run_heed(tensors<T>& x, const heed::softmax::options<T>& options, const heed::context& context) {
+template <class T>
+void run_heed(tensors<T>& x, const heed::softmax::options<T>& options, const heed::context& context) {
   heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options, context);
 }
 
@@ -77,9 +78,10 @@ template <class T> void run_naive(tensors<T>& x, std::vector<T>& p) {
   const shape& s = x.at;
   for (index_t h = 0; h < s.heads; ++h) {
     const index_t g = h / (s.heads / s.kv_heads);
-    naive_attention(x.q.data() + h * s.n * s.d, x.k.data() + g * s.m * s.d, x.v.data() + g * s.m * s.e,
-                    x.o.data() + h * s.n * s.e, s.n, s.d, s.e, T(1) / std::sqrt(static_cast<T>(s.d)), p,
-                    [&](index_t i) { return s.first(i); }, [&](index_t i) { return s.end(i); });
+    naive_attention(
+        x.q.data() + h * s.n * s.d, x.k.data() + g * s.m * s.d, x.v.data() + g * s.m * s.e, x.o.data() + h * s.n * s.e,
+        s.n, s.d, s.e, T(1) / std::sqrt(static_cast<T>(s.d)), p, [&](index_t i) { return s.first(i); },
+        [&](index_t i) { return s.end(i); });
   }
 }
 
@@ -136,7 +138,7 @@ void add_forward_rows() {
 // ---- rows that compare two things: both are timed in every iteration, one after the other, so that a change of the
 // machine's speed meets both; the ratio is the median over the iterations ----------------------------------------------
 
-double cpu_now() {   // seconds of this thread: what else runs on its core does not count
+double cpu_now() {  // seconds of this thread: what else runs on its core does not count
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
@@ -191,7 +193,7 @@ void add_mask_rows() {
             const std::vector<std::int32_t> keys{static_cast<std::int32_t>(n)};
             heed::softmax::options<float> masked;
             if (causal)
-              masked.mask = heed::causal(), masked.align = heed::first_place(keys);   // every query comes after all keys
+              masked.mask = heed::causal(), masked.align = heed::first_place(keys);  // every query comes after all keys
             else
               masked.mask = heed::key_lengths(keys);
             std::vector<double> ratios;
@@ -203,7 +205,8 @@ void add_mask_rows() {
             }
             set_rates<float>(state, x.at);
             state.counters["x_unmasked"] = median(ratios);
-          })->UseManualTime();
+          })
+          ->UseManualTime();
 }
 
 // One query per head, eight heads on one key/value head: memory bound where K and V are longer than the caches. The
@@ -236,27 +239,30 @@ void add_group_rows() {
 void add_thread_rows() {
   for (const masking mask : {masking::dense, masking::causal})
     for (const index_t d : {64, 128})
-      add(std::string("threads/") + name(mask) + number("/D", d), [mask, d](State& state, const std::string& row) {
-        show_progress(row);
-        static two_threads pool;
-        const shape s{.n = 4096, .m = 4096, .d = d, .e = d, .mask = mask};
-        tensors<float> x(s);
-        const auto options = options_of<float>(s);
-        std::vector<double> ours, peaks;
-        for (auto _ : state) {
-          const double one = seconds_of([&] { run_heed(x, options, {}); }, now);
-          const double two = seconds_of([&] { run_heed(x, options, {.executor = pool}); }, now);
-          const auto peak = [](index_t) { run_multiply_adds<float>(1'000'000); };
-          const double peak_one = seconds_of([&] { peak(0); }, now);
-          const double peak_two = seconds_of([&] { pool.parallel_for(2, peak); }, now);
-          state.SetIterationTime(two);
-          ours.push_back(one / two);
-          peaks.push_back(2 * peak_one / peak_two);
-        }
-        state.counters["tokens/s"] = Counter(static_cast<double>(s.n), Counter::kIsIterationInvariantRate);
-        state.counters["x_one_thread"] = median(ours);
-        state.counters["x_one_peak"] = median(peaks);
-      })->UseManualTime()->MinTime(0.2);
+      add(std::string("threads/") + name(mask) + number("/D", d),
+          [mask, d](State& state, const std::string& row) {
+            show_progress(row);
+            static two_threads pool;
+            const shape s{.n = 4096, .m = 4096, .d = d, .e = d, .mask = mask};
+            tensors<float> x(s);
+            const auto options = options_of<float>(s);
+            std::vector<double> ours, peaks;
+            for (auto _ : state) {
+              const double one = seconds_of([&] { run_heed(x, options, {}); }, now);
+              const double two = seconds_of([&] { run_heed(x, options, {.executor = pool}); }, now);
+              const auto peak = [](index_t) { run_multiply_adds<float>(1'000'000); };
+              const double peak_one = seconds_of([&] { peak(0); }, now);
+              const double peak_two = seconds_of([&] { pool.parallel_for(2, peak); }, now);
+              state.SetIterationTime(two);
+              ours.push_back(one / two);
+              peaks.push_back(2 * peak_one / peak_two);
+            }
+            state.counters["tokens/s"] = Counter(static_cast<double>(s.n), Counter::kIsIterationInvariantRate);
+            state.counters["x_one_thread"] = median(ours);
+            state.counters["x_one_peak"] = median(peaks);
+          })
+          ->UseManualTime()
+          ->MinTime(0.2);
 }
 
 // Errors against double, of heed and of the plain float loops, over the same inputs.
@@ -268,7 +274,7 @@ void add_accuracy_rows() {
       tensors<float> x(s);
       std::vector<double> exact(x.o.size());
       heed::reference::softmax::forward(x.q_view(), x.k_view(), x.v_view(), heed::bhsd(exact.data(), 1, 1, s.n, s.e));
-      const auto errors = [&] {   // {RMS, maximum}
+      const auto errors = [&] {  // {RMS, maximum}
         double sum = 0, most = 0;
         for (std::size_t i = 0; i < exact.size(); ++i) {
           const double error = std::abs(static_cast<double>(x.o[i]) - exact[i]);
@@ -292,17 +298,32 @@ void add_accuracy_rows() {
 
 // ---- the ceiling of the tile core on this machine: the multiplies and weights of one query tile and one key tile that
 // stay in cache, with none of the driver around them -----------------------------------------------------------------------
-template <int Vectors> void tile_step(const std::vector<float>& k, const std::vector<float>& v,
-                                      const std::vector<float>& q, std::vector<float>& scores, std::vector<float>& o,
-                                      std::vector<float>& stats, index_t keys, index_t d) {
+template <int Vectors>
+void tile_step(const std::vector<float>& k, const std::vector<float>& v, const std::vector<float>& q,
+               std::vector<float>& scores, std::vector<float>& o, std::vector<float>& stats, index_t keys, index_t d) {
   constexpr index_t lanes = heed::tile::max_lanes<float>;
   float *m = stats.data(), *l = m + lanes, *factor = l + lanes;
-  heed::tile::multiply<float>({.a = k.data(), .a_row = d, .a_col = 1, .b = q.data(), .b_row = lanes, .c = scores.data(),
-                               .c_row = lanes, .rows = keys, .depth = d},
+  heed::tile::multiply<float>({.a = k.data(),
+                               .a_row = d,
+                               .a_col = 1,
+                               .b = q.data(),
+                               .b_row = lanes,
+                               .c = scores.data(),
+                               .c_row = lanes,
+                               .rows = keys,
+                               .depth = d},
                               Vectors);
   heed::tile::online_softmax<Vectors, float>(scores.data(), lanes, keys, m, l, factor);
-  heed::tile::multiply<float>({.a = v.data(), .a_row = 1, .a_col = d, .b = scores.data(), .b_row = lanes, .c = o.data(),
-                               .c_row = lanes, .rows = d, .depth = keys, .start = heed::tile::start::scale,
+  heed::tile::multiply<float>({.a = v.data(),
+                               .a_row = 1,
+                               .a_col = d,
+                               .b = scores.data(),
+                               .b_row = lanes,
+                               .c = o.data(),
+                               .c_row = lanes,
+                               .rows = d,
+                               .depth = keys,
+                               .start = heed::tile::start::scale,
                                .factor = factor},
                               Vectors);
 }
@@ -311,16 +332,14 @@ void add_ceiling_rows() {
   for (const index_t d : {32, 64, 80, 128})
     add(number("tile_ceiling/D", d), [d](State& state, const std::string& row) {
       constexpr index_t lanes = heed::tile::max_lanes<float>;
-      tensors<float> x({.n = lanes, .m = 4096, .d = d, .e = d});   // for the plan's key tile
-      const index_t keys =
-          heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view()).key_tile;
+      tensors<float> x({.n = lanes, .m = 4096, .d = d, .e = d});  // for the plan's key tile
+      const index_t keys = heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view()).key_tile;
       const shape s{.n = lanes, .m = keys, .d = d, .e = d};
-      std::vector<float> q(static_cast<std::size_t>(lanes * d)), o(q.size());   // as packed: (d, lane)
+      std::vector<float> q(static_cast<std::size_t>(lanes * d)), o(q.size());  // as packed: (d, lane)
       for (std::size_t i = 0; i < q.size(); ++i) q[i] = x.q[i] / std::sqrt(static_cast<float>(d));
       std::vector<float> scores(static_cast<std::size_t>(lanes * keys)), stats(static_cast<std::size_t>(3 * lanes));
-      time_row<float>(state, row, s, [&] {
-        tile_step<heed::tile::max_vectors>(x.k, x.v, q, scores, o, stats, keys, d);
-      });
+      time_row<float>(state, row, s,
+                      [&] { tile_step<heed::tile::max_vectors>(x.k, x.v, q, scores, o, stats, keys, d); });
     });
 }
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # What the headers need. Read by the project itself and, once installed, by the package file.
 
-# Defines heed::xsimd: xsimd's folder and nothing else, or sets heed_xsimd_problem. Its headers are looked for before its
-# package, and its own target is not linked, because some distributions build both to ask for xtl without shipping that.
+# Defines heed::xsimd: xsimd's folder and nothing else, or sets heed_xsimd_problem. Its headers are looked for before
+# its package, and its own target is not linked, because some distributions build both to ask for xtl, which they lack.
 function(heed_find_xsimd)
   set(heed_xsimd_problem "" PARENT_SCOPE)
   if(TARGET heed::xsimd)

@@ -16,11 +16,11 @@ using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMa
 
 struct attention_layer {
   heed::index_t heads, kv_heads, head_dim;
-  matrix wq, wk, wv, wo;   // (width, heads * dim), (width, kv_heads * dim) twice, (heads * dim, width)
+  matrix wq, wk, wv, wo;  // (width, heads * dim), (width, kv_heads * dim) twice, (heads * dim, width)
 
   attention_layer(heed::index_t width, heed::index_t heads_, heed::index_t kv_heads_)
       : heads(heads_), kv_heads(kv_heads_), head_dim(width / heads_) {
-    const float size = 1.7f / std::sqrt(static_cast<float>(width));   // keeps the variance of unit inputs
+    const float size = 1.7f / std::sqrt(static_cast<float>(width));  // keeps the variance of unit inputs
     wq = size * matrix::Random(width, heads * head_dim);
     wk = size * matrix::Random(width, kv_heads * head_dim);
     wv = size * matrix::Random(width, kv_heads * head_dim);
@@ -37,9 +37,9 @@ struct attention_layer {
   }
 
   matrix operator()(const matrix& x) const {
-    return heads_of(x, [](auto q, auto k, auto v, auto o) {
-             heed::softmax::forward(q, k, v, o, {.mask = heed::causal()});
-           }) * wo;
+    return heads_of(x, [](auto q, auto k, auto v,
+                          auto o) { heed::softmax::forward(q, k, v, o, {.mask = heed::causal()}); }) *
+           wo;
   }
 };
 
@@ -49,8 +49,8 @@ int main() {
   const matrix y = layer(x);
 
   const matrix exact = layer.heads_of(x, [](auto q, auto k, auto v, auto o) {
-                         heed::reference::softmax::forward(q, k, v, o, {.mask = heed::causal()});   // double inside
-                       }) * layer.wo;
+    heed::reference::softmax::forward(q, k, v, o, {.mask = heed::causal()});  // double inside
+  }) * layer.wo;
   const double error = static_cast<double>((y - exact).cwiseAbs().maxCoeff());
   std::printf("%td tokens, width %td, %td query heads on %td key/value heads of %td\n", y.rows(), y.cols(), layer.heads,
               layer.kv_heads, layer.head_dim);

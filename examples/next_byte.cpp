@@ -41,7 +41,7 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 // ---- keys, values, queries -----------------------------------------------------------------------------------------
 
-std::uint64_t mix(std::uint64_t x) {   // splitmix64
+std::uint64_t mix(std::uint64_t x) {  // splitmix64
   x += 0x9e3779b97f4a7c15u;
   x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
   x = (x ^ x >> 27) * 0x94d049bb133111ebu;
@@ -66,11 +66,11 @@ class memory {
   index_t size() const { return static_cast<index_t>(text_.size()); }
   const std::string& text() const { return text_; }
   const_rows keys() const { return heed::matrix(codes_.data(), size(), D); }
-  const_rows queries() const { return heed::matrix(codes_.data() + D, size(), D); }   // one position later
+  const_rows queries() const { return heed::matrix(codes_.data() + D, size(), D); }  // one position later
   const_rows values() const { return heed::matrix(values_.data(), size(), E); }
 
  private:
-  void add_code() {   // of the position after the last byte
+  void add_code() {  // of the position after the last byte
     codes_.resize(codes_.size() + at(D));
     float* const code = codes_.data() + codes_.size() - D;
     std::uint64_t hash = 0;
@@ -89,7 +89,7 @@ class memory {
 
 // ---- kernels -------------------------------------------------------------------------------------------------------
 
-double pair_flops(double n) { return n * (n + 1) / 2 * 2 * static_cast<double>(D + E); }   // of visible pairs
+double pair_flops(double n) { return n * (n + 1) / 2 * 2 * static_cast<double>(D + E); }  // of visible pairs
 
 void softmax(const_rows q, const_rows k, const_rows v, rows o, double scale) {
   heed::softmax::forward(q, k, v, o, {.mask = heed::causal(), .scale = scale});
@@ -100,9 +100,9 @@ double naive_softmax(const_rows q, const_rows k, const_rows v, rows o, double sc
   std::vector<float> p;
   double pairs = 0;
   for (index_t i = step - 1; i < q.extent(2); i += step) {
-    heed_bench::naive_attention(q.data() + i * D, k.data(), v.data(), o.data() + i * E, 1, D, E,
-                                static_cast<float>(scale), p, [](index_t) { return index_t{0}; },
-                                [&](index_t) { return i + 1; });
+    heed_bench::naive_attention(
+        q.data() + i * D, k.data(), v.data(), o.data() + i * E, 1, D, E, static_cast<float>(scale), p,
+        [](index_t) { return index_t{0}; }, [&](index_t) { return i + 1; });
     pairs += static_cast<double>(i + 1);
   }
   return pairs;
@@ -110,7 +110,7 @@ double naive_softmax(const_rows q, const_rows k, const_rows v, rows o, double sc
 
 struct kernel {
   const char* name;
-  void (*forward)(const_rows q, const_rows k, const_rows v, rows o, double scale);   // causal
+  void (*forward)(const_rows q, const_rows k, const_rows v, rows o, double scale);  // causal
   double (*naive)(const_rows q, const_rows k, const_rows v, rows o, double scale, index_t step);
   double (*flops)(double n);
 };
@@ -137,7 +137,7 @@ double mean_bits(const std::vector<float>& o, const std::string& text, index_t f
 }
 
 struct settings {
-  double scale = 0, floor = 0, bits = 1e9;   // bits: of the text that chose them
+  double scale = 0, floor = 0, bits = 1e9;  // bits: of the text that chose them
 };
 
 settings choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
@@ -167,7 +167,7 @@ bool is_causal(const kernel& kernel, const std::string& text, double scale) {
     std::string changed = text;
     changed[t] = static_cast<char>(changed[t] ^ 1);
     const std::vector<float> after = predict(changed);
-    const auto boundary = static_cast<std::ptrdiff_t>(t) * E;   // rows 0 .. t - 1 predict the bytes 1 .. t
+    const auto boundary = static_cast<std::ptrdiff_t>(t) * E;  // rows 0 .. t - 1 predict the bytes 1 .. t
     if (!std::equal(before.begin(), before.begin() + boundary, after.begin())) return false;
     if (std::equal(before.begin() + boundary, before.end(), after.begin() + boundary)) return false;
   }
@@ -208,12 +208,14 @@ timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vec
   const index_t step = std::min<index_t>(16, m.size());
   std::vector<float> plain(o.size());
   const double start = heed_bench::now();
-  const double pairs = kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), scale, step);
+  const double pairs =
+      kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), scale, step);
   const double n = static_cast<double>(m.size());
   best.naive_seconds = (heed_bench::now() - start) * (n * (n + 1) / 2) / pairs;
   for (index_t i = step - 1; i < m.size(); i += step)
     for (index_t e = 0; e < E; ++e)
-      best.naive_difference = std::max<double>(best.naive_difference, std::abs(o[at(i * E + e)] - plain[at(i * E + e)]));
+      best.naive_difference =
+          std::max<double>(best.naive_difference, std::abs(o[at(i * E + e)] - plain[at(i * E + e)]));
   return best;
 }
 
@@ -228,7 +230,8 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   bool good = true;
   std::string continued;
 
-  std::printf("%s: %td bytes; scored on the last %td, each predicted from all before it\n\n", name.c_str(), n, n - first);
+  std::printf("%s: %td bytes; scored on the last %td, each predicted from all before it\n\n", name.c_str(), n,
+              n - first);
   std::printf("%-22s %9s %8s %9s %8s %7s %8s\n", "", "bits/byte", "ms", "tokens/s", "GFLOP/s", "% peak", "x naive");
   for (const kernel& kernel : kernels) {
     if (!only.empty() && only != kernel.name) continue;
@@ -240,9 +243,10 @@ int run(const std::string& name, const std::string& text, const std::string& onl
     std::printf("%-22s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, mean_bits(o, text, first, n, chosen.floor),
                 time.seconds * 1e3, static_cast<double>(n) / time.seconds, gflops, peak > 0 ? 100 * gflops / peak : 0,
                 time.naive_seconds / time.seconds);
-    std::printf("  scale %.2f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
-                " largest difference to the plain loops %.1e\n",
-                chosen.scale, 100 * chosen.floor, first, chosen.bits, peak, time.naive_difference);
+    std::printf(
+        "  scale %.2f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
+        " largest difference to the plain loops %.1e\n",
+        chosen.scale, 100 * chosen.floor, first, chosen.bits, peak, time.naive_difference);
     std::fflush(stdout);
     std::fprintf(stderr, "%s: is it causal?\n", kernel.name);
     const bool causal = is_causal(kernel, text.substr(0, 4096), chosen.scale);
@@ -252,10 +256,14 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   }
   std::fprintf(stderr, "counts and compressors\n");
   for (const int order : {0, 2, 3, 5})
-    print_reference(("Witten-Bell order " + std::to_string(order)).c_str(), next_byte::witten_bell(text, at(first), order));
-  for (const char* command : {"gzip -9", "xz -9"}) print_reference(command, next_byte::compressor(command, text, at(first)));
-  std::printf("(gzip, xz: growth of the file by these bytes)\n\n--- the last bytes, and %td more ---\n", continued_bytes);
-  std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(), continued.c_str());
+    print_reference(("Witten-Bell order " + std::to_string(order)).c_str(),
+                    next_byte::witten_bell(text, at(first), order));
+  for (const char* command : {"gzip -9", "xz -9"})
+    print_reference(command, next_byte::compressor(command, text, at(first)));
+  std::printf("(gzip, xz: growth of the file by these bytes)\n\n--- the last bytes, and %td more ---\n",
+              continued_bytes);
+  std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(),
+              continued.c_str());
   return good ? 0 : 1;
 }
 

@@ -28,7 +28,9 @@ int main() {
   const auto k = heed::bhsd(k_data.data(), 1, kv_heads, seq, dim);
   const auto v = heed::bhsd(v_data.data(), 1, kv_heads, seq, dim);
   const auto o = heed::bhsd(o_data.data(), 1, heads, seq, dim);
-  const auto lse_of = [&](std::vector<float>& x) { return heed::tensor_view<float, 3>(x.data(), {1, heads, seq}, {0, seq, 1}); };
+  const auto lse_of = [&](std::vector<float>& x) {
+    return heed::tensor_view<float, 3>(x.data(), {1, heads, seq}, {0, seq, 1});
+  };
   heed::softmax::forward(q, k, v, o, {.mask = heed::causal(), .lse = lse_of(lse)});
 
   const heed::plan plan = heed::softmax::plan_forward(q, k, v, o, {.mask = heed::causal()});

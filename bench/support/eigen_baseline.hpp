@@ -10,7 +10,7 @@
 #define EIGEN_DONT_PARALLELIZE
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"   // GCC 12: false, out of its own AVX-512 intrinsics
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12: false, out of its own AVX-512 intrinsics
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <Eigen/Core>

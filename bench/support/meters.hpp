@@ -19,7 +19,7 @@
 
 namespace heed_bench {
 
-inline double now() {   // seconds
+inline double now() {  // seconds
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
@@ -50,8 +50,8 @@ inline constexpr int fma_bytes = 16;
 
 #if defined(__FMA__) || defined(__AVX512F__)
 inline constexpr int flops_per_operation = 2;
-#define BENCH_TURN(type)                                                                            \
-  ".rept 4\n .irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13\n"                                              \
+#define BENCH_TURN(type)                               \
+  ".rept 4\n .irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13\n" \
   "vfmadd231" type " %%" BENCH_LANES "14, %%" BENCH_LANES "15, %%" BENCH_LANES "\\r\n .endr\n .endr\n"
 #else
 inline constexpr int flops_per_operation = 1;
@@ -63,14 +63,15 @@ inline constexpr int flops_per_operation = 1;
 #define BENCH_ADD(type, r) "add" type " %%xmm15, %%xmm" r "\n"
 #endif
 #define BENCH_FOUR(type, m0, m1, a0, a1) BENCH_MUL(type, m0) BENCH_MUL(type, m1) BENCH_ADD(type, a0) BENCH_ADD(type, a1)
-#define BENCH_TURN(type)   /* two and two: one and one alternating reads 5 % less on Zen 4 */                        \
-  ".rept 2\n" BENCH_FOUR(type, "0", "1", "7", "8") BENCH_FOUR(type, "2", "3", "9", "10")                             \
-  BENCH_FOUR(type, "4", "5", "11", "12") BENCH_FOUR(type, "6", "0", "13", "7") BENCH_FOUR(type, "1", "2", "8", "9")  \
-  BENCH_FOUR(type, "3", "4", "10", "11") BENCH_FOUR(type, "5", "6", "12", "13") ".endr\n"
+#define BENCH_TURN(type) /* two and two: one and one alternating reads 5 % less on Zen 4 */ \
+  ".rept 2\n" BENCH_FOUR(type, "0", "1", "7", "8") BENCH_FOUR(type, "2", "3", "9", "10")    \
+      BENCH_FOUR(type, "4", "5", "11", "12") BENCH_FOUR(type, "6", "0", "13", "7")          \
+          BENCH_FOUR(type, "1", "2", "8", "9") BENCH_FOUR(type, "3", "4", "10", "11")       \
+              BENCH_FOUR(type, "5", "6", "12", "13") ".endr\n"
 #endif
 
-#define BENCH_CLOBBERS                                                                                                 \
-  "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",     \
+#define BENCH_CLOBBERS                                                                                             \
+  "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
       "xmm13", "xmm14", "xmm15"
 
 inline constexpr bool has_meters = true;
@@ -94,7 +95,7 @@ template <class T> double run_multiply_adds(long turns) {
 #undef BENCH_TURN
 #undef BENCH_CLOBBERS
 #else
-inline constexpr bool has_meters = false;   // no loop written for this CPU yet: every share of the peak reads 0
+inline constexpr bool has_meters = false;  // no loop written for this CPU yet: every share of the peak reads 0
 template <class T> double run_multiply_adds(long) { return 0; }
 #endif
 
@@ -103,7 +104,7 @@ template <class T> double multiply_add_peak(double seconds = 0.1) {
   double best = 0;
   for (const double end = now() + seconds; now() < end;) {
     const double start = now();
-    const double flops = run_multiply_adds<T>(100'000);   // about 1 ms
+    const double flops = run_multiply_adds<T>(100'000);  // about 1 ms
     best = std::max(best, flops / (now() - start) * 1e-9);
   }
   return best;
@@ -145,8 +146,8 @@ inline double read_bandwidth(std::size_t bytes = std::size_t{256} << 20, int rou
 // ---- both, before and after ---------------------------------------------------------------------------------------
 
 struct machine {
-  double gflops_float = 0, gflops_double = 0;   // one core
-  double read_gbps = 0;                         // one core
+  double gflops_float = 0, gflops_double = 0;  // one core
+  double read_gbps = 0;                        // one core
 };
 
 inline machine measure_machine() { return {multiply_add_peak<float>(), multiply_add_peak<double>(), read_bandwidth()}; }

@@ -21,7 +21,7 @@
 namespace heed_bench {
 
 struct run_state {
-  machine before, best;    // best: the larger of everything measured so far
+  machine before, best;  // best: the larger of everything measured so far
   int rows_above_peak = 0;
   double started = now();
 };
@@ -46,7 +46,7 @@ template <class T> double& best_peak() {
 // Fails a row whose rate is above 101 % of the peak: its FLOPs are miscounted, or its work was optimised away.
 template <class T> void check_against_peak(benchmark::State& state, double gflops) {
   if (!has_meters || gflops <= 1.01 * best_peak<T>()) return;
-  best_peak<T>() = std::max(best_peak<T>(), multiply_add_peak<T>());   // the clock may have risen
+  best_peak<T>() = std::max(best_peak<T>(), multiply_add_peak<T>());  // the clock may have risen
   if (gflops <= 1.01 * best_peak<T>()) return;
   ++current_run().rows_above_peak;
   state.SkipWithError("more than 101 % of the peak");
@@ -55,7 +55,7 @@ template <class T> void check_against_peak(benchmark::State& state, double gflop
 class late_reporter : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context&) override { return true; }
-  void ReportRuns(const std::vector<Run>& runs) override {   // repetitions and their statistics come separately
+  void ReportRuns(const std::vector<Run>& runs) override {  // repetitions and their statistics come separately
     if (runs.empty()) return;
     auto& row = groups_[runs.front().family_index];
     row.insert(row.end(), runs.begin(), runs.end());
@@ -99,7 +99,8 @@ class late_reporter : public benchmark::BenchmarkReporter {
         }
       };
       const double us = time(*run) * 1e6;
-      std::printf("%-32s %8.4g %s", run->run_name.function_name.c_str(), us < 1e3 ? us : us * 1e-3, us < 1e3 ? "us" : "ms");
+      std::printf("%-32s %8.4g %s", run->run_name.function_name.c_str(), us < 1e3 ? us : us * 1e-3,
+                  us < 1e3 ? "us" : "ms");
       column("GFLOP/s", " %9.2f", 9);
       column("pct_peak", " %6.1f", 6);
       column("GB/s", " %7.2f", 7);
@@ -127,9 +128,9 @@ class late_reporter : public benchmark::BenchmarkReporter {
     if constexpr (requires { run.error_occurred; })
       return run.error_occurred;
     else
-      return static_cast<int>(run.skipped) != 0;   // Google Benchmark 1.8 and later
+      return static_cast<int>(run.skipped) != 0;  // Google Benchmark 1.8 and later
   }
-  static double time(const Run& run) {   // seconds, manual or CPU time as the row's rates use it
+  static double time(const Run& run) {  // seconds, manual or CPU time as the row's rates use it
     const double in_unit = run.run_name.time_type.empty() ? run.GetAdjustedCPUTime() : run.GetAdjustedRealTime();
     return in_unit / benchmark::GetTimeUnitMultiplier(run.time_unit);
   }
@@ -143,7 +144,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
     return found;
   }
 
-  std::map<std::int64_t, std::vector<Run>> groups_;   // in the order of registration
+  std::map<std::int64_t, std::vector<Run>> groups_;  // in the order of registration
 };
 
 // What the rows were compiled with.
@@ -173,7 +174,7 @@ inline int run_all(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string word = argv[i];
     if (word.starts_with("--benchmark_out=")) {
-      out = word.substr(std::strlen("--benchmark_out="));   // ours: the numbers are complete only at the end
+      out = word.substr(std::strlen("--benchmark_out="));  // ours: the numbers are complete only at the end
       continue;
     }
     list = list || word.starts_with("--benchmark_list_tests");
@@ -195,7 +196,8 @@ inline int run_all(int argc, char** argv) {
   if (isatty(STDERR_FILENO) != 0) std::fprintf(stderr, "\r\033[K");
 
   char peak[200];
-  std::snprintf(peak, sizeof peak, "float %.1f (before %.1f, after %.1f), double %.1f GFLOP/s; read %.1f (%.1f, %.1f) GB/s",
+  std::snprintf(peak, sizeof peak,
+                "float %.1f (before %.1f, after %.1f), double %.1f GFLOP/s; read %.1f (%.1f, %.1f) GB/s",
                 run.best.gflops_float, run.before.gflops_float, after.gflops_float, run.best.gflops_double,
                 run.best.read_gbps, run.before.read_gbps, after.read_gbps);
   reporter.complete(run.best);

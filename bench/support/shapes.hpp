@@ -15,7 +15,7 @@ namespace heed_bench {
 using heed::index_t;
 
 enum class masking { dense, causal, window };
-inline constexpr index_t window_keys = 256;   // keys that a query of a windowed row sees, its own included
+inline constexpr index_t window_keys = 256;  // keys that a query of a windowed row sees, its own included
 
 inline const char* name(masking kind) {
   return kind == masking::dense ? "dense" : kind == masking::causal ? "causal" : "window";
@@ -32,13 +32,13 @@ struct shape {
   }
   index_t end(index_t i) const { return mask == masking::dense ? m : std::clamp<index_t>(i + m - n + 1, 0, m); }
 
-  double pairs() const {   // visible query-key pairs of all heads
+  double pairs() const {  // visible query-key pairs of all heads
     double sum = 0;
     for (index_t i = 0; i < n; ++i) sum += static_cast<double>(std::max<index_t>(0, end(i) - first(i)));
     return sum * static_cast<double>(heads);
   }
   double flops() const { return pairs() * 2 * static_cast<double>(d + e); }
-  template <class T> double bytes() const {   // q and o once, the keys and values that some query sees once
+  template <class T> double bytes() const {  // q and o once, the keys and values that some query sees once
     const index_t keys = n > 0 ? end(n - 1) - first(0) : 0;
     return static_cast<double>(sizeof(T)) * static_cast<double>((heads * n + kv_heads * keys) * (d + e));
   }
@@ -50,7 +50,10 @@ template <class T> struct tensors {
   std::vector<T> q, k, v, o;
 
   explicit tensors(const shape& s)
-      : at(s), q(size(s.heads, s.n, s.d)), k(size(s.kv_heads, s.m, s.d)), v(size(s.kv_heads, s.m, s.e)),
+      : at(s),
+        q(size(s.heads, s.n, s.d)),
+        k(size(s.kv_heads, s.m, s.d)),
+        v(size(s.kv_heads, s.m, s.e)),
         o(size(s.heads, s.n, s.e)) {
     std::uint32_t seed = 1;
     for (auto* x : {&q, &k, &v})
@@ -60,7 +63,7 @@ template <class T> struct tensors {
           seed = seed * 1664525u + 1013904223u;
           sum += static_cast<std::int32_t>(seed >> 16);
         }
-        value = static_cast<T>(sum) * T(2.64e-5);   // variance 1
+        value = static_cast<T>(sum) * T(2.64e-5);  // variance 1
       }
   }
 

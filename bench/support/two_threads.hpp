@@ -25,7 +25,7 @@ class two_threads {
 
   heed::index_t concurrency() const { return 2; }
 
-  template <class F> void parallel_for(heed::index_t n, const F& f) {   // n <= 2
+  template <class F> void parallel_for(heed::index_t n, const F& f) {  // n <= 2
     start([](const void* object, heed::index_t i) { (*static_cast<const F*>(object))(i); }, &f, n);
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return running_ == 0; });
@@ -62,7 +62,7 @@ class two_threads {
   const void* object_ = nullptr;
   heed::index_t count_ = 0, running_ = 0;
   unsigned round_ = 0;
-  std::thread threads_[2];   // last: they use the members above
+  std::thread threads_[2];  // last: they use the members above
 };
 
 }  // namespace heed_bench

@@ -25,7 +25,7 @@ inline double witten_bell(std::string_view text, std::size_t from, int order) {
     std::unordered_map<unsigned char, double> of;
     double total = 0;
   };
-  std::unordered_map<std::uint64_t, counts> contexts;   // key: the last n <= 7 bytes and n
+  std::unordered_map<std::uint64_t, counts> contexts;  // key: the last n <= 7 bytes and n
   double bits = 0;
   for (std::size_t t = 0; t < text.size(); ++t) {
     const auto byte = static_cast<unsigned char>(text[t]);

@@ -16,9 +16,11 @@ namespace {
 using heed::bf16_t;
 using heed::f16_t;
 
-template <class Half> constexpr bool is_storage =
-    sizeof(Half) == 2 && std::is_trivial_v<Half> && std::is_standard_layout_v<Half> && heed::detail::storage<Half> &&
-    std::is_convertible_v<Half, float> && !std::is_convertible_v<float, Half> && std::is_constructible_v<Half, float>;
+template <class Half>
+constexpr bool is_storage = sizeof(Half) == 2 &&
+                            std::is_trivial_v<Half>&& std::is_standard_layout_v<Half>&& heed::detail::storage<
+                                Half>&& std::is_convertible_v<Half, float> &&
+                            !std::is_convertible_v<float, Half> && std::is_constructible_v<Half, float>;
 static_assert(is_storage<bf16_t> && is_storage<f16_t>);
 static_assert(heed::detail::storage<float> && heed::detail::storage<double> && !heed::detail::storage<int>);
 static_assert(std::is_same_v<heed::detail::acc_t<bf16_t>, float> && std::is_same_v<heed::detail::acc_t<f16_t>, float>);
@@ -39,7 +41,7 @@ template <class Half> double decode(std::uint16_t bits) {
   else if (exponent == 0)
     value = std::ldexp(fraction, 1 - bias<Half> - fraction_bits<Half>);
   else
-    value = std::ldexp((1 << fraction_bits<Half>) + fraction, exponent - bias<Half> - fraction_bits<Half>);
+    value = std::ldexp((1 << fraction_bits<Half>)+fraction, exponent - bias<Half> - fraction_bits<Half>);
   return bits & 0x8000 ? -value : value;
 }
 

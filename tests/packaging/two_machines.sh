@@ -21,7 +21,7 @@ for level in -O0 -O2; do
   # Optimised code has no weak function at all that could be taken from another machine, be it the standard library's.
   nm --defined-only "${objects[@]}" | awk '$2 ~ /^[WVu]$/ {print $2, $3}' | sort -u > weak.txt
   if [[ $level == -O0 ]]; then which='4heed'; else which='4heed|^W '; fi
-  grep -E "$which" weak.txt | cut -d ' ' -f 2 > heeds.txt || { echo "no weak symbol: this test looks at nothing"; exit 1; }
+  grep -E "$which" weak.txt | cut -d ' ' -f 2 > heeds.txt || { echo "found no weak symbol to look at"; exit 1; }
   grep -vE -e "$tag" -e "$shared" heeds.txt > untagged.txt || true
   if [[ -s untagged.txt ]]; then
     echo "$level: weak symbols without the tag of their machine:"

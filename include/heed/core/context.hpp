@@ -46,8 +46,7 @@ template <class E> void parallel_for_of(void* executor, index_t n, task_function
 
 }  // namespace HEED_ISA
 
-template <class E>
-concept executor = requires(E& e, index_t n, const task_ref& f) {
+template <class E> concept executor = requires(E& e, index_t n, const task_ref& f) {
   { e.concurrency() } -> std::convertible_to<index_t>;
   e.parallel_for(n, f);
 };
@@ -63,7 +62,8 @@ class executor_ref {
 
   template <class E>
     requires(detail::executor<E> && !std::same_as<std::remove_const_t<E>, executor_ref>)
-  HEED_INLINE executor_ref(E& e) noexcept
+  HEED_INLINE executor_ref(E& e)
+  noexcept
       : executor_(const_cast<std::remove_const_t<E>*>(&e)),
         concurrency_(&detail::concurrency_of<E>),
         parallel_for_(&detail::parallel_for_of<E>) {}

@@ -69,8 +69,8 @@ template <class T> tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
 template <class T>
 std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads, index_t kv_heads,
                                             index_t dim) {
-  detail::check_extents(
-      "packed_qkv", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
+  detail::check_extents("packed_qkv",
+                        {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
   const index_t token = (heads + 2 * kv_heads) * dim;
   const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
     return {p == nullptr ? p : p + first * dim, {batch, count, seq, dim}, {seq * token, dim, token, 1}};
@@ -80,36 +80,36 @@ std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, in
 
 // (seq, heads * dim) -> (1, heads, seq, dim); (batch, 1, seq, heads * dim) -> (batch, heads, seq, dim).
 template <viewable X>
-  requires detail::borrowable<X> && (detail::axes<X> <= 4)
-auto split_heads(X&& x, index_t heads) -> tensor_view<element_t<X>, 4> {
-  const tensor_view<element_t<X>, 4> rows(x);
-  if (rows.extent(1) != 1) detail::fail("split_heads: x has ", rows.extent(1), " heads already, must have 1");
-  if (heads < 1) detail::fail("split_heads: heads is ", heads, ", must be at least 1");
-  if (rows.extent(3) % heads != 0)
-    detail::fail("split_heads: x has ", rows.extent(3), " columns, heads is ", heads, ": not a multiple");
-  const index_t dim = rows.extent(3) / heads;
-  return {rows.data(),
-          {rows.extent(0), heads, rows.extent(2), dim},
-          {rows.stride(0), dim * rows.stride(3), rows.stride(2), rows.stride(3)}};
-}
+  requires detail::borrowable<X> &&(detail::axes<X> <= 4) auto split_heads(X&& x, index_t heads)
+      -> tensor_view<element_t<X>, 4> {
+    const tensor_view<element_t<X>, 4> rows(x);
+    if (rows.extent(1) != 1) detail::fail("split_heads: x has ", rows.extent(1), " heads already, must have 1");
+    if (heads < 1) detail::fail("split_heads: heads is ", heads, ", must be at least 1");
+    if (rows.extent(3) % heads != 0)
+      detail::fail("split_heads: x has ", rows.extent(3), " columns, heads is ", heads, ": not a multiple");
+    const index_t dim = rows.extent(3) / heads;
+    return {rows.data(),
+            {rows.extent(0), heads, rows.extent(2), dim},
+            {rows.stride(0), dim * rows.stride(3), rows.stride(2), rows.stride(3)}};
+  }
 
-// count entries of one axis from first on.
-template <class T> tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
-  detail::check_axis("slice", axis);
-  detail::check_extents("slice", {{"first", first}, {"count", count}});
-  if (count > x.extent(axis) - first)  // no sum that could overflow
-    detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
-  T* const data = count == 0 ? x.data() : x.data() + first * x.stride(axis);
-  return detail::with_axis(x, data, axis, count, x.stride(axis));
-}
+  // count entries of one axis from first on.
+  template <class T> tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
+    detail::check_axis("slice", axis);
+    detail::check_extents("slice", {{"first", first}, {"count", count}});
+    if (count > x.extent(axis) - first)  // no sum that could overflow
+      detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
+    T* const data = count == 0 ? x.data() : x.data() + first * x.stride(axis);
+    return detail::with_axis(x, data, axis, count, x.stride(axis));
+  }
 
-// An axis of extent 1 repeated count times, without a copy.
-template <class T> tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
-  detail::check_axis("broadcast", axis);
-  detail::check_extents("broadcast", {{"count", count}});
-  if (x.extent(axis) != 1) detail::fail("broadcast: axis ", axis, " has extent ", x.extent(axis), ", must be 1");
-  return detail::with_axis(x, x.data(), axis, count, 0);
-}
+  // An axis of extent 1 repeated count times, without a copy.
+  template <class T> tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
+    detail::check_axis("broadcast", axis);
+    detail::check_extents("broadcast", {{"count", count}});
+    if (x.extent(axis) != 1) detail::fail("broadcast: axis ", axis, " has extent ", x.extent(axis), ", must be 1");
+    return detail::with_axis(x, x.data(), axis, count, 0);
+  }
 
 }  // namespace HEED_ISA
 }  // namespace heed

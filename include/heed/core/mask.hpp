@@ -18,20 +18,27 @@ namespace detail {
 
 struct mask_parts {
   enum kind : unsigned {
-    causal = 1, window = 2, key_lengths = 4, packed = 8, prefix_lm = 16, segments = 32, keep = 64, visible_if = 128,
+    causal = 1,
+    window = 2,
+    key_lengths = 4,
+    packed = 8,
+    prefix_lm = 16,
+    segments = 32,
+    keep = 64,
+    visible_if = 128,
   };
 
-  unsigned present = 0;                           // bits of kind; a member below counts only where its bit is set
-  index_t left = -1, right = -1, keep_first = 0;  // window; left, right as given: -1 is no limit, less is an error
-  heed::lengths lengths = {};                     // key_lengths
+  unsigned present = 0;                                // bits of kind; a member below counts only where its bit is set
+  index_t left = -1, right = -1, keep_first = 0;       // window; left, right as given: -1 is no limit, less is an error
+  heed::lengths lengths = {};                          // key_lengths
   heed::lengths query_offsets = {}, key_offsets = {};  // packed
-  heed::lengths prefix = {};                      // prefix_lm
+  heed::lengths prefix = {};                           // prefix_lm
   tensor_view<const std::int32_t, 2> query_ids = {}, key_ids = {};  // segments
-  tensor_view<const bool, 4> keep_tensor = {};    // keep
-  function_bytes predicate = {};                  // visible_if, and its loops over a tile
+  tensor_view<const bool, 4> keep_tensor = {};                      // keep
+  function_bytes predicate = {};                                    // visible_if, and its loops over a tile
   tile_function<float> hide_float = nullptr;
   tile_function<double> hide_double = nullptr;
-  const char* conflict = nullptr;                 // why `&` could not join; the call reports it
+  const char* conflict = nullptr;  // why `&` could not join; the call reports it
 
   HEED_INLINE constexpr bool has(kind k) const noexcept { return (present & k) != 0; }
 };
@@ -180,8 +187,8 @@ inline mask keep(tensor_view<const bool, 4> visible) noexcept {
 // bool f(const position&), at most 32 bytes, trivially copyable, stored by value: what it refers to must live until the
 // call.
 template <class F>
-  requires detail::predicate<F>
-mask visible_if(F f) noexcept {
+  requires detail::predicate<F> mask visible_if(F f)
+noexcept {
   return mask(detail::mask_parts{.present = detail::mask_parts::visible_if,
                                  .predicate = detail::store(f),
                                  .hide_float = &detail::hide_scores<F, float>,

@@ -11,9 +11,8 @@ namespace heed {
 namespace detail {
 
 // One axis of float or double: vectors, arrays, spans, Eigen vectors, rank-1 views, in any stride.
-template <class R>
-concept numbers = viewable<R> && axes<R> == 1 &&
-                  (std::is_same_v<value_t<R>, float> || std::is_same_v<value_t<R>, double>);
+template <class R> concept numbers = viewable<R> && axes<R>
+== 1 && (std::is_same_v<value_t<R>, float> || std::is_same_v<value_t<R>, double>);
 
 }  // namespace detail
 
@@ -24,12 +23,11 @@ class per_head {
   HEED_INLINE constexpr per_head() noexcept {}
 
   template <class S>
-    requires std::is_arithmetic_v<S>
-  HEED_INLINE constexpr per_head(S all) noexcept : all_(static_cast<double>(all)), set_(true) {}
+  requires std::is_arithmetic_v<S> HEED_INLINE constexpr per_head(S all) noexcept
+      : all_(static_cast<double>(all)), set_(true) {}
 
   template <class R>
-    requires detail::numbers<R> && detail::borrowable<R>
-  HEED_INLINE constexpr per_head(R&& each) noexcept {
+  requires detail::numbers<R> && detail::borrowable<R> HEED_INLINE constexpr per_head(R&& each) noexcept {
     const tensor_view<const detail::value_t<R>, 1> numbers(each);
     if constexpr (std::is_same_v<detail::value_t<R>, float>)
       floats_ = numbers.data();

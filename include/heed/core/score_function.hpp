@@ -27,15 +27,15 @@ template <class Acc> class score_function {
   HEED_INLINE score_function() noexcept {}
 
   template <class F>
-    requires detail::score<F, Acc>
-  HEED_INLINE score_function(F f) noexcept {
+    requires detail::score<F, Acc> HEED_INLINE score_function(F f)
+  noexcept {
     parts_.value = detail::store(f);
     parts_.map_value = &detail::map_scores<F, Acc>;
   }
 
   template <class F, class D>
-    requires detail::score<F, Acc> && detail::score<D, Acc>
-  HEED_INLINE score_function(F f, D df_ds) noexcept : score_function(f) {
+    requires detail::score<F, Acc> && detail::score<D, Acc> HEED_INLINE score_function(F f, D df_ds)
+  noexcept : score_function(f) {
     parts_.derivative = detail::store(df_ds);
     parts_.map_derivative = &detail::map_scores<D, Acc>;
   }

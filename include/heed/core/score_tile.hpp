@@ -33,11 +33,10 @@ struct function_bytes {
 };
 
 template <class F>
-concept stored_function =
-    std::is_trivially_copyable_v<F> && sizeof(F) <= sizeof(function_bytes) && alignof(F) <= alignof(function_bytes);
+concept stored_function = std::is_trivially_copyable_v<F> && sizeof(F) <= sizeof(function_bytes) &&
+                          alignof(F) <= alignof(function_bytes);
 
-template <class F>
-concept predicate = stored_function<F> && std::predicate<const F&, const position&>;
+template <class F> concept predicate = stored_function<F> && std::predicate<const F&, const position&>;
 
 template <class F, class Acc>
 concept score = stored_function<F> && std::is_invocable_r_v<Acc, const F&, Acc, const position&>;

@@ -93,8 +93,8 @@ template <class T> using acc_t = std::conditional_t<std::is_same_v<T, double>, d
 
 // What q, k, v and o may be stored as.
 template <class T>
-concept storage = std::is_same_v<T, float> || std::is_same_v<T, double> ||
-                  std::is_same_v<T, bf16_t> || std::is_same_v<T, f16_t>;
+concept storage =
+    std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16_t> || std::is_same_v<T, f16_t>;
 
 }  // namespace detail
 }  // namespace heed

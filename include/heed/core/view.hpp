@@ -26,12 +26,11 @@ template <class X> using lvalue = std::remove_reference_t<X>&;  // still const w
 template <class X> inline constexpr int tensor_rank = 0;
 template <class T, int Rank> inline constexpr int tensor_rank<tensor_view<T, Rank>> = Rank;
 
-template <class X>
-concept tensor_like = tensor_rank<bare<X>> > 0;
+template <class X> concept tensor_like = tensor_rank<bare<X>> >
+0;
 
 // Dense Eigen objects with direct access: matrices, arrays, Map, Ref, Block, Transpose, Diagonal, ...
-template <class X>
-concept eigen_like = requires(lvalue<X> x) {
+template <class X> concept eigen_like = requires(lvalue<X> x) {
   typename bare<X>::PlainObject;
   bare<X>::RowsAtCompileTime;
   bare<X>::ColsAtCompileTime;
@@ -42,19 +41,17 @@ concept eigen_like = requires(lvalue<X> x) {
   { x.colStride() } -> std::convertible_to<index_t>;
 };
 
-template <class X>
-concept mdspan_like = requires(lvalue<X> x) {
+template <class X> concept mdspan_like = requires(lvalue<X> x) {
   requires std::is_pointer_v<decltype(x.data_handle())>;
-  requires bare<X>::rank() >= 1;
+  requires bare<X>::rank()
+  >= 1;
   { x.extent(0) } -> std::convertible_to<index_t>;
   { x.stride(0) } -> std::convertible_to<index_t>;
 };
 
-template <class X>
-concept range_like = std::ranges::contiguous_range<lvalue<X>> && std::ranges::sized_range<lvalue<X>>;
+template <class X> concept range_like = std::ranges::contiguous_range<lvalue<X>> && std::ranges::sized_range<lvalue<X>>;
 
-template <class X>
-concept viewable = tensor_like<X> || eigen_like<X> || mdspan_like<X> || range_like<X>;
+template <class X> concept viewable = tensor_like<X> || eigen_like<X> || mdspan_like<X> || range_like<X>;
 
 // How each kind is read: its axes (the last is dim), and whether it owns its elements. X may be const.
 template <class X> struct tensor_traits {
@@ -99,10 +96,10 @@ template <class X> struct range_traits {
 };
 
 template <class X>  // Eigen vectors are ranges too: the order matters
-using traits_of = std::conditional_t<
-    tensor_like<X>, tensor_traits<X>,
-    std::conditional_t<eigen_like<X>, eigen_traits<X>,
-                       std::conditional_t<mdspan_like<X>, mdspan_traits<X>, range_traits<X>>>>;
+using traits_of =
+    std::conditional_t<tensor_like<X>, tensor_traits<X>,
+                       std::conditional_t<eigen_like<X>, eigen_traits<X>,
+                                          std::conditional_t<mdspan_like<X>, mdspan_traits<X>, range_traits<X>>>>;
 
 template <viewable X> using traits = traits_of<std::remove_reference_t<X>>;
 template <viewable X> inline constexpr int axes = traits<X>::axes;
@@ -110,34 +107,28 @@ template <viewable X> inline constexpr int axes = traits<X>::axes;
 template <viewable X> struct element {  // structs, not aliases: they keep the names of symbols short
   using type = std::remove_pointer_t<decltype(traits<X>::data(std::declval<lvalue<X>>()))>;
 };
-template <viewable X> struct accumulator {
-  using type = acc_t<std::remove_cv_t<typename element<X>::type>>;
-};
+template <viewable X> struct accumulator { using type = acc_t<std::remove_cv_t<typename element<X>::type>>; };
 template <viewable X> using element_t = typename element<X>::type;
 template <viewable X> using value_t = std::remove_cv_t<element_t<X>>;
 template <viewable X> using acc_of = typename accumulator<X>::type;
 
 // X as deduced for a parameter X&&: an lvalue, or a temporary that only refers to its elements. A view of a temporary
 // that owns them would dangle.
-template <class X>
-concept borrowable = viewable<X> && (std::is_lvalue_reference_v<X> || !traits<X>::owns);
+template <class X> concept borrowable = viewable<X> &&(std::is_lvalue_reference_v<X> || !traits<X>::owns);
 
 // float to const float; not the other way, and not float to double.
-template <class From, class To>
-concept qualifies = std::is_convertible_v<From (*)[], To (*)[]>;
+template <class From, class To> concept qualifies = std::is_convertible_v<From (*)[], To (*)[]>;
 
 template <class X, class T, int Rank>
-concept binds = borrowable<X> && !std::same_as<bare<X>, tensor_view<T, Rank>> &&
-                (axes<X> <= Rank) && qualifies<element_t<X>, T>;
+concept binds =
+    borrowable<X> && !std::same_as<bare<X>, tensor_view<T, Rank>> && (axes<X> <= Rank) && qualifies<element_t<X>, T>;
 
 // What a kernel may write to; X as for borrowable.
-template <class X>
-concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
+template <class X> concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
 
 }  // namespace detail
 
-template <class X>
-concept viewable = detail::viewable<X>;
+template <class X> concept viewable = detail::viewable<X>;
 template <viewable X> using element_t = detail::element_t<X>;  // const float for a const matrix
 template <viewable X> using acc_of = detail::acc_of<X>;        // what a kernel sums in: double for double, else float
 
@@ -156,8 +147,8 @@ template <class T, int Rank> class tensor_view {
 
   // Anything viewable with at most Rank axes. Missing leading axes have extent 1 and stride 0.
   template <viewable X>
-    requires detail::binds<X, T, Rank>
-  HEED_INLINE constexpr tensor_view(X&& x) noexcept : data_(detail::traits<X>::data(x)) {
+  requires detail::binds<X, T, Rank> HEED_INLINE constexpr tensor_view(X&& x) noexcept
+      : data_(detail::traits<X>::data(x)) {
     constexpr int missing = Rank - detail::axes<X>;
     for (int axis = 0; axis < Rank; ++axis) {
       const bool given = axis >= missing;
@@ -186,10 +177,10 @@ inline namespace HEED_ISA {
 
 // The elements of x as (batch, head, seq, dim), or the last Rank of these; missing leading axes have extent 1.
 template <int Rank = 4, viewable X>
-  requires detail::borrowable<X> && (detail::axes<X> <= Rank)
-HEED_INLINE constexpr auto view(X&& x) noexcept -> tensor_view<element_t<X>, Rank> {
-  return tensor_view<element_t<X>, Rank>(x);
-}
+  requires detail::borrowable<X> &&(detail::axes<X> <= Rank) HEED_INLINE constexpr auto view(X&& x) noexcept
+      -> tensor_view<element_t<X>, Rank> {
+    return tensor_view<element_t<X>, Rank>(x);
+  }
 
 }  // namespace HEED_ISA
 
