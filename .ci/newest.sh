@@ -44,7 +44,7 @@ for package in *.deb; do dpkg -x "$package" "$root"; done
 # not.
 apt-get "${apt[@]}" --download-only source catch2 || skip "the source of Catch2 is not reachable"
 tar xf catch2_*.orig.tar.* --wildcards '*/extras/catch_amalgamated.*' --strip-components=2
-g++ -std=c++20 -O1 -c catch_amalgamated.cpp -o catch.o
+g++ -std=c++20 -O1 -DCATCH_AMALGAMATED_CUSTOM_MAIN -c catch_amalgamated.cpp -o catch.o
 rm "$root"/usr/lib/libCatch2.a
 ar rcs "$root"/usr/lib/libCatch2.a catch.o
 cd - > /dev/null

@@ -6,8 +6,8 @@
 //   window/D<D>                     window of 256 at N = 16384       masks_inside/<mask>    a mask that hides nothing
 //   tile_ceiling/D<D>               one tile that stays in cache     threads/<mask>/D<D>    two threads, two peak loops
 //   accuracy/D<D>                   error against double
-// --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take about two
-// minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
+// --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
+// three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
 
 #include <algorithm>

@@ -131,7 +131,8 @@ template <class T> void iterate(cg<T>& s, grid<T>& k, grid<T>& weights, grid<T>&
       s.direction(d, l) = s.residual(d, l) + now[at(l)] / old[at(l)] * s.direction(d, l);
 }
 
-// ---- lightning attention: one block. state is [D][lanes of E]; v and out are rows; power[n + length] = decay^n, 0 for n < 0
+// ---- lightning attention: one block. state is [D][lanes of E]; v and out are rows
+// power[n + length] = decay^n, 0 for n < 0
 
 template <class T>
 void lightning_block(grid<T>& q, grid<T>& k, grid<T>& v, double scale, std::vector<T>& power, grid<T>& state,
