@@ -65,7 +65,8 @@ def main():
         axis.set_xlabel("tokens N")
     max(axes.flat, key=lambda axis: len(axis.lines)).legend(fontsize=8)
     context = data.get("context", {})
-    figure.suptitle(f"softmax forward, one thread. {context.get('build', '')}\n{context.get('one_core', '')}", fontsize=7)
+    figure.suptitle("softmax forward, one thread. " + context.get("build", "") + "\n" + context.get("one_core", ""),
+                    fontsize=7)
     figure.savefig(arguments.output)
 
 

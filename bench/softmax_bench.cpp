@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // softmax::forward beside an Eigen two-product formulation, plain loops, and the limits of the machine. Rows:
-//   prefill/<mask>/D<D>/N<N>        one head, M = N, E = D            gqa/<mask>/D<D>/N<N>   8 query heads on 2 k/v heads
-//   small/D<D>/N<N>/M<M>            few queries                      group8/D<D>/M<M>       one query, 8 heads a k/v head
-//   window/D<D>                     window of 256 at N = 16384       masks_inside/<mask>    a mask that hides nothing
-//   tile_ceiling/D<D>               one tile that stays in cache     threads/<mask>/D<D>    two threads, two peak loops
-//   accuracy/D<D>                   error against double
+//   prefill/<mask>/D<D>/N<N>    one head, M = N, E = D         gqa/<mask>/D<D>/N<N>    8 query heads on 2 k/v heads
+//   double/<mask>/D<D>/N<N>     the same in double             small/D<D>/N<N>/M<M>    few queries
+//   group8/D<D>/M<M>            one query, 8 heads a k/v head  window/D<D>             window of 256 at N = 16384
+//   masks_inside/<mask>/N<N>    a mask that hides nothing      tile_ceiling/D<D>       one tile that stays in cache
+//   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
 // three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <ctime>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +23,7 @@
 #include "heed/tile/weights.hpp"
 #include "support/naive.hpp"
 #include "support/report.hpp"
+#include "support/rows.hpp"
 #include "support/shapes.hpp"
 #include "support/two_threads.hpp"
 
@@ -40,27 +40,6 @@ template <class T> std::string plan_label(tensors<T>& x) {
   std::snprintf(text, sizeof text, "%s %s %dx%d scratch %zu", plan.path, plan.isa, static_cast<int>(plan.query_tile),
                 static_cast<int>(plan.key_tile), plan.workspace_bytes);
   return text;
-}
-
-// The rates of a row whose iteration is one call of shape s.
-template <class T> void set_rates(State& state, const shape& s) {
-  state.counters["GFLOP/s"] = Counter(s.flops() * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["GB/s"] = Counter(s.bytes<T>() * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["tokens/s"] = Counter(static_cast<double>(s.n), Counter::kIsIterationInvariantRate);
-}
-
-// One row: `call` again and again, on a workspace made once.
-template <class T, class Call> void time_row(State& state, const std::string& name, const shape& s, Call call) {
-  show_progress(name);
-  call();
-  double start = 0;
-  for (auto _ : state) {
-    if (start == 0) start = now();
-    call();
-    benchmark::ClobberMemory();
-  }
-  check_against_peak<T>(state, s.flops() * static_cast<double>(state.iterations()) * 1e-9 / (now() - start));
-  set_rates<T>(state, s);
 }
 
 template <class T> heed::context with_workspace(tensors<T>& x, std::vector<std::byte>& bytes) {
@@ -83,10 +62,6 @@ template <class T> void run_naive(tensors<T>& x, std::vector<T>& p) {
         s.n, s.d, s.e, T(1) / std::sqrt(static_cast<T>(s.d)), p, [&](index_t i) { return s.first(i); },
         [&](index_t i) { return s.end(i); });
   }
-}
-
-template <class Row> auto* add(const std::string& name, Row row) {
-  return benchmark::RegisterBenchmark(name.c_str(), [name, row](State& state) { row(state, name); });
 }
 
 // heed's row, and beside it Eigen and the plain loops where they are affordable.
@@ -114,8 +89,6 @@ template <class T = float> void add_with_neighbours(const std::string& name, con
     });
 }
 
-std::string number(const char* letter, index_t value) { return letter + std::to_string(value); }
-
 void add_forward_rows() {
   for (const masking mask : {masking::dense, masking::causal, masking::window})
     for (const index_t d : {32, 64, 80, 128})
@@ -135,28 +108,8 @@ void add_forward_rows() {
         add_with_neighbours(number("small/D", d) + number("/N", n) + number("/M", m), {.n = n, .m = m, .d = d, .e = d});
 }
 
-// ---- rows that compare two things: both are timed in every iteration, one after the other, so that a change of the
-// machine's speed meets both; the ratio is the median over the iterations ----------------------------------------------
-
-double cpu_now() {  // seconds of this thread: what else runs on its core does not count
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
-}
-
-template <class Call> double seconds_of(Call call, double (*clock)() = cpu_now) {
-  const double start = clock();
-  call();
-  benchmark::ClobberMemory();
-  return clock() - start;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
+// Rows that compare two things time both in every iteration, one after the other, so that a change of the machine's
+// speed meets both; the ratio is the median over the iterations.
 
 // The time of a window row in units of what N * (256 + query tile) pairs cost at the rate of dense attention.
 void add_window_rows() {
@@ -296,8 +249,8 @@ void add_accuracy_rows() {
     });
 }
 
-// ---- the ceiling of the tile core on this machine: the multiplies and weights of one query tile and one key tile that
-// stay in cache, with none of the driver around them -----------------------------------------------------------------------
+// The ceiling of the tile core on this machine: the multiplies and weights of one query tile and one key tile that stay
+// in cache, with none of the driver around them.
 template <int Vectors>
 void tile_step(const std::vector<float>& k, const std::vector<float>& v, const std::vector<float>& q,
                std::vector<float>& scores, std::vector<float>& o, std::vector<float>& stats, index_t keys, index_t d) {

@@ -1,91 +1,55 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Attention predicts the next byte of a text, with nothing trained: memory is the text so far, an attention call reads it.
+// Attention predicts the next byte of a text, with nothing trained: the memory is the text so far.
 //
 //   key of position t     sum over n = 1 .. 6 of a random code (+-1/sqrt(D)) of the hash of the n bytes before t
 //   value of position t   byte t, one-hot: E = 256, so an output row is a distribution over bytes
 //   query of position t   the key of position t
 //
-// Where two contexts share their last L bytes, q.k is about L: the weights exp(scale q.k) favour the bytes that followed
-// long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row j of the
+// Where two contexts share their last L bytes, q.k is about L: the weights exp(scale q.k) favour the bytes that
+// followed long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row j of the
 // keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
 //
 //   next_byte [FILE] [--kernel NAME]     default text: the library's own headers
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <iterator>
-#include <optional>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "../bench/support/meters.hpp"
 #include "../bench/support/naive.hpp"
 #include "heed/softmax.hpp"
 #include "support/compressors.hpp"
+#include "support/memory.hpp"
 #include "support/source_text.hpp"
 
 namespace {
 
 using heed::index_t;
-using const_rows = heed::tensor_view<const float, 4>;
+using next_byte::const_rows;
 using rows = heed::tensor_view<float, 4>;
 
-constexpr index_t D = 128, E = 256, longest_context = 6;
+using next_byte::at, next_byte::D, next_byte::E, next_byte::memory;
 constexpr index_t max_bytes = 16384, continued_bytes = 200;
 
-std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-
-// ---- keys, values, queries -----------------------------------------------------------------------------------------
-
-std::uint64_t mix(std::uint64_t x) {  // splitmix64
-  x += 0x9e3779b97f4a7c15u;
-  x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-  return x ^ x >> 31;
+// One line on stderr, overwritten on a terminal.
+template <class... T> void progress(const char* format, T... values) {
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  if (terminal) std::fputs("\r\033[K", stderr);
+  if constexpr (sizeof...(T) == 0)
+    std::fputs(format, stderr);
+  else
+    std::fprintf(stderr, format, values...);
+  std::fputs(terminal ? "" : "\n", stderr);
 }
-
-// Codes (positions 0 .. size, D) and one-hot values (positions 0 .. size - 1, E) of a text that can grow.
-class memory {
- public:
-  explicit memory(const std::string& text) {
-    add_code();
-    for (const char byte : text) append(byte);
-  }
-
-  void append(char byte) {
-    text_.push_back(byte);
-    values_.resize(values_.size() + at(E));
-    values_[values_.size() - at(E) + static_cast<unsigned char>(byte)] = 1;
-    add_code();
-  }
-
-  index_t size() const { return static_cast<index_t>(text_.size()); }
-  const std::string& text() const { return text_; }
-  const_rows keys() const { return heed::matrix(codes_.data(), size(), D); }
-  const_rows queries() const { return heed::matrix(codes_.data() + D, size(), D); }  // one position later
-  const_rows values() const { return heed::matrix(values_.data(), size(), E); }
-
- private:
-  void add_code() {  // of the position after the last byte
-    codes_.resize(codes_.size() + at(D));
-    float* const code = codes_.data() + codes_.size() - D;
-    std::uint64_t hash = 0;
-    for (index_t n = 1; n <= std::min(longest_context, size()); ++n) {
-      hash = mix(hash ^ static_cast<unsigned char>(text_[at(size() - n)]));
-      for (index_t d = 0; d < D; ++d) {
-        const std::uint64_t bits = mix(hash + static_cast<std::uint64_t>(d / 64));
-        code[d] += (bits >> d % 64 & 1 ? 1.f : -1.f) / std::sqrt(static_cast<float>(D));
-      }
-    }
-  }
-
-  std::string text_;
-  std::vector<float> codes_, values_;
-};
 
 // ---- kernels -------------------------------------------------------------------------------------------------------
 
@@ -148,8 +112,7 @@ settings choose_settings(const kernel& kernel, const memory& m, std::vector<floa
       const double b = mean_bits(o, m.text(), 1, m.size(), floor);
       if (b < best.bits) best = {scale, floor, b};
     }
-    std::fprintf(stderr, "%s: scale %.2f, best so far %.3f bits per byte at %.2f\n", kernel.name, scale, best.bits,
-                 best.scale);
+    progress("%s: scale %.2f; best so far %.3f bits per byte at %.2f", kernel.name, scale, best.bits, best.scale);
   }
   return best;
 }
@@ -204,7 +167,7 @@ timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vec
     kernel.forward(m.queries(), m.keys(), m.values(), out, scale);
     best.seconds = std::min(best.seconds, heed_bench::now() - start);
   }
-  std::fprintf(stderr, "%s: %.0f ms; plain loops on 1/16 of the queries\n", kernel.name, best.seconds * 1e3);
+  progress("%s: %.0f ms; now plain loops on 1/16 of the queries", kernel.name, best.seconds * 1e3);
   const index_t step = std::min<index_t>(16, m.size());
   std::vector<float> plain(o.size());
   const double start = heed_bench::now();
@@ -219,49 +182,66 @@ timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vec
   return best;
 }
 
-void print_reference(const char* name, std::optional<double> bits) {
-  if (bits) std::printf("%-22s %9.3f\n", name, *bits);
+struct result {
+  settings chosen;
+  timing time;
+  double bits = 0, peak = 0;
+  bool causal = false;
+};
+
+result evaluate(const kernel& kernel, const memory& whole, const memory& half) {
+  std::vector<float> o(at(whole.size() * E));
+  result r;
+  r.chosen = choose_settings(kernel, half, o);
+  r.peak = heed_bench::multiply_add_peak<float>();
+  r.time = time_kernel(kernel, whole, r.chosen.scale, o);
+  r.peak = std::max(r.peak, heed_bench::multiply_add_peak<float>());
+  r.bits = mean_bits(o, whole.text(), half.size(), whole.size(), r.chosen.floor);
+  progress("%s: self-check", kernel.name);
+  r.causal = is_causal(kernel, whole.text().substr(0, 4096), r.chosen.scale);
+  return r;
+}
+
+void print_row(const kernel& kernel, const result& r, index_t n, index_t first) {
+  const double gflops = kernel.flops(static_cast<double>(n)) / r.time.seconds * 1e-9;
+  std::printf("%-20s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, r.bits, r.time.seconds * 1e3,
+              static_cast<double>(n) / r.time.seconds, gflops, r.peak > 0 ? 100 * gflops / r.peak : 0,
+              r.time.naive_seconds / r.time.seconds);
+  std::printf("    scale %.2f and %.1f %% of the uniform distribution, chosen on the first %td bytes (%.3f bits)\n",
+              r.chosen.scale, 100 * r.chosen.floor, first, r.chosen.bits);
+  std::printf("    peak %.1f GFLOP/s on one core; largest difference to the plain loops %.1e\n", r.peak,
+              r.time.naive_difference);
+  std::printf("    self-check, changing byte t moves later predictions and none up to t: %s\n",
+              r.causal ? "ok" : "FAILED");
 }
 
 int run(const std::string& name, const std::string& text, const std::string& only) {
   const memory whole(text), half(text.substr(0, text.size() / 2));
   const index_t n = whole.size(), first = half.size();
-  std::vector<float> o(at(n * E));
-  bool good = true;
-  std::string continued;
-
-  std::printf("%s: %td bytes; scored on the last %td, each predicted from all before it\n\n", name.c_str(), n,
-              n - first);
-  std::printf("%-22s %9s %8s %9s %8s %7s %8s\n", "", "bits/byte", "ms", "tokens/s", "GFLOP/s", "% peak", "x naive");
-  for (const kernel& kernel : kernels) {
-    if (!only.empty() && only != kernel.name) continue;
-    const settings chosen = choose_settings(kernel, half, o);
-    const double before = heed_bench::multiply_add_peak<float>();
-    const timing time = time_kernel(kernel, whole, chosen.scale, o);
-    const double peak = std::max(before, heed_bench::multiply_add_peak<float>());
-    const double gflops = kernel.flops(static_cast<double>(n)) / time.seconds * 1e-9;
-    std::printf("%-22s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, mean_bits(o, text, first, n, chosen.floor),
-                time.seconds * 1e3, static_cast<double>(n) / time.seconds, gflops, peak > 0 ? 100 * gflops / peak : 0,
-                time.naive_seconds / time.seconds);
-    std::printf(
-        "  scale %.2f and %.1f %% of uniform chosen on the first %td bytes (%.3f bits); peak %.1f GFLOP/s;"
-        " largest difference to the plain loops %.1e\n",
-        chosen.scale, 100 * chosen.floor, first, chosen.bits, peak, time.naive_difference);
-    std::fflush(stdout);
-    std::fprintf(stderr, "%s: is it causal?\n", kernel.name);
-    const bool causal = is_causal(kernel, text.substr(0, 4096), chosen.scale);
-    std::printf("  changing byte t changes no prediction up to t, and later ones: %s\n", causal ? "yes" : "NO");
-    good = good && causal && time.naive_difference < 1e-3;
-    if (continued.empty()) continued = continuation(kernel, whole, chosen.scale);
-  }
-  std::fprintf(stderr, "counts and compressors\n");
+  std::vector<std::pair<const kernel*, result>> results;
+  for (const kernel& kernel : kernels)
+    if (only.empty() || only == kernel.name) results.emplace_back(&kernel, evaluate(kernel, whole, half));
+  progress("writing on");
+  const std::string continued = continuation(*results[0].first, whole, results[0].second.chosen.scale);
+  progress("counts and compressors");
+  std::vector<std::pair<std::string, double>> others;
   for (const int order : {0, 2, 3, 5})
-    print_reference(("Witten-Bell order " + std::to_string(order)).c_str(),
-                    next_byte::witten_bell(text, at(first), order));
+    others.emplace_back("Witten-Bell order " + std::to_string(order), next_byte::witten_bell(text, at(first), order));
   for (const char* command : {"gzip -9", "xz -9"})
-    print_reference(command, next_byte::compressor(command, text, at(first)));
-  std::printf("(gzip, xz: growth of the file by these bytes)\n\n--- the last bytes, and %td more ---\n",
-              continued_bytes);
+    if (const auto bits = next_byte::compressor(command, text, at(first))) others.emplace_back(command, *bits);
+  progress("");
+
+  bool good = true;
+  std::printf("%s: %td bytes, scored on the last %td, each predicted from all before it\n\n", name.c_str(), n,
+              n - first);
+  std::printf("%-20s %9s %8s %9s %8s %7s %8s\n", "", "bits/byte", "ms", "tokens/s", "GFLOP/s", "% peak", "x naive");
+  for (const auto& [kernel, r] : results) {
+    print_row(*kernel, r, n, first);
+    good = good && r.causal && r.time.naive_difference < 1e-3;
+  }
+  for (const auto& [label, bits] : others) std::printf("%-20s %9.3f\n", label.c_str(), bits);
+  std::printf("    gzip and xz: what these bytes add to the compressed file\n");
+  std::printf("\n--- the last bytes, >>> and %td more from %s ---\n", continued_bytes, results[0].first->name);
   std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(),
               continued.c_str());
   return good ? 0 : 1;

@@ -127,8 +127,8 @@ template <int Streams> void read_lines(const std::byte* data, std::size_t lines)
   }
 }
 
-// GB/s of one core from a buffer far larger than the caches; the best of one, two, four and eight streams. The pages are
-// those of an ordinary allocation, as the benchmark's tensors have them.
+// GB/s of one core from a buffer far larger than the caches; the best of one, two, four and eight streams. Its pages
+// are those of an ordinary allocation, as the benchmark's tensors have them.
 inline double read_bandwidth(std::size_t bytes = std::size_t{256} << 20, int rounds = 3) {
   const std::vector<std::byte> data(bytes, std::byte{1});
   const std::size_t lines = bytes / 64 / 8;

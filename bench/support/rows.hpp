@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// How a row is registered, timed and rated.
+
+#include <benchmark/benchmark.h>
+#include <time.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "report.hpp"
+#include "shapes.hpp"
+
+namespace heed_bench {
+
+inline std::string number(const char* letter, index_t value) { return letter + std::to_string(value); }
+
+// row(state, name)
+template <class Row> auto* add(const std::string& name, Row row) {
+  return benchmark::RegisterBenchmark(name.c_str(), [name, row](benchmark::State& state) { row(state, name); });
+}
+
+// The rates of a row whose iteration is one call of shape s.
+template <class T> void set_rates(benchmark::State& state, const shape& s) {
+  state.counters["GFLOP/s"] = benchmark::Counter(s.flops() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] = benchmark::Counter(s.bytes<T>() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["tokens/s"] =
+      benchmark::Counter(static_cast<double>(s.n), benchmark::Counter::kIsIterationInvariantRate);
+}
+
+// One row: `call` again and again, on a workspace made once.
+template <class T, class Call>
+void time_row(benchmark::State& state, const std::string& name, const shape& s, Call call) {
+  show_progress(name);
+  call();
+  double start = 0;
+  for (auto _ : state) {
+    if (start == 0) start = now();
+    call();
+    benchmark::ClobberMemory();
+  }
+  check_against_peak<T>(state, s.flops() * static_cast<double>(state.iterations()) * 1e-9 / (now() - start));
+  set_rates<T>(state, s);
+}
+
+// For rows that compare two things: both are timed in every iteration, one after the other.
+
+inline double cpu_now() {  // seconds of this thread: what else runs on its core does not count
+  timespec time{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+template <class Call> double seconds_of(Call call, double (*clock)() = cpu_now) {
+  const double start = clock();
+  call();
+  benchmark::ClobberMemory();
+  return clock() - start;
+}
+
+inline double median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+}  // namespace heed_bench
