@@ -7,8 +7,8 @@
 //   query of position t   the key of position t
 //
 // Where two contexts share their last L bytes, q.k is about L: the weights exp(scale q.k) favour the bytes that
-// followed long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row j of the
-// keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
+// followed long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row
+// j of the keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
 //
 //   next_byte [FILE] [--kernel NAME]     default text: the library's own headers
 #include <unistd.h>
