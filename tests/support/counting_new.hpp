@@ -23,8 +23,14 @@ inline void* counted(std::size_t bytes, std::size_t alignment) {
 
 void* operator new(std::size_t bytes) { return heed_test::counted(bytes, alignof(std::max_align_t)); }
 void* operator new[](std::size_t bytes) { return heed_test::counted(bytes, alignof(std::max_align_t)); }
-void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept { return std::malloc(bytes); }
-void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept { return std::malloc(bytes); }
+void* operator new(std::size_t bytes, const std::nothrow_t&) noexcept {
+  ++heed_test::allocations;
+  return std::malloc(bytes);
+}
+void* operator new[](std::size_t bytes, const std::nothrow_t&) noexcept {
+  ++heed_test::allocations;
+  return std::malloc(bytes);
+}
 void* operator new(std::size_t bytes, std::align_val_t a) {
   return heed_test::counted(bytes, static_cast<std::size_t>(a));
 }

@@ -57,18 +57,39 @@ template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) 
 #endif
 }
 
+#if defined(HEED_X86)
+namespace x86 {  // by register, because xsimd has changed the order of the operands between releases
+HEED_INLINE __m128 max(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+HEED_INLINE __m128d max(__m128d a, __m128d b) { return _mm_max_pd(a, b); }
+HEED_INLINE __m128 min(__m128 a, __m128 b) { return _mm_min_ps(a, b); }
+HEED_INLINE __m128d min(__m128d a, __m128d b) { return _mm_min_pd(a, b); }
+#if defined(__AVX__)
+HEED_INLINE __m256 max(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+HEED_INLINE __m256d max(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+HEED_INLINE __m256 min(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+HEED_INLINE __m256d min(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+#endif
+#if defined(HEED_AVX512)
+HEED_INLINE __m512 max(__m512 a, __m512 b) { return _mm512_max_ps(a, b); }
+HEED_INLINE __m512d max(__m512d a, __m512d b) { return _mm512_max_pd(a, b); }
+HEED_INLINE __m512 min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
+HEED_INLINE __m512d min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
+#endif
+}  // namespace x86
+#endif
+
 // The larger of bound and x, the smaller of them; NaN in x stays NaN (x86 returns the second operand then: mind the
 // order).
 template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
-  return xsimd::max(bound, x);
+  return x86::max(bound.data, x.data);
 #else
   return xsimd::select(x < bound, bound, x);
 #endif
 }
 template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
-  return xsimd::min(bound, x);
+  return x86::min(bound.data, x.data);
 #else
   return xsimd::select(x > bound, bound, x);
 #endif
