@@ -63,6 +63,22 @@ TEST_CASE("the same bits in double, and again on threads") {
   }
 }
 
+// Long enough that threads take turns in the middle of tasks even on one core: no two may use the same scratch.
+TEST_CASE("the same bits when threads interleave") {
+  const layouts shared{.k = layout::shared_heads, .v = layout::shared_heads};
+  for (const shape& s : {shape{1, 2, 2, 3000, 3000, 64, 64}, shape{8, 32, 32, 4, 2000, 64, 64}}) {
+    INFO(to_string(s));
+    softmax_case<float> serial(s, {.mask = heed::causal()}, shared);
+    serial.forward();
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      test_executor executor(4, order::forward, true);
+      softmax_case<float> x(s, {.mask = heed::causal()}, shared);
+      x.forward({.executor = executor});
+      CHECK((same_bits(x.o, serial.o) && same_bits(x.lse, serial.lse)));
+    }
+  }
+}
+
 TEST_CASE("large calls have tasks to share") {
   CHECK(softmax_case<float>({1, 1, 1, 2000, 64, 32, 32}).plan().tasks >= 8);
   CHECK(softmax_case<float>({4, 2, 2, 64, 64, 32, 32}).plan().tasks >= 8);

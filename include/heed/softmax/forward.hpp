@@ -22,7 +22,7 @@ template <class T, template <class> class Driver> std::size_t slot_bytes(const p
   return count.needed();
 }
 
-template <class T> plan make_plan(const problem<T>& p, const context& where) noexcept {
+template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
   const bool few = p.rows < few_rows<T>;
@@ -32,7 +32,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where) noe
   out.key_tile = few ? rows_driver<T>::key_tile : lanes_driver<T>::key_tile;
   const index_t tiles = few ? (p.rows > 0 ? 1 : 0) : lanes_driver<T>::tiles(p);
   out.tasks = p.batch * p.kv_heads * (p.query_heads > 0 ? tiles : 0);
-  const index_t slots = std::min(out.tasks, where.executor.concurrency());
+  const index_t slots = std::min(out.tasks, workers);
   const std::size_t each = slots == 0 ? 0 : few ? slot_bytes<T, rows_driver>(p) : slot_bytes<T, lanes_driver>(p);
   out.workspace_bytes = static_cast<std::size_t>(slots) * each;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
@@ -40,9 +40,9 @@ template <class T> plan make_plan(const problem<T>& p, const context& where) noe
 }
 
 // Tasks are (batch, key/value head, tile of rows), the last tiles first: under causal masks they are the longest.
-template <class T> void run(const problem<T>& p, const plan& how, const context& where) {
+template <class T> void run(const problem<T>& p, const plan& how, const context& where, index_t workers) {
   if (how.tasks == 0) return;
-  const index_t slots = std::min(how.tasks, where.executor.concurrency());
+  const index_t slots = std::min(how.tasks, workers);
   const bool few = p.rows < few_rows<T>;
   const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
   heed::detail::arena memory(where.workspace, how.workspace_bytes);
@@ -94,7 +94,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
   const tensor_view<T, 4> o_view(const_cast<T*>(output.data()),
                                  {output.extent(0), output.extent(1), output.extent(2), output.extent(3)},
                                  {output.stride(0), output.stride(1), output.stride(2), output.stride(3)});
-  return detail::make_plan(detail::make_problem<T>(q, k, v, o_view, opt), where);
+  return detail::make_plan(detail::make_problem<T>(q, k, v, o_view, opt), where, where.executor.concurrency());
 }
 
 // o = softmax(scale q k^T + masks) v.
@@ -108,9 +108,10 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
-  const plan how = detail::make_plan(p, where);
+  const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
+  const plan how = detail::make_plan(p, where, workers);
   if (!how.ok()) heed::detail::fail(how.problem.data());
-  detail::run(p, how, where);
+  detail::run(p, how, where, workers);
 }
 
 }  // namespace HEED_ISA

@@ -34,12 +34,12 @@ template <class T> class lanes_driver {
         scores_(memory.take<T>(query_tile * key_tile)),
         acc_(memory.take<T>(query_tile * p.e)),
         finite_(memory.take<T>(step * p.e)),
-        m_(memory.take<T>(6 * query_tile)),
-        l_(m_ + query_tile),
-        factor_(l_ + query_tile),
-        lo_(factor_ + query_tile),
-        hi_(lo_ + query_tile),
-        gain_(hi_ + query_tile) {}
+        m_(memory.take<T>(query_tile)),
+        l_(memory.take<T>(query_tile)),
+        factor_(memory.take<T>(query_tile)),
+        lo_(memory.take<T>(query_tile)),
+        hi_(memory.take<T>(query_tile)),
+        gain_(memory.take<T>(query_tile)) {}
 
   // Rows [first, first + rows) of key/value head kv_head
   void run(index_t b, index_t kv_head, index_t first, index_t rows) {
