@@ -8,17 +8,9 @@
 // Include it before anything else that includes Eigen or intrinsics.
 
 #define EIGEN_DONT_PARALLELIZE
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12: false, out of its own AVX-512 intrinsics
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <Eigen/Core>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
 #include <cmath>
 
+#include "heed/reference/eigen.hpp"
 #include "shapes.hpp"
 
 namespace heed_bench {

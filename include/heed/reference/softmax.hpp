@@ -10,7 +10,7 @@
 // The kernels are tested against it. It takes the types of core/ from them and no code: masks, places and the head map
 // are read here a second time. Slow on purpose.
 
-#include <Eigen/Core>
+#include "heed/reference/eigen.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -58,11 +58,8 @@ template <class T> class lanes_driver {
   }
 
  private:
-  enum class lane_state {
-    fresh,
-    scale,
-    keep
-  };  // of the accumulators of one vector: undefined, to be rescaled, current
+  // Of the accumulators of one vector: undefined, to be rescaled, current
+  enum class lane_state { fresh, scale, keep };
 
   void begin(index_t b, index_t kv_head, index_t first, index_t rows) {
     const auto& mask = heed::detail::parts(p_.opt.mask);
@@ -182,7 +179,8 @@ template <class T> class lanes_driver {
   void weigh_runs(const tile::key_runs& runs, index_t j) {
     const index_t v_row = p_.v.stride(2);
     const auto harmless = [&](const tile::key_run& run) {
-      return hides_nothing(run, j) || tile::all_finite(v_ + (j + run.first) * v_row, v_row, run.keys, p_.e);
+      const bool seen = run.from == 0 && run.to == vectors_ && hides_nothing(run, j);  // by every vector of the tile
+      return seen || tile::all_finite(v_ + (j + run.first) * v_row, v_row, run.keys, p_.e);
     };
     if (std::all_of(runs.run.begin(), runs.run.begin() + runs.count, harmless)) {
       for (index_t x = 0; x < vectors_;) {
