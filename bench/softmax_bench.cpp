@@ -256,6 +256,7 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
                std::vector<float>& scores, std::vector<float>& o, std::vector<float>& stats, index_t keys, index_t d) {
   constexpr index_t lanes = heed::tile::max_lanes<float>;
   float *m = stats.data(), *l = m + lanes, *factor = l + lanes;
+  std::copy(m, m + lanes, factor);
   heed::tile::multiply<float>({.a = k.data(),
                                .a_row = d,
                                .a_col = 1,
@@ -264,7 +265,8 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
                                .c = scores.data(),
                                .c_row = lanes,
                                .rows = keys,
-                               .depth = d},
+                               .depth = d,
+                               .top = factor},
                               Vectors);
   heed::tile::online_softmax<Vectors, float>(scores.data(), lanes, keys, m, l, factor);
   heed::tile::multiply<float>({.a = v.data(),

@@ -187,6 +187,7 @@ void gathered_head(const std::vector<const T*>& q, const std::vector<index_t>& p
         lo[at(x)] = static_cast<T>(p.lane[at(x)].lo - j), hi[at(x)] = static_cast<T>(p.lane[at(x)].hi - j);
       for (index_t x = 0; x < lanes && spans.span[at(s)].partial; x += w)
         tile::hide(scores.data() + x, lanes, index_t(0), keys, lo.data() + x, hi.data() + x, T(0));
+      tile::raise(scores.data(), lanes, keys, tile::max_vectors, m.data(), factor.data());
       tile::online_softmax(scores.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
       tile::matrix_product<T> weigh{.a = v.data() + j * width,
                                     .a_row = 1,
@@ -238,6 +239,7 @@ TEMPLATE_TEST_CASE("local-linear attention: one CG iteration", "[clients]", floa
   grid<T> queries = packed(q, scale * log2e), weights(keys, lanes), mean(dim, lanes);
   std::vector<T> m(at(lanes), std::numeric_limits<T>::lowest()), l(at(lanes), T(0)), factor(at(lanes)), lse(at(lanes));
   multiply(k, a_is::rows, queries, weights, keys, dim);
+  tile::raise(weights.data(), lanes, keys, tile::max_vectors, m.data(), factor.data());
   tile::online_softmax(weights.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
   for (index_t x = 0; x < lanes; ++x) lse[at(x)] = m[at(x)] + std::log2(l[at(x)]);
   multiply(k, a_is::rows, queries, weights, keys, dim);

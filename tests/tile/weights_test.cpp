@@ -45,6 +45,7 @@ TEMPLATE_TEST_CASE("online_softmax over tiles equals plain softmax", "[weights]"
       index_t first = 0;
       for (const index_t n : {1, 7, 0, 16, 17}) {
         const std::vector<T> old_m = s.m;
+        tile::raise(scores.data() + first * row, row, n, vectors, s.m.data(), s.factor.data());
         tile::online_softmax(scores.data() + first * row, row, n, vectors, s.m.data(), s.l.data(), s.factor.data());
         for (index_t l = 0; l < lanes; ++l) {
           CHECK(s.factor[at(l)] ==
@@ -80,6 +81,7 @@ TEMPLATE_TEST_CASE("tiles whose keys are all hidden leave l = 0, then a seen key
   state<T> s(lanes);
   std::vector<T> scores(at(5 * lanes), -infinity<T>);
   for (int i = 0; i < 2; ++i) {
+    tile::raise(scores.data(), lanes, 5, vectors, s.m.data(), s.factor.data());
     tile::online_softmax(scores.data(), lanes, 5, vectors, s.m.data(), s.l.data(), s.factor.data());
     for (index_t l = 0; l < lanes; ++l) {
       CHECK(s.l[at(l)] == T(0));
@@ -90,6 +92,7 @@ TEMPLATE_TEST_CASE("tiles whose keys are all hidden leave l = 0, then a seen key
     std::fill(scores.begin(), scores.end(), -infinity<T>);
   }
   std::fill(scores.begin(), scores.begin() + lanes, T(-3));
+  tile::raise(scores.data(), lanes, 5, vectors, s.m.data(), s.factor.data());
   tile::online_softmax(scores.data(), lanes, 5, vectors, s.m.data(), s.l.data(), s.factor.data());
   for (index_t l = 0; l < lanes; ++l) {
     CHECK(s.m[at(l)] == T(-3));
@@ -105,6 +108,7 @@ TEMPLATE_TEST_CASE("NaN reaches l of its lane and of no other", "[weights]", flo
       state<T> s(lanes);
       std::vector<T> scores(at(5 * lanes), T(1));
       scores[at(where * lanes + 1)] = bad;
+      tile::raise(scores.data(), lanes, 5, vectors, s.m.data(), s.factor.data());
       tile::online_softmax(scores.data(), lanes, 5, vectors, s.m.data(), s.l.data(), s.factor.data());
       for (index_t l = 0; l < lanes; ++l) CHECK(std::isnan(s.l[at(l)]) == (l == 1));
     }

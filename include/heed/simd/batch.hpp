@@ -142,6 +142,13 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 #endif
 }
 
+// A hint to have the line at p in the second-level cache soon
+HEED_INLINE void prefetch([[maybe_unused]] const void* p) {
+#if defined(__GNUC__)
+  __builtin_prefetch(p, 0, 2);
+#endif
+}
+
 // The first n lanes from memory, zeros behind them; only these n are read or written. 0 <= n <= width.
 template <class T> HEED_INLINE batch<T> load_partial(const T* p, index_t n) {
 #if defined(HEED_AVX512)

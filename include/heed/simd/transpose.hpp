@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <utility>
 
 #include "heed/simd/batch.hpp"
@@ -117,9 +118,43 @@ HEED_INLINE batch<float> add_inside_parts(const batch<float>* r) {
 HEED_INLINE batch<double> add_inside_parts(const batch<double>* r) {
   return batch<double>(HEED_MM(unpacklo_pd)(r[0], r[1])) + batch<double>(HEED_MM(unpackhi_pd)(r[0], r[1]));
 }
+
+// Lane i: what lane i ^ Step held
+template <int Step, class T> HEED_INLINE batch<T> exchange(batch<T> x) {
+  constexpr int part = is_float<T> ? 4 : 2;
+  if constexpr (Step < part) {
+    if constexpr (is_float<T>)
+      return HEED_MM(shuffle_ps)(x, x, Step == 2 ? 0x4e : 0xb1);
+    else
+      return HEED_MM(shuffle_pd)(x, x, 0x55 & ((1 << width<T>) - 1));
+  } else {
+#if defined(HEED_AVX512)
+    using raw = typename batch<T>::register_type;
+    const raw r = x;
+    if constexpr (is_float<T>)
+      return _mm512_shuffle_f32x4(r, r, Step == 8 ? 0x4e : 0xb1);
+    else
+      return _mm512_shuffle_f64x2(r, r, Step == 4 ? 0x4e : 0xb1);
+#elif defined(HEED_AVX2)
+    if constexpr (is_float<T>)
+      return _mm256_permute2f128_ps(x, x, 1);
+    else
+      return _mm256_permute2f128_pd(x, x, 1);
+#endif
+  }
+}
 #undef HEED_MM
 
 }  // namespace detail
+
+// Lane i: op over all lanes j with j % Apart == i % Apart
+template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x, Op op) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    ((x = op(x, detail::exchange<static_cast<int>(Apart) << I, T>(x))), ...);
+  }
+  (std::make_integer_sequence<int, std::countr_zero(static_cast<std::size_t>(width<T> / Apart))>{});
+  return x;
+}
 
 // Lane i of the result: the sum of all lanes of r[i]
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
@@ -158,6 +193,15 @@ template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
     for (const T x : lanes) sums[i] += x;
   }
   return batch<T>::load_unaligned(sums);
+}
+template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x, Op op) {
+  for (index_t step = Apart; step < width<T>; step *= 2) {
+    T lanes[width<T>], other[width<T>];
+    x.store_unaligned(lanes);
+    for (index_t i = 0; i < width<T>; ++i) other[i] = lanes[i ^ step];
+    x = op(x, batch<T>::load_unaligned(other));
+  }
+  return x;
 }
 template <class T> HEED_INLINE void transpose(square<T>& r) {
   T cells[width<T>][width<T>];

@@ -38,8 +38,7 @@ template <class T> class lanes_driver {
         l_(memory.take<T>(query_tile)),
         factor_(memory.take<T>(query_tile)),
         lo_(memory.take<T>(query_tile)),
-        hi_(memory.take<T>(query_tile)),
-        gain_(memory.take<T>(query_tile)) {}
+        hi_(memory.take<T>(query_tile)) {}
 
   // Rows [first, first + rows) of key/value head kv_head
   void run(index_t b, index_t kv_head, index_t first, index_t rows) {
@@ -71,9 +70,10 @@ template <class T> class lanes_driver {
     k_ = p_.key(b, kv_head, 0), v_ = p_.value(b, kv_head, 0);
     at_.lanes = rows, at_.keep_first = rule.keep_first;
     std::array<const T*, tile::most_lanes> q;
+    const T* const query = p_.query(b, kv_head * p_.group, 0);
     index_t i = first / p_.group, g = first % p_.group;
     for (index_t lane = 0; lane < rows; ++lane) {
-      q[static_cast<std::size_t>(lane)] = p_.query(b, kv_head * p_.group + g, i);
+      q[static_cast<std::size_t>(lane)] = query + g * p_.q.stride(1) + i * p_.q.stride(2);
       at_.lane[static_cast<std::size_t>(lane)] = rule.at(place + i);
       if (++g == p_.group) g = 0, ++i;
     }
@@ -83,8 +83,9 @@ template <class T> class lanes_driver {
     state_.fill(lane_state::fresh);
   }
 
-  // s = K q for keys [first, first + keys) of the tile that starts at key j, over vectors [from, to)
-  void score(index_t j, index_t first, index_t keys, index_t from, index_t to) {
+  // s = K q for keys [first, first + keys) of the tile that starts at key j, over vectors [from, to); top, if not null,
+  // is raised to the largest
+  void score(index_t j, index_t first, index_t keys, index_t from, index_t to, T* top = nullptr) {
     tile::multiply<T>({.a = k_ + (j + first) * p_.k.stride(2),
                        .a_row = p_.k.stride(2),
                        .a_col = 1,
@@ -93,7 +94,8 @@ template <class T> class lanes_driver {
                        .c = scores_ + first * row_ + from * w,
                        .c_row = row_,
                        .rows = keys,
-                       .depth = p_.d},
+                       .depth = p_.d,
+                       .top = top},
                       to - from);
   }
 
@@ -140,7 +142,8 @@ template <class T> class lanes_driver {
   }
 
   void full_tile(index_t j, index_t keys) {
-    score(j, 0, keys, 0, vectors_);
+    std::copy(m_, m_ + row_, factor_);
+    score(j, 0, keys, 0, vectors_, factor_);
     tile::online_softmax(scores_, row_, keys, vectors_, m_, l_, factor_);
     for (index_t x = 0; x < vectors_; ++x) rescale_next(x);
     weigh(v_ + j * p_.v.stride(2), p_.v.stride(2), 0, keys, 0, vectors_);
@@ -167,8 +170,9 @@ template <class T> class lanes_driver {
                     end = runs.end_key[static_cast<std::size_t>(x)];
       if (first >= end) continue;
       close_gaps(runs, x, first, end);
-      tile::online_softmax<1>(scores_ + first * row_ + x * w, row_, end - first, m_ + x * w, l_ + x * w,
-                              factor_ + x * w);
+      T* const s = scores_ + first * row_ + x * w;
+      tile::raise<1>(s, row_, end - first, m_ + x * w, factor_ + x * w);
+      tile::online_softmax<1>(s, row_, end - first, m_ + x * w, l_ + x * w, factor_ + x * w);
       rescale_next(x);
     }
     weigh_runs(runs, j);
@@ -266,8 +270,12 @@ template <class T> class lanes_driver {
       if (p_.opt.lse.data() != nullptr) *p_.lse(b, head, i) = natural_lse(m_[lane], l_[lane]);
       if (++g == p_.group) g = 0, ++i;
     }
-    for (index_t lane = 0; lane < row_; ++lane) gain_[lane] = l_[lane] == T(0) ? T(0) : T(1) / l_[lane];
-    tile::scatter(acc_, row_, gain_, o.data(), lanes_, p_.e);
+    const simd::batch<T> zero(T(0)), one(T(1));
+    for (index_t lane = 0; lane < row_; lane += w) {
+      const simd::batch<T> l = simd::load(l_ + lane);
+      simd::store(factor_ + lane, simd::select<T>(l == zero, zero, one / l));
+    }
+    tile::scatter(acc_, row_, factor_, o.data(), lanes_, p_.e);
   }
 
  public:
@@ -278,7 +286,7 @@ template <class T> class lanes_driver {
 
  private:
   const problem<T>& p_;
-  T *q_, *scores_, *acc_, *finite_, *m_, *l_, *factor_, *lo_, *hi_, *gain_;
+  T *q_, *scores_, *acc_, *finite_, *m_, *l_, *factor_, *lo_, *hi_;
   tile::positions at_;
   std::array<lane_state, tile::most_lanes> state_{};
   index_t lanes_ = 0, vectors_ = 0, row_ = 0;

@@ -20,7 +20,6 @@ template <class T> class rows_driver {
  public:
   static constexpr index_t w = simd::width<T>, key_tile = 128;
   static constexpr index_t pass = w < 8 ? w : 8;  // rows of a pass
-  static constexpr index_t most_rows = 16;
 
   rows_driver(const problem<T>& p, heed::detail::arena& memory)
       : p_(p),
@@ -29,6 +28,8 @@ template <class T> class rows_driver {
         q_(memory.take<T>(padded_rows(p.rows) * d_)),
         scores_(memory.take<T>((key_tile + w) * pass)),
         acc_(memory.take<T>(padded_rows(p.rows) * e_)),
+        m_(memory.take<T>(passes(p.rows) * w)),
+        l_(memory.take<T>(passes(p.rows) * w)),
         tail_(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)) {}
 
   void run(index_t b, index_t kv_head) {
@@ -44,6 +45,7 @@ template <class T> class rows_driver {
 
  private:
   static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
+  static index_t passes(index_t rows) { return (rows + pass - 1) / pass; }
   // Rows of all passes: the last one takes 1, 2, 4 or 8
   static index_t padded_rows(index_t rows) {
     return rows / pass * pass +
@@ -66,8 +68,8 @@ template <class T> class rows_driver {
     const index_t padded = padded_rows(p_.rows);
     std::fill(q_ + p_.rows * d_, q_ + padded * d_, T(0));
     std::fill(acc_, acc_ + padded * e_, T(0));
-    m_.fill(std::numeric_limits<T>::lowest());
-    l_.fill(T(0));
+    std::fill(m_, m_ + passes(p_.rows) * w, std::numeric_limits<T>::lowest());
+    std::fill(l_, l_ + passes(p_.rows) * w, T(0));
   }
 
   HEED_INLINE static simd::batch<T> load_columns(const T* row, index_t c, index_t columns) {
@@ -115,23 +117,37 @@ template <class T> class rows_driver {
     const index_t stride = p_.k.stride(2);
     const T* k = k_ + j * stride;
     index_t x = 0;
-    for (; x + block <= keys; x += block, k += block * stride)
-      simd::store(scores_ + x * R, dots<R>(k, stride, block - 1, q_ + r * d_,
+    const index_t ahead = far_ ? std::min(p_.m - key_tile - j, keys) : 0;  // of these keys' successors one tile on
+    for (; x + block <= keys; x += block, k += block * stride) {
+      for (index_t y = x; y < std::min(x + block, ahead); ++y) {
+        prefetch_row(k_ + (j + key_tile + y) * stride, p_.d);
+        prefetch_row(v_ + (j + key_tile + y) * p_.v.stride(2), p_.e);
+      }
+      simd::store(scores_ + x * R, dots<R>(k, stride, [](index_t) { return true; }, q_ + r * d_,
                                            std::make_integer_sequence<int, static_cast<int>(block)>{}));
-    if (x < keys)
-      simd::store(scores_ + x * R, dots<R>(k, stride, keys - x - 1, q_ + r * d_,
+    }
+    if (const index_t left = keys - x; left > 0)
+      simd::store(scores_ + x * R, dots<R>(k, stride, [left](index_t y) { return y < left; }, q_ + r * d_,
                                            std::make_integer_sequence<int, static_cast<int>(block)>{}));
     for (x = keys * R; x % w != 0; ++x) scores_[x] = -std::numeric_limits<T>::infinity();
   }
 
-  // [key][row] of w / R keys, read in the order of their addresses; keys behind `last` repeat it
-  template <index_t R, int... Y>
-  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, index_t last, const T* q,
+  HEED_INLINE static void prefetch_row(const T* row, index_t columns) {
+    for (index_t c = 0; c < columns; c += 64 / static_cast<index_t>(sizeof(T))) simd::prefetch(row + c);
+  }
+
+  // [key][row] of w / R keys, read in the order of their addresses; zeros for the keys that are not there
+  template <index_t R, class There, int... Y>
+  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, There there, const T* q,
                                   std::integer_sequence<int, Y...>) const {
+    constexpr auto rows = std::make_integer_sequence<int, static_cast<int>(R)>{};
     simd::square<T> sum;
-    (dot<R, Y>(sum, k + std::min<index_t>(Y, last) * stride, q, std::make_integer_sequence<int, static_cast<int>(R)>{}),
-     ...);
+    ((there(Y) ? dot<R, Y>(sum, k + Y * stride, q, rows) : clear<R, Y>(sum, rows)), ...);
     return simd::sum_rows<T>(sum);
+  }
+  template <index_t R, int Y, int... X>
+  HEED_INLINE void clear(simd::square<T>& sums, std::integer_sequence<int, X...>) const {
+    ((sums[Y * R + X] = simd::batch<T>(T(0))), ...);
   }
   template <index_t R, int Y, int... X>
   HEED_INLINE void dot(simd::square<T>& sums, const T* k, const T* q, std::integer_sequence<int, X...>) const {
@@ -158,40 +174,31 @@ template <class T> class rows_driver {
     }
   }
 
-  // The online softmax of tile/weights.hpp with rows in lanes: lane i of a vector is row i % R
+  // The online softmax of tile/weights.hpp with rows in lanes: lane i of a vector is row r + i % R. The lanes of a row
+  // share its maximum and each keep a part of its sum, until the end.
   template <index_t R> HEED_NOINLINE void weights(index_t r, index_t keys) {
     using batch = simd::batch<T>;
     const index_t count = (keys * R + w - 1) / w;
-    std::array<T, static_cast<std::size_t>(w)> lanes, top_of, sums;
-    batch top(std::numeric_limits<T>::lowest());
+    T *const m = m_ + r / pass * w, *const l = l_ + r / pass * w;
+    const batch before = simd::load(m);
+    batch top = before, sum(T(0));
     for (index_t i = 0; i < count; ++i) top = simd::max(top, simd::load(scores_ + i * w));
-    simd::store(lanes.data(), top);
-    for (index_t x = 0; x < R; ++x) {
-      T m = m_[static_cast<std::size_t>(r + x)];
-      for (index_t i = x; i < w; i += R)
-        m = lanes[static_cast<std::size_t>(i)] <= m ? m : lanes[static_cast<std::size_t>(i)];
-      for (index_t i = x; i < w; i += R) top_of[static_cast<std::size_t>(i)] = m;
-      lanes[static_cast<std::size_t>(x)] = m_[static_cast<std::size_t>(r + x)] - m;
-    }
-    top = simd::load(top_of.data());
-    batch sum(T(0));
+    top = simd::fold<R, T>(top, [](batch a, batch b) { return simd::max(a, b); });
     for (index_t i = 0; i < count; ++i) {
       const batch p = simd::exp2_nonpositive(simd::load(scores_ + i * w) - top);
       sum += p;
       simd::store(scores_ + i * w, p);
     }
-    simd::store(sums.data(), sum);
-    std::array<T, static_cast<std::size_t>(w)> factor;
-    simd::store(factor.data(), simd::exp2_nonpositive(simd::load(lanes.data())));
+    const batch factor = simd::exp2_nonpositive(before - top);
+    simd::store(l, simd::fma(factor, simd::load(l), sum));
+    simd::store(m, top);
+    std::array<T, static_cast<std::size_t>(w)> each;
+    simd::store(each.data(), factor);
     for (index_t x = 0; x < std::min(R, p_.rows - r); ++x) {
-      const T f = factor[static_cast<std::size_t>(x)];
-      T& l = l_[static_cast<std::size_t>(r + x)];
-      l *= f;
-      for (index_t i = x; i < w; i += R) l += sums[static_cast<std::size_t>(i)];
-      m_[static_cast<std::size_t>(r + x)] = top_of[static_cast<std::size_t>(x)];
-      if (f != T(1))
-        for (index_t c = 0; c < e_; c += w)
-          simd::store(acc_ + (r + x) * e_ + c, simd::load(acc_ + (r + x) * e_ + c) * batch(f));
+      const T f = each[static_cast<std::size_t>(x)];
+      if (f == T(1)) continue;
+      T* const acc = acc_ + (r + x) * e_;
+      for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * batch(f));
     }
   }
 
@@ -220,7 +227,8 @@ template <class T> class rows_driver {
   void finish(index_t b, index_t kv_head) {
     for (index_t r = 0; r < p_.rows; ++r) {
       const index_t i = r / p_.group, head = kv_head * p_.group + r % p_.group;
-      const T m = m_[static_cast<std::size_t>(r)], l = l_[static_cast<std::size_t>(r)];
+      const T m = m_[r / pass * w + r % pass];
+      const T l = total(r);
       if (p_.opt.lse.data() != nullptr) *p_.lse(b, head, i) = lanes_driver<T>::natural_lse(m, l);
       T* const o = p_.output(b, head, i);
       const simd::batch<T> gain(l == T(0) ? T(0) : T(1) / l);
@@ -230,12 +238,23 @@ template <class T> class rows_driver {
     }
   }
 
+  // The sum of row r's weights, from its lanes
+  T total(index_t r) const {
+    index_t apart = pass;  // rows of this row's pass
+    if (r / pass == p_.rows / pass)
+      apart = static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(p_.rows % pass)));
+    const T* const l = l_ + r / pass * w;
+    T sum(0);
+    for (index_t i = r % pass; i < w; i += apart) sum += l[i];
+    return sum;
+  }
+
   const problem<T>& p_;
   index_t d_, e_;
-  T *q_, *scores_, *acc_, *tail_;
-  std::array<T, 2 * most_rows> m_, l_;
+  T *q_, *scores_, *acc_, *m_, *l_, *tail_;
   tile::positions at_;
   const T *k_ = nullptr, *v_ = nullptr;
+  bool far_ = p_.m * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20);  // no cache of a core
 };
 
 }  // namespace HEED_ISA

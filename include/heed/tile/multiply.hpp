@@ -7,7 +7,7 @@
 //
 // A is read by broadcast with two element strides, straight from the caller's rows (keys as they are, values with the
 // strides swapped); B and C are rows of lanes. start(C) is 0, C, or C times one factor per lane (the rescale of the
-// online softmax, fused into the load of the accumulators).
+// online softmax, fused into the load of the accumulators). The maximum of each lane's results can be had on the way.
 //
 // Register budget: a block of MR rows by NR vectors keeps MR * NR accumulators and NR vectors of B in registers and
 // reads each value of A once per NR fused multiply-adds. AVX-512 (32 registers): 6x4, 8x3, 12x2, 8x1. AVX2 (16): 4x3,
@@ -33,6 +33,7 @@ template <class T> struct matrix_product {
   index_t rows = 0, depth = 0;  // m < rows, k < depth
   tile::start start = tile::start::zero;
   const T* factor = nullptr;  // one per lane, for start::scale
+  T* top = nullptr;           // one per lane, or null: top = max(top, C), while C is in registers
 };
 
 #if defined(HEED_AVX512)
@@ -88,6 +89,13 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
     }
   }
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
+  if (p.top == nullptr) return;
+  [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+    std::array<batch, NR> top{simd::load(p.top + N * w)...};
+    ((top[I % NR] = simd::max(top[I % NR], sum[I])), ...);
+    (simd::store(p.top + N * w, top[N]), ...);
+  }
+  (std::make_integer_sequence<int, NR>{});
 }
 
 template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
@@ -109,14 +117,19 @@ template <int NR, class T> void multiply_columns(const matrix_product<T>& p) {
   if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
 }
 
-template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
-  if (vectors == 1) return multiply_columns<1>(p);
+// f with the number of vectors (1 .. max_vectors) as a constant
+template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
+  if (vectors == 1) return f(std::integral_constant<int, 1>{});
   if constexpr (max_vectors >= 2)
-    if (vectors == 2) return multiply_columns<2>(p);
+    if (vectors == 2) return f(std::integral_constant<int, 2>{});
   if constexpr (max_vectors >= 3)
-    if (vectors == 3) return multiply_columns<3>(p);
+    if (vectors == 3) return f(std::integral_constant<int, 3>{});
   if constexpr (max_vectors >= 4)
-    if (vectors == 4) return multiply_columns<4>(p);
+    if (vectors == 4) return f(std::integral_constant<int, 4>{});
+}
+
+template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
+  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p); });
 }
 
 }  // namespace HEED_ISA

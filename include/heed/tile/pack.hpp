@@ -79,14 +79,18 @@ HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* cons
 template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t row_stride, index_t count, index_t dim) {
   constexpr index_t w = simd::width<T>;
   const simd::batch<T> zero(T(0));
-  simd::batch<T> sum = zero;  // 0 * x is NaN where x is not finite
+  simd::batch<T> a = zero, b = zero, c = zero, e = zero;  // 0 * x is NaN where x is not finite; four sums: no latency
   for (index_t j = 0; j < count; ++j, rows += row_stride) {
     index_t d = 0;
-    for (; d + w <= dim; d += w) sum = simd::fma(zero, simd::load(rows + d), sum);
-    if (d < dim) sum = simd::fma(zero, simd::load_partial(rows + d, dim - d), sum);
+    for (; d + 4 * w <= dim; d += 4 * w) {
+      a = simd::fma(zero, simd::load(rows + d), a), b = simd::fma(zero, simd::load(rows + d + w), b);
+      c = simd::fma(zero, simd::load(rows + d + 2 * w), c), e = simd::fma(zero, simd::load(rows + d + 3 * w), e);
+    }
+    for (; d + w <= dim; d += w) a = simd::fma(zero, simd::load(rows + d), a);
+    if (d < dim) b = simd::fma(zero, simd::load_partial(rows + d, dim - d), b);
   }
   T lanes[w];
-  simd::store(lanes, sum);
+  simd::store(lanes, (a + b) + (c + e));
   for (const T x : lanes)
     if (!(x == T(0))) return false;
   return true;

@@ -107,12 +107,16 @@ struct key_spans {
 // of a causal diagonal fall on its squares.
 inline key_spans make_spans(const positions& p) {
   const extremes& t = p.tile;
+  key_spans out;
+  if (t.min_lo == t.max_lo && t.min_hi == t.max_hi && (p.keep_first == 0 || t.min_lo == 0)) {  // one interval for all lanes
+    if (t.min_lo < t.max_hi) out.span[static_cast<std::size_t>(out.count++)] = {t.min_lo, t.max_hi, false};
+    return out;
+  }
   std::array<index_t, 7> cut{0,        p.keep_first, t.min_lo, t.max_lo, t.min_hi < t.max_hi ? t.min_hi - 1 : t.min_hi,
                              t.min_hi, t.max_hi};
   for (index_t& c : cut) c = std::clamp<index_t>(c, 0, t.max_hi);
   for (std::size_t i = 1; i < cut.size(); ++i)
     for (std::size_t j = i; j > 0 && cut[j] < cut[j - 1]; --j) std::swap(cut[j], cut[j - 1]);
-  key_spans out;
   for (std::size_t i = 0; i + 1 < cut.size(); ++i) {
     const index_t a = cut[i], b = cut[i + 1];
     if (a == b || t.none(a, b, p.keep_first)) continue;

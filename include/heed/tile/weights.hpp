@@ -12,42 +12,48 @@ namespace heed::tile {
 
 inline namespace HEED_ISA {
 
-// online_softmax: scores are in units of log 2. Per lane, over the given keys:
-//   m' = max(m, max s);  factor = 2^(m - m');  p = 2^(s - m');  l <- factor l + sum p
-// m starts as the lowest finite number, not -inf: then (-inf) - m is -inf and never NaN, and a tile whose keys are all
-// hidden leaves l = 0. NaN scores reach l: max may drop them, 2^(NaN - m') does not.
+// top = max(m, s) over the given keys. multiply does this on the way where nothing changes the scores after it.
+template <int NR, class T> HEED_NOINLINE void raise(const T* scores, index_t row, index_t keys, const T* m, T* top) {
+  [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+    constexpr index_t w = simd::width<T>;
+    std::array<simd::batch<T>, NR> most{simd::load(m + N * w)...};
+    for (; keys > 0; --keys, scores += row) ((most[N] = simd::max(most[N], simd::load(scores + N * w))), ...);
+    (simd::store(top + N * w, most[N]), ...);
+  }
+  (std::make_integer_sequence<int, NR>{});
+}
+
+// online_softmax: scores are in units of log 2. Per lane, over the given keys, with top = max(m, max s) in `factor`:
+//   p = 2^(s - top);  factor = 2^(m - top);  l <- factor l + sum p;  m <- top
+// m starts as the lowest finite number, not -inf: then (-inf) - top is -inf and never NaN, and a tile whose keys are
+// all hidden leaves l = 0. NaN scores reach l: a maximum may drop them, 2^(NaN - top) does not.
 template <int NR, class T>
 HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T* l, T* factor) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    std::array<batch, NR> top{simd::load(m + N * w)...};
-    const T* s = scores;
-    for (index_t j = 0; j < keys; ++j, s += row) ((top[N] = simd::max(top[N], simd::load(s + N * w))), ...);
+    const std::array<batch, NR> most{simd::load(factor + N * w)...};
     std::array<batch, NR> sum;
     ((sum[N] = batch(T(0))), ...);
     T* p = scores;
     for (index_t j = 0; j < keys; ++j, p += row) {
-      std::array<batch, NR> x{simd::exp2_nonpositive(simd::load(p + N * w) - top[N])...};
+      std::array<batch, NR> x{simd::exp2_nonpositive(simd::load(p + N * w) - most[N])...};
       ((sum[N] += x[N]), ...);
       (simd::store(p + N * w, x[N]), ...);
     }
-    std::array<batch, NR> f{simd::exp2_nonpositive(simd::load(m + N * w) - top[N])...};
+    std::array<batch, NR> f{simd::exp2_nonpositive(simd::load(m + N * w) - most[N])...};
     (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
     (simd::store(factor + N * w, f[N]), ...);
-    (simd::store(m + N * w, top[N]), ...);
+    (simd::store(m + N * w, most[N]), ...);
   }
   (std::make_integer_sequence<int, NR>{});
 }
 
+template <class T> void raise(const T* scores, index_t row, index_t keys, index_t vectors, const T* m, T* top) {
+  with_vectors(vectors, [&](auto n) { raise<n>(scores, row, keys, m, top); });
+}
 template <class T> void online_softmax(T* scores, index_t row, index_t keys, index_t vectors, T* m, T* l, T* factor) {
-  if (vectors == 1) return online_softmax<1>(scores, row, keys, m, l, factor);
-  if constexpr (max_vectors >= 2)
-    if (vectors == 2) return online_softmax<2>(scores, row, keys, m, l, factor);
-  if constexpr (max_vectors >= 3)
-    if (vectors == 3) return online_softmax<3>(scores, row, keys, m, l, factor);
-  if constexpr (max_vectors >= 4)
-    if (vectors == 4) return online_softmax<4>(scores, row, keys, m, l, factor);
+  with_vectors(vectors, [&](auto n) { online_softmax<n>(scores, row, keys, m, l, factor); });
 }
 
 // known_lse: p = 2^(s - lse), lse per lane in units of log 2 (backward)
