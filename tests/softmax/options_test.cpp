@@ -32,13 +32,14 @@ struct option_set {
     fill(sinks, heads, 1);
     for (index_t h = 0; h < heads; ++h) slopes.push_back(0.05f * static_cast<float>(h + 1));
     ends.assign(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys / 2));
+    prefix.assign(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys - 1));
     first.assign(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(3));
     using heed::causal;
     all = {
         {"mask causal", {.mask = causal()}},
         {"mask window", {.mask = heed::window(7, 3)}},
         {"mask key_lengths", {.mask = heed::key_lengths(ends)}},
-        {"mask prefix_lm", {.mask = heed::prefix_lm(ends)}},
+        {"mask prefix_lm", {.mask = heed::prefix_lm(prefix)}},
         {"align top_left", {.mask = causal(), .align = heed::top_left}},
         {"align first_place", {.mask = causal(), .align = heed::first_place(first)}},
         {"scale", {.scale = 0.7}},
@@ -58,7 +59,7 @@ struct option_set {
   option_set& operator=(const option_set&) = delete;
 
   std::vector<float> bias, sinks, slopes;
-  std::vector<std::int32_t> ends, first;
+  std::vector<std::int32_t> ends, prefix, first;
   std::vector<named_options> all;
 };
 

@@ -130,10 +130,13 @@ template <class Acc> struct problem {
   // The score of a visible pair, from q_i.k_j.
   double score(const sequence& s, const position& at, double dot) const {
     double x = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim))) * dot;
-    if (options.softcap > 0) x = options.softcap * std::tanh(x / options.softcap);
-    if (options.alibi_slopes.set()) x -= options.alibi_slopes.at(at.head) * std::abs(at.place - at.key);
-    if (options.bias.data() != nullptr)
-      x += to_double(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
+    if (options.softcap > 0 && options.softcap < infinity) x = options.softcap * std::tanh(x / options.softcap);
+    if (options.alibi_slopes.set()) x -= options.alibi_slopes.at(at.head) * std::abs(static_cast<double>(at.place) - at.key);
+    if (options.bias.data() != nullptr) {
+      const double bias =
+          to_double(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
+      x = bias == -infinity ? bias : x + bias;  // it hides the key, whatever the key holds
+    }
     const auto& function = heed::detail::parts(options.score);
     if (function.map_value != nullptr) {  // it takes and returns Acc
       Acc y = static_cast<Acc>(x);

@@ -95,6 +95,8 @@ template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 #endif
 }
 
+template <class T> HEED_INLINE batch<T> abs(batch<T> x) { return xsimd::abs(x); }
+
 // a where the mask is set, else b
 template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, batch<T> a, batch<T> b) {
   return xsimd::select(mask, a, b);

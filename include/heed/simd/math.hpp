@@ -101,7 +101,7 @@ template <class T> HEED_INLINE batch<T> exp(batch<T> x) {
 
 template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   using c = detail::constants<T>;
-  const batch<T> size = xsimd::abs(x), one(T(1));
+  const batch<T> size = simd::abs(x), one(T(1));
   const batch<T> square = x * x;
   const batch<T> small = fma(detail::polynomial(square, c::tanh) * square, x, x);
   const batch<T> e = exp(batch<T>(T(-2)) * size);

@@ -14,56 +14,142 @@ namespace detail {
 inline namespace HEED_ISA {
 
 // Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
-template <class T> inline constexpr index_t few_rows = simd::width<T> < 8 ? 8 : simd::width<T>;
+template <class T> inline constexpr index_t few_rows = rows_driver<T>::most_rows;
 
-template <class T, template <class> class Driver> std::size_t slot_bytes(const problem<T>& p) {
-  heed::detail::arena count;
-  Driver<T> driver(p, count);
-  return count.needed();
+// How the rows of a call are cut. Packed sequences are cut one by one, each as a call of its own would be.
+struct tiling {
+  index_t tasks = 0;
+  index_t most_few = 0;   // rows of the longest sequence that runs with the head dim in lanes
+  bool many = false;      // some run with queries in lanes
+};
+
+template <class T> index_t tasks_per_head(index_t rows) {
+  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : lanes_driver<T>::tiles(rows);
 }
 
-template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers) noexcept {
+template <class T> tiling make_tiling(const problem<T>& p) {
+  tiling out;
+  if (p.heads == 0) return out;
+  const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
+  for (index_t s = 0; s < different; ++s) {
+    const index_t rows = p.rows(p.sequence_at(s));
+    out.tasks += p.kv_heads * tasks_per_head<T>(rows) * (p.packed() ? 1 : sequences);
+    if (rows < few_rows<T>)
+      out.most_few = std::max(out.most_few, rows);
+    else
+      out.many = true;
+  }
+  return out;
+}
+
+template <class T> std::size_t slot_bytes(const problem<T>& p, const tiling& cut) {
+  heed::detail::arena few, many;
+  if (cut.most_few > 0) static_cast<void>(typename rows_driver<T>::scratch(p, cut.most_few, few));
+  if (cut.many) static_cast<void>(typename lanes_driver<T>::scratch(p, many));
+  return std::max(few.needed(), many.needed());
+}
+
+template <class T>
+plan make_plan(const problem<T>& p, const context& where, index_t workers, tiling& cut) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
-  const bool few = p.rows < few_rows<T>;
+  cut = make_tiling(p);
+  const bool few = !cut.many;
   out.isa = HEED_NAME(HEED_LEVEL);
-  out.path = few ? "softmax: head dim in lanes" : "softmax: queries in lanes";
-  out.query_tile = few ? p.rows : lanes_driver<T>::query_tile;
+  out.path = few                  ? "softmax: head dim in lanes"
+             : cut.most_few == 0 ? "softmax: queries in lanes"
+                                 : "softmax: queries in lanes, head dim in lanes for short sequences";
+  out.query_tile = few ? cut.most_few : lanes_driver<T>::query_tile;
   out.key_tile = few ? rows_driver<T>::key_tile : lanes_driver<T>::key_tile;
-  const index_t tiles = few ? (p.rows > 0 ? 1 : 0) : lanes_driver<T>::tiles(p);
-  out.tasks = p.batch * p.kv_heads * (p.query_heads > 0 ? tiles : 0);
+  out.chunk = !few && p.scores.any() ? lanes_driver<T>::chunk : 0;
+  out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
-  const std::size_t each = slots == 0 ? 0 : few ? slot_bytes<T, rows_driver>(p) : slot_bytes<T, lanes_driver>(p);
-  out.workspace_bytes = static_cast<std::size_t>(slots) * each;
+  out.workspace_bytes = slots == 0 ? 0 : static_cast<std::size_t>(slots) * slot_bytes(p, cut);
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;
 }
 
-// Tasks are (batch, key/value head, tile of rows), the last tiles first: under causal masks they are the longest.
-template <class T> void run(const problem<T>& p, const plan& how, const context& where, index_t workers) {
+// Which sizes and options chose the path, and what they change in it; for plan_forward alone.
+template <class T> void explain(plan& how, const problem<T>& p) {
+  using kind = heed::detail::mask_parts;
+  heed::detail::message text(how.why);
+  const char* before = "";
+  const auto name = [&](bool holds, const char* option) {
+    if (holds) text << before << option, before = ", ";
+  };
+  if (how.tasks == 0)
+    text << "no rows";
+  else if (p.packed())
+    text << "packed: each sequence as a call of its own";
+  else
+    text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << few_rows<T>;
+  before = "; scores changed by ";
+  name(p.scores.cap != T(0), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
+  name(p.scores.has_bias(), "bias"), name(p.scores.has_function(), "score");
+  before = "; tiles cut by ";
+  name(p.mask.has(kind::causal), "causal"), name(p.mask.has(kind::window), "window");
+  name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
+  name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
+  if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+  if (p.opt.sink_logits.set()) text << "; sums start from sink_logits";
+}
+
+// Tasks are (sequence, key/value head, tile of rows). A worker claims them in ascending order, so that it finds each by
+// going on from the last; the last tiles of a head come first: under causal masks they are the longest.
+template <class T> class task_list {
+ public:
+  explicit task_list(const problem<T>& p) : p_(p) { enter(0); }
+
+  // f(sequence, kv_head, tile)
+  template <class F> void visit(index_t task, F f) {
+    while (task >= end_) enter(sequence_.number + 1);
+    const index_t at = task - (end_ - p_.kv_heads * per_head_);
+    f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
+  }
+
+ private:
+  void enter(index_t number) {
+    sequence_ = p_.sequence_at(number);
+    per_head_ = tasks_per_head<T>(p_.rows(sequence_));
+    end_ += p_.kv_heads * per_head_;
+  }
+
+  const problem<T>& p_;
+  sequence sequence_;
+  index_t per_head_ = 0, end_ = 0;
+};
+
+template <class T>
+void run(const problem<T>& p, const plan& how, const tiling& cut, const context& where, index_t workers) {
   if (how.tasks == 0) return;
   const index_t slots = std::min(how.tasks, workers);
-  const bool few = p.rows < few_rows<T>;
   const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
   heed::detail::arena memory(where.workspace, how.workspace_bytes);
   std::byte* const base =
       memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - heed::detail::arena::alignment));
-  const index_t tiles = how.tasks / (p.batch * p.kv_heads);
   std::atomic<index_t> next{0};
   auto work = [&](index_t slot) noexcept {
     std::byte* const mine =
         base + static_cast<std::size_t>(slot) * (each - heed::detail::arena::alignment);  // aligned: needs no slack
-    heed::detail::arena scratch({mine, each}, each);
-    const auto claim = [&] { return next.fetch_add(1, std::memory_order_relaxed); };
-    if (few) {
-      rows_driver<T> driver(p, scratch);
-      for (index_t t = claim(); t < how.tasks; t = claim()) driver.run(t / p.kv_heads, t % p.kv_heads);
+    const auto each_task = [&](auto f) {
+      task_list<T> tasks(p);
+      for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < how.tasks;
+           t = next.fetch_add(1, std::memory_order_relaxed))
+        tasks.visit(t, f);
+    };
+    heed::detail::arena few_scratch({mine, each}, each), many_scratch({mine, each}, each);  // one of them at a time
+    if (cut.many && cut.most_few > 0) {
+      rows_driver<T> few(p, cut.most_few, few_scratch);
+      lanes_driver<T> many(p, many_scratch);
+      each_task([&](const sequence& s, index_t kv_head, index_t tile) {
+        p.rows(s) < few_rows<T> ? few.run(s, kv_head) : many.run(s, kv_head, tile);
+      });
+    } else if (cut.many) {
+      lanes_driver<T> many(p, many_scratch);
+      each_task([&](const sequence& s, index_t kv_head, index_t tile) { many.run(s, kv_head, tile); });
     } else {
-      lanes_driver<T> driver(p, scratch);
-      for (index_t t = claim(); t < how.tasks; t = claim()) {
-        const index_t head = t / tiles, first = (tiles - 1 - t % tiles) * lanes_driver<T>::query_tile;
-        driver.run(head / p.kv_heads, head % p.kv_heads, first, std::min(lanes_driver<T>::query_tile, p.rows - first));
-      }
+      rows_driver<T> few(p, cut.most_few, few_scratch);
+      each_task([&](const sequence& s, index_t kv_head, index_t) { few.run(s, kv_head); });
     }
   };
   where.executor.run(slots, work);
@@ -94,10 +180,14 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
   const tensor_view<T, 4> o_view(const_cast<T*>(output.data()),
                                  {output.extent(0), output.extent(1), output.extent(2), output.extent(3)},
                                  {output.stride(0), output.stride(1), output.stride(2), output.stride(3)});
-  return detail::make_plan(detail::make_problem<T>(q, k, v, o_view, opt), where, where.executor.concurrency());
+  const detail::problem<T> p = detail::make_problem<T>(q, k, v, o_view, opt);
+  detail::tiling cut;
+  plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
+  if (how.ok()) detail::explain(how, p);
+  return how;
 }
 
-// o = softmax(scale q k^T + masks) v.
+// o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this order.
 // q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on
 // the last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no effect,
 // even where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
@@ -109,9 +199,10 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  const plan how = detail::make_plan(p, where, workers);
+  detail::tiling cut;
+  const plan how = detail::make_plan(p, where, workers, cut);
   if (!how.ok()) heed::detail::fail(how.problem.data());
-  detail::run(p, how, where, workers);
+  detail::run(p, how, cut, where, workers);
 }
 
 }  // namespace HEED_ISA

@@ -11,10 +11,16 @@
 // [key][lane] (64 KiB, in L2), weights in place, output [e][lane]. Per tile K and V stream once from L3 or memory:
 // 64 rows * (D + E) FMAs for (D + E) numbers. Online softmax: Milakov and Gimelshein (arXiv 1805.02867), tiles as in
 // FlashAttention (arXiv 2205.14135). Tile sizes: bench/softmax_bench.cpp, prefill rows.
+//
+// Full tiles, which every lane sees, run without a test. In partial tiles the keys are cut into runs that the same
+// vectors see, and pairs are tested only in the steps where a mask cuts through a vector. Where scores pass further
+// steps (tile/scores.hpp) they are made and changed 48 keys at a time, in L1.
 
 #include "heed/core/context.hpp"
 #include "heed/softmax/problem.hpp"
 #include "heed/tile/pack.hpp"
+#include "heed/tile/pair_mask.hpp"
+#include "heed/tile/scores.hpp"
 #include "heed/tile/weights.hpp"
 
 namespace heed::softmax::detail {
@@ -24,53 +30,55 @@ template <class T> class lanes_driver {
  public:
   static constexpr index_t w = simd::width<T>, query_tile = tile::max_lanes<T>, key_tile = 256;
   static constexpr index_t step = w < 8 ? 8 : w;  // keys of one step of the staircase
-  static_assert(query_tile <= tile::most_lanes && key_tile / step <= tile::key_runs::most);
+  static constexpr index_t chunk = 48;            // keys whose scores are changed while they are in L1
+  static_assert(query_tile <= tile::most_lanes && key_tile / step <= tile::key_runs::most && chunk % step == 0);
 
-  static index_t tiles(const problem<T>& p) { return (p.rows + query_tile - 1) / query_tile; }
+  struct scratch {
+    scratch(const problem<T>& p, heed::detail::arena& memory)
+        : q(memory.take<T>(query_tile * p.d)),
+          scores(memory.take<T>(query_tile * key_tile)),
+          acc(memory.take<T>(query_tile * p.e)),
+          finite(memory.take<T>(step * p.e)),
+          m(memory.take<T>(query_tile)),
+          l(memory.take<T>(query_tile)),
+          factor(memory.take<T>(query_tile)),
+          lo(memory.take<T>(query_tile)),
+          hi(memory.take<T>(query_tile)) {}
+    T *q, *scores, *acc, *finite, *m, *l, *factor, *lo, *hi;
+  };
 
-  lanes_driver(const problem<T>& p, heed::detail::arena& memory)
-      : p_(p),
-        q_(memory.take<T>(query_tile * p.d)),
-        scores_(memory.take<T>(query_tile * key_tile)),
-        acc_(memory.take<T>(query_tile * p.e)),
-        finite_(memory.take<T>(step * p.e)),
-        m_(memory.take<T>(query_tile)),
-        l_(memory.take<T>(query_tile)),
-        factor_(memory.take<T>(query_tile)),
-        lo_(memory.take<T>(query_tile)),
-        hi_(memory.take<T>(query_tile)) {}
+  lanes_driver(const problem<T>& p, heed::detail::arena& memory) : p_(p), to_(p, memory) {}
 
-  // Rows [first, first + rows) of key/value head kv_head
-  void run(index_t b, index_t kv_head, index_t first, index_t rows) {
-    begin(b, kv_head, first, rows);
+  static index_t tiles(index_t rows) { return (rows + query_tile - 1) / query_tile; }
+
+  // Tile number `tile` of the rows of key/value head kv_head
+  void run(const sequence& s, index_t kv_head, index_t tile) {
+    const index_t first = tile * query_tile;
+    begin(s, kv_head, first, std::min(query_tile, p_.rows(s) - first));
     const tile::key_spans spans = tile::make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
       const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
       const index_t keys = span.end - span.first, parts = (keys + key_tile - 1) / key_tile;
       const index_t even = ((keys + parts - 1) / parts + step - 1) / step * step;  // tiles of nearly one size
-      for (index_t j = span.first; j < span.end; j += even) {
-        const index_t count = std::min(even, span.end - j);
-        span.partial ? partial_tile(j, count) : full_tile(j, count);
-      }
+      for (index_t j = span.first; j < span.end; j += even) visit(j, std::min(even, span.end - j), span.partial);
     }
-    finish(b, kv_head, first);
+    finish(s, kv_head, first);
   }
 
  private:
   // Of the accumulators of one vector: undefined, to be rescaled, current
   enum class lane_state { fresh, scale, keep };
 
-  void begin(index_t b, index_t kv_head, index_t first, index_t rows) {
-    const auto& mask = heed::detail::parts(p_.opt.mask);
-    const tile::key_rule rule = tile::make_rule(mask, b, p_.m);
-    const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), b, p_.n, p_.m);
+  void begin(const sequence& s, index_t kv_head, index_t first, index_t rows) {
+    const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
+    const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), s.number, s.queries, s.keys);
     lanes_ = rows;
     vectors_ = (rows + w - 1) / w;
     row_ = vectors_ * w;
-    k_ = p_.key(b, kv_head, 0), v_ = p_.value(b, kv_head, 0);
+    k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
     at_.lanes = rows, at_.keep_first = rule.keep_first;
     std::array<const T*, tile::most_lanes> q;
-    const T* const query = p_.query(b, kv_head * p_.group, 0);
+    const T* const query = p_.query(s, kv_head * p_.group, 0);
     index_t i = first / p_.group, g = first % p_.group;
     for (index_t lane = 0; lane < rows; ++lane) {
       q[static_cast<std::size_t>(lane)] = query + g * p_.q.stride(1) + i * p_.q.stride(2);
@@ -78,9 +86,114 @@ template <class T> class lanes_driver {
       if (++g == p_.group) g = 0, ++i;
     }
     tile::summarize(at_, w);
-    tile::gather(q.data(), rows, p_.d, p_.factor, q_, row_);
-    for (index_t lane = 0; lane < row_; ++lane) m_[lane] = std::numeric_limits<T>::lowest(), l_[lane] = 0;
+    tile::gather(q.data(), rows, p_.d, p_.scores.query_factor, to_.q, row_);
+    std::fill(to_.m, to_.m + row_, std::numeric_limits<T>::lowest());
+    std::fill(to_.l, to_.l + row_, T(0));
     state_.fill(lane_state::fresh);
+    if (p_.scores.any() || p_.asks_pairs() || p_.opt.sink_logits.set()) begin_options(s, kv_head, first, place);
+  }
+
+  void begin_options(const sequence& s, index_t kv_head, index_t first, index_t place) {
+    pairs_.begin(p_.mask, s);
+    index_t i = first / p_.group, g = first % p_.group;
+    for (index_t lane = 0; lane < lanes_; ++lane) {
+      const index_t head = kv_head * p_.group + g;
+      steps_.set(p_.scores, s, lane, head, i, place + i);
+      pairs_.set(s, lane, head, i);
+      to_.m[lane] = p_.first_top(head), to_.l[lane] = p_.first_sum(to_.m[lane]);
+      if (++g == p_.group) g = 0, ++i;
+    }
+    steps_.complete(p_.scores, lanes_);
+    pairs_.complete(lanes_);
+  }
+
+  void visit(index_t j, index_t keys, bool partial) {
+    if (!partial && !pairs_.any() && (!p_.scores.may_hide() || finite(j, keys))) return full_tile(j, keys);
+    tile::joint_sight<T> eyes(at_, pairs_);
+    const tile::key_runs runs = tile::make_runs(eyes, j, keys, vectors_, step);
+    if (runs.count == 0) return;
+    if (!p_.scores.may_hide() && hides_nothing(runs, keys)) return full_tile(j, keys);
+    partial_tile(j, runs);
+  }
+
+  void full_tile(index_t j, index_t keys) {
+    std::copy(to_.m, to_.m + row_, to_.factor);
+    if (!p_.scores.any()) {
+      score(j, 0, keys, 0, vectors_, to_.factor);
+    } else {
+      for (index_t first = 0; first < keys; first += chunk) {
+        const index_t count = std::min(chunk, keys - first);
+        score(j, first, count, 0, vectors_);
+        steps_.apply(p_.scores, region(j, first, count, 0, vectors_));
+        tile::raise(scores(first, 0), row_, count, vectors_, to_.factor, to_.factor);
+      }
+    }
+    tile::online_softmax(scores(0, 0), row_, keys, vectors_, to_.m, to_.l, to_.factor);
+    rescale_next(0, vectors_);
+    weigh(v_ + j * p_.v.stride(2), p_.v.stride(2), 0, keys, 0, vectors_);
+  }
+
+  void partial_tile(index_t j, const tile::key_runs& runs) {
+    for (index_t lane = 0; lane < row_; ++lane) {
+      to_.lo[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].lo, j);
+      to_.hi[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].hi, j);
+    }
+    for (index_t i = 0; i < runs.count; ++i) {
+      const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
+      for (index_t first = run.first; first < run.first + run.keys; first += chunk)
+        visible_scores(j, runs, first, std::min(chunk, run.first + run.keys - first), run.from, run.to);
+    }
+    const tile::key_run& last = runs.run[static_cast<std::size_t>(runs.count - 1)];
+    const bool careful = !finite(j + runs.run[0].first, last.first + last.keys - runs.run[0].first);
+    for (index_t from = 0, to = 0; from < vectors_; from = to) {  // vectors that see the same keys
+      const index_t first = runs.first_key[static_cast<std::size_t>(from)],
+                    end = runs.end_key[static_cast<std::size_t>(from)];
+      for (to = from + 1; to < vectors_ && runs.first_key[static_cast<std::size_t>(to)] == first &&
+                          runs.end_key[static_cast<std::size_t>(to)] == end;)
+        ++to;
+      if (first >= end) continue;
+      for (index_t x = from; x < to; ++x) close_gaps(runs, x, first, end);
+      if (careful) {
+        weigh_visible(j, first, end - first, from, to);
+      } else {
+        weights(first, end - first, from, to);
+        weigh(v_ + (j + first) * p_.v.stride(2), p_.v.stride(2), first, end - first, from, to);
+      }
+    }
+  }
+
+  // Weights and their sums over keys of which some lanes must not see a value that is not finite (0 * NaN is NaN): such
+  // values are left out of the product and then added lane by lane. The other lanes get the bits of the short way.
+  HEED_NOINLINE void weigh_visible(index_t j, index_t first, index_t keys, index_t from, index_t to) {
+    std::array<std::uint64_t, key_tile> seen;  // bit l: lane l sees the key
+    for (index_t x = 0; x < keys; ++x) {
+      std::uint64_t lanes = 0;
+      for (index_t lane = from * w; lane < to * w; ++lane)
+        if (scores(first + x, 0)[lane] != -std::numeric_limits<T>::infinity()) lanes |= std::uint64_t{1} << lane;
+      seen[static_cast<std::size_t>(x)] = lanes;
+    }
+    weights(first, keys, from, to);
+    const index_t v_row = p_.v.stride(2);
+    for (index_t a = 0; a < keys; a += step) {
+      const index_t count = std::min(step, keys - a);
+      const T* const v = v_ + (j + first + a) * v_row;
+      for (index_t x = 0; x < count; ++x)
+        for (index_t c = 0; c < p_.e; ++c)
+          to_.finite[x * p_.e + c] = std::isfinite(v[x * v_row + c]) ? v[x * v_row + c] : T(0);
+      weigh(to_.finite, p_.e, first + a, count, from, to);
+      for (index_t x = 0; x < count; ++x)
+        for (index_t c = 0; c < p_.e; ++c) {
+          if (std::isfinite(v[x * v_row + c])) continue;
+          for (index_t lane = from * w; lane < to * w; ++lane)
+            if ((seen[static_cast<std::size_t>(a + x)] >> lane & 1) != 0)
+              to_.acc[c * row_ + lane] += v[x * v_row + c] * scores(first + a + x, 0)[lane];
+        }
+    }
+  }
+
+  T* scores(index_t key, index_t vector) const { return to_.scores + key * row_ + vector * w; }
+  tile::score_region<T> region(index_t j, index_t first, index_t keys, index_t from, index_t to) const {
+    return {scores(first, from), row_, j + first, keys, from, to};
   }
 
   // s = K q for keys [first, first + keys) of the tile that starts at key j, over vectors [from, to); top, if not null,
@@ -89,14 +202,41 @@ template <class T> class lanes_driver {
     tile::multiply<T>({.a = k_ + (j + first) * p_.k.stride(2),
                        .a_row = p_.k.stride(2),
                        .a_col = 1,
-                       .b = q_ + from * w,
+                       .b = to_.q + from * w,
                        .b_row = row_,
-                       .c = scores_ + first * row_ + from * w,
+                       .c = scores(first, from),
                        .c_row = row_,
                        .rows = keys,
                        .depth = p_.d,
                        .top = top},
                       to - from);
+  }
+
+  // The same through all steps, with hidden pairs at -inf; first: a whole number of steps
+  void visible_scores(index_t j, const tile::key_runs& runs, index_t first, index_t keys, index_t from, index_t to) {
+    score(j, first, keys, from, to);
+    if (p_.scores.any()) steps_.apply(p_.scores, region(j, first, keys, from, to));
+    for (index_t a = first; a < first + keys; a += step) {
+      const index_t count = std::min(step, first + keys - a);
+      for (index_t x = from; x < to; ++x) {
+        const tile::sight seen = runs.step_sight[static_cast<std::size_t>(a / step)][static_cast<std::size_t>(x)];
+        if (seen == tile::sight::none) tile::fill(scores(a, x), row_, count, w, -std::numeric_limits<T>::infinity());
+        if (seen != tile::sight::some) continue;
+        const T kept = relative(at_.keep_first, j);
+        if (!at_.vector[static_cast<std::size_t>(x)].all(j + a, j + a + count, at_.keep_first))
+          tile::hide(scores(0, x), row_, a, count, to_.lo + x * w, to_.hi + x * w, kept);
+        pairs_.hide(region(j, a, count, x, x + 1));
+      }
+    }
+    pairs_.hide_by_user(region(j, first, keys, from, to), steps_);
+  }
+
+  void weights(index_t first, index_t keys, index_t from, index_t to) {
+    const index_t lane = from * w;
+    T *const m = to_.m + lane, *const factor = to_.factor + lane;
+    tile::raise(scores(first, from), row_, keys, to - from, m, factor);
+    tile::online_softmax(scores(first, from), row_, keys, to - from, m, to_.l + lane, factor);
+    rescale_next(from, to);
   }
 
   // o += V^T p for the same keys, values at v
@@ -114,14 +254,14 @@ template <class T> class lanes_driver {
     tile::multiply<T>({.a = v,
                        .a_row = 1,
                        .a_col = v_row,
-                       .b = scores_ + first * row_ + from * w,
+                       .b = scores(first, from),
                        .b_row = row_,
-                       .c = acc_ + from * w,
+                       .c = to_.acc + from * w,
                        .c_row = row_,
                        .rows = p_.e,
                        .depth = keys,
                        .start = start,
-                       .factor = factor_ + from * w},
+                       .factor = to_.factor + from * w},
                       to - from);
     std::fill(state_.begin() + from, state_.begin() + to, lane_state::keep);
   }
@@ -130,92 +270,23 @@ template <class T> class lanes_driver {
   void level(index_t from, index_t to) {
     for (index_t x = from; x < to; ++x) {
       lane_state& state = state_[static_cast<std::size_t>(x)];
-      if (state == lane_state::fresh) tile::fill(acc_ + x * w, row_, p_.e, w, T(0));
-      if (state != lane_state::scale) std::fill(factor_ + x * w, factor_ + (x + 1) * w, T(1));
+      if (state == lane_state::fresh) tile::fill(to_.acc + x * w, row_, p_.e, w, T(0));
+      if (state != lane_state::scale) std::fill(to_.factor + x * w, to_.factor + (x + 1) * w, T(1));
       state = lane_state::scale;
     }
   }
 
-  void rescale_next(index_t vector) {
-    lane_state& state = state_[static_cast<std::size_t>(vector)];
-    if (state == lane_state::keep) state = lane_state::scale;
+  void rescale_next(index_t from, index_t to) {
+    std::replace(state_.begin() + from, state_.begin() + to, lane_state::keep, lane_state::scale);
   }
 
-  void full_tile(index_t j, index_t keys) {
-    std::copy(m_, m_ + row_, factor_);
-    score(j, 0, keys, 0, vectors_, factor_);
-    tile::online_softmax(scores_, row_, keys, vectors_, m_, l_, factor_);
-    for (index_t x = 0; x < vectors_; ++x) rescale_next(x);
-    weigh(v_ + j * p_.v.stride(2), p_.v.stride(2), 0, keys, 0, vectors_);
+  bool finite(index_t j, index_t keys) const {
+    return tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
   }
-
-  void partial_tile(index_t j, index_t keys) {
-    const tile::key_runs runs = tile::make_runs(at_, j, keys, vectors_, step);
-    const T kept = relative(at_.keep_first, j);
-    for (index_t lane = 0; lane < row_; ++lane) {
-      lo_[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].lo, j);
-      hi_[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].hi, j);
-    }
-    for (index_t i = 0; i < runs.count; ++i) {
-      const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
-      score(j, run.first, run.keys, run.from, run.to);
-      each_step(run, [&](index_t first, index_t count) {
-        for (index_t x = run.from; x < run.to; ++x)
-          if (!sees_all(x, j + first, count))
-            tile::hide(scores_ + x * w, row_, first, count, lo_ + x * w, hi_ + x * w, kept);
-      });
-    }
-    for (index_t x = 0; x < vectors_; ++x) {
-      const index_t first = runs.first_key[static_cast<std::size_t>(x)],
-                    end = runs.end_key[static_cast<std::size_t>(x)];
-      if (first >= end) continue;
-      close_gaps(runs, x, first, end);
-      T* const s = scores_ + first * row_ + x * w;
-      tile::raise<1>(s, row_, end - first, m_ + x * w, factor_ + x * w);
-      tile::online_softmax<1>(s, row_, end - first, m_ + x * w, l_ + x * w, factor_ + x * w);
-      rescale_next(x);
-    }
-    weigh_runs(runs, j);
-  }
-
-  // Vector by vector over all keys that it sees, so that its accumulators are loaded and stored once; where hidden
-  // values might not be finite, run by run.
-  void weigh_runs(const tile::key_runs& runs, index_t j) {
-    const index_t v_row = p_.v.stride(2);
-    const auto harmless = [&](const tile::key_run& run) {
-      const bool seen = run.from == 0 && run.to == vectors_ && hides_nothing(run, j);  // by every vector of the tile
-      return seen || tile::all_finite(v_ + (j + run.first) * v_row, v_row, run.keys, p_.e);
-    };
-    if (std::all_of(runs.run.begin(), runs.run.begin() + runs.count, harmless)) {
-      for (index_t x = 0; x < vectors_;) {
-        const index_t first = runs.first_key[static_cast<std::size_t>(x)],
-                      end = runs.end_key[static_cast<std::size_t>(x)], from = x;
-        while (++x < vectors_ && runs.first_key[static_cast<std::size_t>(x)] == first &&
-               runs.end_key[static_cast<std::size_t>(x)] == end) {
-        }
-        if (first < end) weigh(v_ + (j + first) * v_row, v_row, first, end - first, from, x);
-      }
-      return;
-    }
-    for (index_t i = 0; i < runs.count; ++i) {
-      const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
-      if (harmless(run))
-        weigh(v_ + (j + run.first) * v_row, v_row, run.first, run.keys, run.from, run.to);
-      else
-        each_step(run, [&](index_t first, index_t count) { weigh_visible(j, first, count, run.from, run.to); });
-    }
-  }
-
-  template <class F> static void each_step(const tile::key_run& run, F f) {
-    for (index_t first = run.first; first < run.first + run.keys; first += step)
-      f(first, std::min(step, run.first + run.keys - first));
-  }
-  bool sees_all(index_t vector, index_t key, index_t keys) const {
-    return at_.vector[static_cast<std::size_t>(vector)].all(key, key + keys, at_.keep_first);
-  }
-  bool hides_nothing(const tile::key_run& run, index_t j) const {
-    for (index_t x = run.from; x < run.to; ++x)
-      if (!sees_all(x, j + run.first, run.keys)) return false;
+  bool hides_nothing(const tile::key_runs& runs, index_t keys) const {
+    for (index_t a = 0; a < (keys + step - 1) / step; ++a)
+      for (index_t x = 0; x < vectors_; ++x)
+        if (runs.step_sight[static_cast<std::size_t>(a)][static_cast<std::size_t>(x)] != tile::sight::all) return false;
     return true;
   }
   // A key as seen from the tile's first key, cut to what the tile can tell apart
@@ -228,54 +299,31 @@ template <class T> class lanes_driver {
       const tile::key_run& run = runs.run[static_cast<std::size_t>(i)];
       if (run.from > vector || run.to <= vector) continue;
       if (run.first > covered)
-        tile::fill(scores_ + covered * row_ + vector * w, row_, run.first - covered, w,
-                   -std::numeric_limits<T>::infinity());
+        tile::fill(scores(covered, vector), row_, run.first - covered, w, -std::numeric_limits<T>::infinity());
       covered = run.first + run.keys;
     }
     HEED_ASSERT(covered == end);
     static_cast<void>(end);
   }
 
-  // Keys of which some lanes must not see a value that is not finite (0 * NaN is NaN): such values are left out of the
-  // product and then added lane by lane.
-  void weigh_visible(index_t j, index_t first, index_t keys, index_t from, index_t to) {
-    for (index_t x = 0; x < keys; ++x)
-      for (index_t c = 0; c < p_.e; ++c) {
-        const T value = v_[(j + first + x) * p_.v.stride(2) + c];
-        finite_[x * p_.e + c] = std::isfinite(value) ? value : T(0);
-      }
-    weigh(finite_, p_.e, first, keys, from, to);
-    for (index_t x = 0; x < keys; ++x)
-      for (index_t c = 0; c < p_.e; ++c) {
-        const T value = v_[(j + first + x) * p_.v.stride(2) + c];
-        if (std::isfinite(value)) continue;
-        for (index_t lane = from * w; lane < to * w; ++lane) {
-          const tile::visible& sees = at_.lane[static_cast<std::size_t>(lane)];
-          const index_t key = j + first + x;
-          if (key < sees.hi && (key >= sees.lo || key < at_.keep_first))
-            acc_[c * row_ + lane] += value * scores_[(first + x) * row_ + lane];
-        }
-      }
-  }
-
   // o = acc / l, lse = log(2) m + log(l); a row without a key: 0 and -inf
-  void finish(index_t b, index_t kv_head, index_t first) {
+  void finish(const sequence& s, index_t kv_head, index_t first) {
     std::array<T*, tile::most_lanes> o;
     index_t i = first / p_.group, g = first % p_.group;
     for (index_t x = 0; x < vectors_; ++x)
-      if (state_[static_cast<std::size_t>(x)] == lane_state::fresh) tile::fill(acc_ + x * w, row_, p_.e, w, T(0));
+      if (state_[static_cast<std::size_t>(x)] == lane_state::fresh) tile::fill(to_.acc + x * w, row_, p_.e, w, T(0));
     for (index_t lane = 0; lane < lanes_; ++lane) {
       const index_t head = kv_head * p_.group + g;
-      o[static_cast<std::size_t>(lane)] = p_.output(b, head, i);
-      if (p_.opt.lse.data() != nullptr) *p_.lse(b, head, i) = natural_lse(m_[lane], l_[lane]);
+      o[static_cast<std::size_t>(lane)] = p_.output(s, head, i);
+      if (p_.opt.lse.data() != nullptr) *p_.lse(s, head, i) = natural_lse(to_.m[lane], to_.l[lane]);
       if (++g == p_.group) g = 0, ++i;
     }
     const simd::batch<T> zero(T(0)), one(T(1));
     for (index_t lane = 0; lane < row_; lane += w) {
-      const simd::batch<T> l = simd::load(l_ + lane);
-      simd::store(factor_ + lane, simd::select<T>(l == zero, zero, one / l));
+      const simd::batch<T> l = simd::load(to_.l + lane);
+      simd::store(to_.factor + lane, simd::select<T>(l == zero, zero, one / l));
     }
-    tile::scatter(acc_, row_, factor_, o.data(), lanes_, p_.e);
+    tile::scatter(to_.acc, row_, to_.factor, o.data(), lanes_, p_.e);
   }
 
  public:
@@ -286,9 +334,11 @@ template <class T> class lanes_driver {
 
  private:
   const problem<T>& p_;
-  T *q_, *scores_, *acc_, *finite_, *m_, *l_, *factor_, *lo_, *hi_;
+  scratch to_;
   tile::positions at_;
-  std::array<lane_state, tile::most_lanes> state_{};
+  tile::pair_mask<T> pairs_;
+  tile::score_steps<T> steps_;
+  std::array<lane_state, tile::most_vectors> state_{};
   index_t lanes_ = 0, vectors_ = 0, row_ = 0;
   const T *k_ = nullptr, *v_ = nullptr;
 };

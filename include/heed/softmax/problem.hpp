@@ -10,51 +10,79 @@
 #include "heed/core/message.hpp"
 #include "heed/core/view.hpp"
 #include "heed/softmax/options.hpp"
+#include "heed/tile/pair_mask.hpp"
 #include "heed/tile/positions.hpp"
+#include "heed/tile/scores.hpp"
 
 namespace heed::softmax::detail {
 inline namespace HEED_ISA {
+
+// One batch entry, or one of the pieces that packed() cuts the only batch entry into.
+struct sequence : tile::sequence_origin {
+  index_t queries = 0, keys = 0;
+};
 
 template <class T> struct problem {
   tensor_view<const T, 4> q, k, v;
   tensor_view<T, 4> o;
   const options<T>& opt;
-  index_t batch = 0, query_heads = 0, kv_heads = 0, heads = 0;  // heads: of o, max(query_heads, kv_heads)
-  index_t group = 1;                                            // compute heads that share a key/value head
-  index_t n = 0, m = 0, d = 0, e = 0;
-  index_t rows = 0;  // n * group: queries that share keys and values
-  T factor = 0;      // scale * log2(e)
+  const heed::detail::mask_parts& mask;
+  index_t query_heads = 0, kv_heads = 0, heads = 0;  // heads: of o, max(query_heads, kv_heads)
+  index_t group = 1;                                 // compute heads that share a key/value head
+  index_t d = 0, e = 0;
+  tile::score_rules<T> scores = {};
 
-  // Row r of k/v head h: query r / group of compute head h * group + r % group
-  HEED_INLINE const T* query(index_t b, index_t head, index_t i) const {
-    return q.data() + b * q.stride(0) + head / (heads / query_heads) * q.stride(1) + i * q.stride(2);
+  bool packed() const { return mask.has(mask.packed); }
+  bool asks_pairs() const { return tile::pair_mask<T>::asked_by(mask); }
+  index_t sequences() const {
+    return packed() ? std::max<index_t>(0, static_cast<index_t>(mask.query_offsets.size()) - 1) : q.extent(0);
   }
-  HEED_INLINE T* output(index_t b, index_t head, index_t i) const {
-    return o.data() + b * o.stride(0) + head * o.stride(1) + i * o.stride(2);
+  sequence sequence_at(index_t number) const {
+    if (!packed()) return {{number, number, 0, 0}, q.extent(2), k.extent(2)};
+    const auto n = static_cast<std::size_t>(number);
+    const index_t query = mask.query_offsets[n], key = mask.key_offsets[n];
+    return {{number, 0, query, key}, mask.query_offsets[n + 1] - query, mask.key_offsets[n + 1] - key};
   }
-  HEED_INLINE const T* key(index_t b, index_t kv_head, index_t j) const {
-    return k.data() + b * k.stride(0) + kv_head * k.stride(1) + j * k.stride(2);
+  index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
+
+  // Compute head c reads query head c / (heads / query_heads)
+  HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
+    return q.data() + s.batch * q.stride(0) + head / (heads / query_heads) * q.stride(1) +
+           (s.first_query + i) * q.stride(2);
   }
-  HEED_INLINE const T* value(index_t b, index_t kv_head, index_t j) const {
-    return v.data() + b * v.stride(0) + kv_head * v.stride(1) + j * v.stride(2);
+  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const {
+    return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
   }
-  HEED_INLINE T* lse(index_t b, index_t head, index_t i) const {
-    return opt.lse.data() + b * opt.lse.stride(0) + head * opt.lse.stride(1) + i * opt.lse.stride(2);
+  HEED_INLINE const T* key(const sequence& s, index_t kv_head, index_t j) const {
+    return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
   }
+  HEED_INLINE const T* value(const sequence& s, index_t kv_head, index_t j) const {
+    return v.data() + s.batch * v.stride(0) + kv_head * v.stride(1) + (s.first_key + j) * v.stride(2);
+  }
+  HEED_INLINE T* lse(const sequence& s, index_t head, index_t i) const {
+    const auto& x = opt.lse;
+    return x.data() + s.batch * x.stride(0) + head * x.stride(1) + (s.first_query + i) * x.stride(2);
+  }
+
+  // What the online softmax starts from: nothing, or the sink. Units of log 2.
+  HEED_INLINE T first_top(index_t head) const {
+    constexpr T lowest = std::numeric_limits<T>::lowest();
+    if (!opt.sink_logits.set()) return lowest;
+    const double sink = opt.sink_logits.at(head);
+    return sink == -std::numeric_limits<double>::infinity() ? lowest : tile::finite_factor<T>(sink * tile::log2e);
+  }
+  HEED_INLINE T first_sum(T first_top) const { return first_top == std::numeric_limits<T>::lowest() ? T(0) : T(1); }
 };
 
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                         tensor_view<T, 4> o, const options<T>& opt) {
-  problem<T> p{.q = q, .k = k, .v = v, .o = o, .opt = opt};
-  p.batch = q.extent(0);
+  problem<T> p{.q = q, .k = k, .v = v, .o = o, .opt = opt, .mask = heed::detail::parts(opt.mask)};
   p.query_heads = q.extent(1), p.kv_heads = k.extent(1);
   p.heads = p.query_heads == 0 ? 0 : std::max(p.query_heads, p.kv_heads);
-  p.n = q.extent(2), p.m = k.extent(2), p.d = q.extent(3), p.e = v.extent(3);
+  p.d = q.extent(3), p.e = v.extent(3);
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
-  p.rows = p.n * p.group;
-  const double scale = opt.scale ? *opt.scale : 1 / std::sqrt(static_cast<double>(p.d));
-  p.factor = static_cast<T>(scale * 1.4426950408889634);
+  p.scores = tile::make_score_rules<T>(opt, p.d);
   return p;
 }
 
@@ -102,26 +130,77 @@ class checker {
   bool ok_ = true;
 };
 
-inline void check_lengths(checker& check, const char* name, lengths n, index_t batch, index_t keys) {
-  check.require(static_cast<index_t>(n.size()) == batch, name, " has ", n.size(), " entries, q has batch ", batch);
-  for (std::size_t b = 0; check.ok() && b < n.size(); ++b)
-    check.require(n[b] >= 0 && n[b] <= keys, name, "[", b, "] is ", n[b], ", must be 0 to ", keys, " (the keys of k)");
+// name[b] in [0, keys of the sequence] for every sequence
+template <class T> void check_lengths(checker& check, const char* name, lengths n, const problem<T>& p) {
+  const char* const of = p.packed() ? "packed" : "q";
+  check.require(static_cast<index_t>(n.size()) == p.sequences(), name, " has ", n.size(), " entries, ", of, " has ",
+                p.sequences(), p.packed() ? " sequences" : " in its batch");
+  for (std::size_t b = 0; check.ok() && b < n.size(); ++b) {
+    const index_t keys = p.sequence_at(static_cast<index_t>(b)).keys;
+    check.require(n[b] >= 0 && n[b] <= keys, name, "[", b, "] is ", n[b], ", must be 0 to ", keys, " (the keys of ",
+                  p.packed() ? "its sequence)" : "k)");
+  }
 }
 
-inline void check_mask(checker& check, const heed::detail::mask_parts& mask, index_t batch, index_t keys) {
+// Offsets that ascend from 0 and stay within count; whole: they end there
+inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
+  check.require(!at.empty(), name, " is empty, must have at least 1 entry");
+  for (std::size_t i = 0; check.ok() && i < at.size(); ++i) {
+    const index_t least = i == 0 ? 0 : at[i - 1], most = i == 0 ? 0 : count;
+    check.require(at[i] >= least && at[i] <= most, name, "[", i, "] is ", at[i], ", must be ", least, " to ", most);
+  }
+  if (whole && check.ok())
+    check.require(at.back() == count, name, " ends at ", at.back(), ", must end at ", count, " (the queries of q)");
+}
+
+template <class T, int Rank>
+void check_extents(checker& check, const char* name, const tensor_view<T, Rank>& x,
+                   const std::array<index_t, static_cast<std::size_t>(Rank)>& full, bool broadcasts) {
+  for (int axis = 0; axis < Rank; ++axis) {
+    const index_t extent = x.extent(axis), needed = full[static_cast<std::size_t>(axis)];
+    check.require(extent == needed || (broadcasts && extent == 1), name, " has extent ", extent, " on axis ", axis,
+                  ", must be ", broadcasts ? "1 or " : "", needed);
+  }
+}
+
+template <class T> void check_mask(checker& check, const problem<T>& p) {
   using kind = heed::detail::mask_parts;
+  const kind& mask = p.mask;
+  const index_t batch = p.q.extent(0), queries = p.q.extent(2), keys = p.k.extent(2);
   check.require(mask.conflict == nullptr, mask.conflict != nullptr ? mask.conflict : "");
+  if (mask.has(kind::packed)) {
+    check.require(batch == 1, "packed: q has batch ", batch, ", must be 1");
+    check_offsets(check, "packed query_offsets", mask.query_offsets, queries, true);
+    check_offsets(check, "packed key_offsets", mask.key_offsets, keys, false);
+    check.require(mask.query_offsets.size() == mask.key_offsets.size(), "packed: query_offsets has ",
+                  mask.query_offsets.size(), " entries, key_offsets has ", mask.key_offsets.size());
+  }
+  if (!check.ok()) return;
   if (mask.has(kind::window)) {
     check.require(mask.left >= -1, "window: left is ", mask.left, ", must be at least -1");
     check.require(mask.right >= -1, "window: right is ", mask.right, ", must be at least -1");
     check.require(mask.keep_first >= 0, "window: keep_first is ", mask.keep_first, ", must be at least 0");
   }
-  if (mask.has(kind::key_lengths)) check_lengths(check, "key_lengths", mask.lengths, batch, keys);
-  const auto later = [&](kind::kind k, const char* name) {
-    check.require(!mask.has(k), "mask: ", name, " is not supported yet");
-  };
-  later(kind::packed, "packed"), later(kind::prefix_lm, "prefix_lm"), later(kind::segments, "segments");
-  later(kind::keep, "keep"), later(kind::visible_if, "visible_if");
+  if (mask.has(kind::key_lengths)) check_lengths(check, "key_lengths", mask.lengths, p);
+  if (mask.has(kind::prefix_lm)) check_lengths(check, "prefix_lm", mask.prefix, p);
+  if (mask.has(kind::segments)) {
+    check.tensor("segments query_ids", mask.query_ids, false), check.tensor("segments key_ids", mask.key_ids, false);
+    check_extents(check, "segments query_ids", mask.query_ids, {batch, queries}, false);
+    check_extents(check, "segments key_ids", mask.key_ids, {batch, keys}, false);
+  }
+  if (mask.has(kind::keep)) {
+    check.tensor("keep", mask.keep_tensor, false);
+    check_extents(check, "keep", mask.keep_tensor, {batch, p.heads, queries, keys}, true);
+  }
+}
+
+// Numbers per head: how many, and each at least `least`
+template <class T>
+void check_per_head(checker& check, const char* name, const per_head& x, const problem<T>& p, double least) {
+  if (!x.set()) return;
+  check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");
+  for (index_t h = 0; check.ok() && h < (x.one_each() ? p.heads : 1); ++h)
+    check.require(x.at(h) >= least, name, "[", h, "] is ", x.at(h), ", must be at least ", least);
 }
 
 // O(1) in the tensors, O(size) in the arrays of lengths; reads no tensor data.
@@ -156,16 +235,20 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
         check.distinct("lse", lse, "o", p.o);
   }
   check.require(!p.opt.scale || !std::isnan(*p.opt.scale), "scale is NaN, must be a number");
-  check_mask(check, heed::detail::parts(p.opt.mask), p.batch, p.m);
-  if (const auto& align = heed::detail::parts(p.opt.align); align.has_first)
-    check.require(static_cast<index_t>(align.first.size()) == p.batch, "first_place has ", align.first.size(),
-                  " entries, q has batch ", p.batch);
   check.require(p.opt.softcap >= 0, "softcap is ", p.opt.softcap, ", must be at least 0");
-  check.require(p.opt.softcap == 0, "softcap = ", p.opt.softcap, " is not supported yet");
-  check.require(!p.opt.alibi_slopes.set(), "alibi_slopes is not supported yet");
-  check.require(p.opt.bias.data() == nullptr, "bias is not supported yet");
-  check.require(heed::detail::parts(p.opt.score).map_value == nullptr, "score is not supported yet");
-  check.require(!p.opt.sink_logits.set(), "sink_logits is not supported yet");
+  if (!check.ok()) return false;
+  check_mask(check, p);
+  if (const auto& align = heed::detail::parts(p.opt.align); align.has_first)
+    check.require(static_cast<index_t>(align.first.size()) == p.sequences(), "first_place has ", align.first.size(),
+                  " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
+  check_per_head(check, "alibi_slopes", p.opt.alibi_slopes, p, 0);
+  check_per_head(check, "sink_logits", p.opt.sink_logits, p, -std::numeric_limits<double>::infinity());
+  if (p.opt.bias.data() != nullptr) {
+    check.tensor("bias", p.opt.bias, false);
+    check_extents(check, "bias", p.opt.bias, {p.q.extent(0), p.heads, p.q.extent(2), p.k.extent(2)}, true);
+    check.distinct("o", p.o, "bias", p.opt.bias);
+    if (p.opt.lse.data() != nullptr) check.distinct("lse", p.opt.lse, "bias", p.opt.bias);
+  }
   return check.ok();
 }
 

@@ -6,7 +6,8 @@
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
 // [key][row], so that maxima and sums are vertical. Output: tile::multiply with A = weights and B = the rows of V, as
-// they are. Up to 8 rows a pass over the tile, in cache.
+// they are. Up to 8 rows a pass over the tile, in cache. Masks and score steps see lane i of a vector as row i % R at
+// key i / R of the vector's keys (tile/scores.hpp).
 
 #include <bit>
 
@@ -19,57 +20,86 @@ inline namespace HEED_ISA {
 template <class T> class rows_driver {
  public:
   static constexpr index_t w = simd::width<T>, key_tile = 128;
-  static constexpr index_t pass = w < 8 ? w : 8;  // rows of a pass
+  static constexpr index_t pass = w < 8 ? w : 8;              // rows of a pass
+  static constexpr index_t most_rows = w < 8 ? 8 : w;         // fewer rows than this run here
+  static_assert((most_rows + pass - 1) / pass * w <= tile::most_lanes);
 
-  rows_driver(const problem<T>& p, heed::detail::arena& memory)
-      : p_(p),
-        d_(round_up(p.d)),
-        e_(round_up(p.e)),
-        q_(memory.take<T>(padded_rows(p.rows) * d_)),
-        scores_(memory.take<T>((key_tile + w) * pass)),
-        acc_(memory.take<T>(padded_rows(p.rows) * e_)),
-        m_(memory.take<T>(passes(p.rows) * w)),
-        l_(memory.take<T>(passes(p.rows) * w)),
-        tail_(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)) {}
+  struct scratch {
+    scratch(const problem<T>& p, index_t rows, heed::detail::arena& memory)
+        : q(memory.take<T>(padded_rows(rows) * round_up(p.d))),
+          scores(memory.take<T>((key_tile + w) * pass)),
+          acc(memory.take<T>(padded_rows(rows) * round_up(p.e))),
+          m(memory.take<T>(passes(rows) * w)),
+          l(memory.take<T>(passes(rows) * w)),
+          tail(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)) {}
+    T *q, *scores, *acc, *m, *l, *tail;
+  };
 
-  void run(index_t b, index_t kv_head) {
-    begin(b, kv_head);
+  // rows: the most that a run will have
+  rows_driver(const problem<T>& p, index_t rows, heed::detail::arena& memory)
+      : p_(p), d_(round_up(p.d)), e_(round_up(p.e)), to_(p, rows, memory) {}
+
+  // All rows of key/value head kv_head
+  void run(const sequence& s, index_t kv_head) {
+    begin(s, kv_head);
     const tile::key_spans spans = tile::make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
       const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
       for (index_t j = span.first; j < span.end; j += key_tile)
-        visit(j, std::min(key_tile, span.end - j), span.partial);
+        visit(j, std::min(key_tile, span.end - j), span.partial || pairs_.any());
     }
-    finish(b, kv_head);
+    finish(s, kv_head);
   }
 
  private:
   static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
   static index_t passes(index_t rows) { return (rows + pass - 1) / pass; }
-  // Rows of all passes: the last one takes 1, 2, 4 or 8
+  // Rows of the pass that starts at row r: 1, 2, 4 or 8, the last ones of which may be padding
+  static index_t pass_rows(index_t rows, index_t r) {
+    return static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(std::min(pass, rows - r))));
+  }
   static index_t padded_rows(index_t rows) {
-    return rows / pass * pass +
-           (rows % pass == 0 ? 0 : static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(rows % pass))));
+    return rows == 0 ? 0 : (passes(rows) - 1) * pass + pass_rows(rows, (passes(rows) - 1) * pass);
   }
 
-  void begin(index_t b, index_t kv_head) {
-    const tile::key_rule rule = tile::make_rule(heed::detail::parts(p_.opt.mask), b, p_.m);
-    const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), b, p_.n, p_.m);
-    k_ = p_.key(b, kv_head, 0), v_ = p_.value(b, kv_head, 0);
-    at_.lanes = p_.rows, at_.keep_first = rule.keep_first;
-    for (index_t r = 0; r < p_.rows; ++r) {
+  void begin(const sequence& s, index_t kv_head) {
+    const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
+    const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), s.number, s.queries, s.keys);
+    k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
+    rows_ = p_.rows(s);
+    keys_ = s.keys;
+    far_ = keys_ * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20);  // no cache of a core
+    at_.lanes = rows_, at_.keep_first = rule.keep_first;
+    for (index_t r = 0; r < rows_; ++r) {
       const index_t i = r / p_.group;
-      const T* q = p_.query(b, kv_head * p_.group + r % p_.group, i);
+      const T* q = p_.query(s, kv_head * p_.group + r % p_.group, i);
       for (index_t c = 0; c < p_.d; c += w)
-        simd::store(q_ + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.factor));
+        simd::store(to_.q + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.scores.query_factor));
       at_.lane[static_cast<std::size_t>(r)] = rule.at(place + i);
     }
     tile::summarize(at_, 1);
-    const index_t padded = padded_rows(p_.rows);
-    std::fill(q_ + p_.rows * d_, q_ + padded * d_, T(0));
-    std::fill(acc_, acc_ + padded * e_, T(0));
-    std::fill(m_, m_ + passes(p_.rows) * w, std::numeric_limits<T>::lowest());
-    std::fill(l_, l_ + passes(p_.rows) * w, T(0));
+    const index_t padded = padded_rows(rows_);
+    std::fill(to_.q + rows_ * d_, to_.q + padded * d_, T(0));
+    std::fill(to_.acc, to_.acc + padded * e_, T(0));
+    std::fill(to_.m, to_.m + passes(rows_) * w, std::numeric_limits<T>::lowest());
+    std::fill(to_.l, to_.l + passes(rows_) * w, T(0));
+    if (p_.scores.any() || p_.asks_pairs() || p_.opt.sink_logits.set()) begin_options(s, kv_head, place);
+  }
+
+  void begin_options(const sequence& s, index_t kv_head, index_t place) {
+    pairs_.begin(p_.mask, s);
+    for (index_t r = 0; r < rows_; r += pass) {
+      const index_t apart = pass_rows(rows_, r), first_lane = r / pass * w;
+      for (index_t i = 0; i < w; ++i) {
+        const index_t row = std::min(r + i % apart, rows_ - 1), query = row / p_.group,
+                      head = kv_head * p_.group + row % p_.group;
+        steps_.set(p_.scores, s, first_lane + i, head, query, place + query, i / apart);
+        const T top = p_.first_top(head);
+        to_.m[first_lane + i] = top;
+        if (i < apart) to_.l[first_lane + i] = p_.first_sum(top), pairs_.set(s, row, head, query);
+      }
+    }
+    steps_.complete(p_.scores, passes(rows_) * w);
   }
 
   HEED_INLINE static simd::batch<T> load_columns(const T* row, index_t c, index_t columns) {
@@ -80,56 +110,70 @@ template <class T> class rows_driver {
     if (p_.e % w != 0) {
       const index_t c = p_.e / w * w;
       for (index_t x = 0; x < keys; ++x)
-        simd::store(tail_ + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
+        simd::store(to_.tail + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
     }
-    for (index_t r = 0; r < p_.rows; r += pass) {
-      const index_t left = p_.rows - r;
-      if (left > 4 && pass >= 8)
-        part<pass>(r, j, keys, partial);
-      else if (left > 2 && pass >= 4)
-        part<(pass < 4 ? pass : 4)>(r, j, keys, partial);
-      else if (left > 1)
-        part<2>(r, j, keys, partial);
+    const bool careful =
+        (partial || p_.scores.may_hide()) && !tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
+    for (index_t r = 0; r < rows_; r += pass) {
+      const index_t apart = pass_rows(rows_, r);
+      if (pass >= 8 && apart == 8)
+        part<pass>(r, j, keys, partial, careful);
+      else if (pass >= 4 && apart == 4)
+        part<(pass < 4 ? pass : 4)>(r, j, keys, partial, careful);
+      else if (apart == 2)
+        part<2>(r, j, keys, partial, careful);
       else
-        part<1>(r, j, keys, partial);
+        part<1>(r, j, keys, partial, careful);
     }
   }
 
-  // Rows [r, r + R) over keys [j, j + keys); rows from p.rows on are zeros and dropped
-  template <index_t R> void part(index_t r, index_t j, index_t keys, bool partial) {
+  // Rows [r, r + R) over keys [j, j + keys); rows from rows_ on are padding and dropped
+  template <index_t R> void part(index_t r, index_t j, index_t keys, bool partial, bool careful) {
     score<R>(r, j, keys);
-    if (partial) hide<R>(r, j, keys);
-    weights<R>(r, keys);
-    const index_t rows = std::min(R, p_.rows - r);
-    if (!partial) return weigh(r, rows, scores_, R, j, 0, keys);
-    for (index_t x = 0; x < rows; ++x) {  // each row reads the values that it sees, and no other
-      const tile::visible sees = at_.lane[static_cast<std::size_t>(r + x)];
-      const index_t hi = std::min(sees.hi, j + keys), kept = std::max(j, std::min(at_.keep_first, hi)),
-                    lo = std::max(sees.lo, kept);
-      if (kept > j) weigh(r + x, 1, scores_ + x, R, j, 0, kept - j);
-      if (hi > lo) weigh(r + x, 1, scores_ + x, R, j, lo - j, hi - j);
+    const index_t x = r / pass;
+    const tile::score_region<T> region{to_.scores, w, j, keys, x, x + 1, w / R};
+    if (p_.scores.any()) steps_.apply(p_.scores, region);
+    if (partial) hide<R>(r, j, keys), pairs_.hide_by_user(region, steps_);
+    for (index_t i = keys * R; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
+    const index_t rows = std::min(R, rows_ - r);
+    if (!careful) {
+      weights<R>(r, keys);
+      weigh(r, rows, to_.scores, R, j, 0, keys);
+      return;
     }
+    std::array<std::array<bool, key_tile>, static_cast<std::size_t>(R)> seen;
+    for (index_t y = 0; y < keys; ++y)
+      for (index_t i = 0; i < R; ++i)
+        seen[static_cast<std::size_t>(i)][static_cast<std::size_t>(y)] =
+            to_.scores[y * R + i] != -std::numeric_limits<T>::infinity();
+    weights<R>(r, keys);
+    for (index_t i = 0; i < rows; ++i)  // each row reads the values that it sees, and no other
+      for (index_t first = 0, end = 0; first < keys; first = end) {
+        const auto& sees = seen[static_cast<std::size_t>(i)];
+        for (end = first + 1; end < keys && sees[static_cast<std::size_t>(end)] == sees[static_cast<std::size_t>(first)];)
+          ++end;
+        if (sees[static_cast<std::size_t>(first)]) weigh(r + i, 1, to_.scores + i, R, j, first, end);
+      }
   }
 
-  // scores[key][row] = k . q; what is behind the last key up to a whole vector is -inf
+  // scores[key][row] = k . q
   template <index_t R> HEED_NOINLINE void score(index_t r, index_t j, index_t keys) {
     constexpr index_t block = w / R;
     const index_t stride = p_.k.stride(2);
     const T* k = k_ + j * stride;
     index_t x = 0;
-    const index_t ahead = far_ ? std::min(p_.m - key_tile - j, keys) : 0;  // of these keys' successors one tile on
+    const index_t ahead = far_ ? std::min(keys_ - key_tile - j, keys) : 0;  // of these keys' successors one tile on
     for (; x + block <= keys; x += block, k += block * stride) {
       for (index_t y = x; y < std::min(x + block, ahead); ++y) {
         prefetch_row(k_ + (j + key_tile + y) * stride, p_.d);
         prefetch_row(v_ + (j + key_tile + y) * p_.v.stride(2), p_.e);
       }
-      simd::store(scores_ + x * R, dots<R>(k, stride, [](index_t) { return true; }, q_ + r * d_,
+      simd::store(to_.scores + x * R, dots<R>(k, stride, [](index_t) { return true; }, to_.q + r * d_,
                                            std::make_integer_sequence<int, static_cast<int>(block)>{}));
     }
     if (const index_t left = keys - x; left > 0)
-      simd::store(scores_ + x * R, dots<R>(k, stride, [left](index_t y) { return y < left; }, q_ + r * d_,
+      simd::store(to_.scores + x * R, dots<R>(k, stride, [left](index_t y) { return y < left; }, to_.q + r * d_,
                                            std::make_integer_sequence<int, static_cast<int>(block)>{}));
-    for (x = keys * R; x % w != 0; ++x) scores_[x] = -std::numeric_limits<T>::infinity();
   }
 
   HEED_INLINE static void prefetch_row(const T* row, index_t columns) {
@@ -165,12 +209,13 @@ template <class T> class rows_driver {
     ((sums[Y * R + X] = sum[X]), ...);
   }
 
+  // All but what a user's predicate hides
   template <index_t R> void hide(index_t r, index_t j, index_t keys) {
-    for (index_t x = 0; x < std::min(R, p_.rows - r); ++x) {
+    for (index_t x = 0; x < std::min(R, rows_ - r); ++x) {
       const tile::visible sees = at_.lane[static_cast<std::size_t>(r + x)];
-      for (index_t y = 0; y < keys; ++y)
-        if (const index_t key = j + y; key >= sees.hi || (key < sees.lo && key >= at_.keep_first))
-          scores_[y * R + x] = -std::numeric_limits<T>::infinity();
+      for (index_t key = j; key < j + keys; ++key)
+        if (key >= sees.hi || (key < sees.lo && key >= at_.keep_first) || !pairs_.sees(r + x, key))
+          to_.scores[(key - j) * R + x] = -std::numeric_limits<T>::infinity();
     }
   }
 
@@ -179,25 +224,25 @@ template <class T> class rows_driver {
   template <index_t R> HEED_NOINLINE void weights(index_t r, index_t keys) {
     using batch = simd::batch<T>;
     const index_t count = (keys * R + w - 1) / w;
-    T *const m = m_ + r / pass * w, *const l = l_ + r / pass * w;
+    T *const m = to_.m + r / pass * w, *const l = to_.l + r / pass * w;
     const batch before = simd::load(m);
     batch top = before, sum(T(0));
-    for (index_t i = 0; i < count; ++i) top = simd::max(top, simd::load(scores_ + i * w));
+    for (index_t i = 0; i < count; ++i) top = simd::max(top, simd::load(to_.scores + i * w));
     top = simd::fold<R, T>(top, [](batch a, batch b) { return simd::max(a, b); });
     for (index_t i = 0; i < count; ++i) {
-      const batch p = simd::exp2_nonpositive(simd::load(scores_ + i * w) - top);
+      const batch p = simd::exp2_nonpositive(simd::load(to_.scores + i * w) - top);
       sum += p;
-      simd::store(scores_ + i * w, p);
+      simd::store(to_.scores + i * w, p);
     }
     const batch factor = simd::exp2_nonpositive(before - top);
     simd::store(l, simd::fma(factor, simd::load(l), sum));
     simd::store(m, top);
     std::array<T, static_cast<std::size_t>(w)> each;
     simd::store(each.data(), factor);
-    for (index_t x = 0; x < std::min(R, p_.rows - r); ++x) {
+    for (index_t x = 0; x < std::min(R, rows_ - r); ++x) {
       const T f = each[static_cast<std::size_t>(x)];
       if (f == T(1)) continue;
-      T* const acc = acc_ + (r + x) * e_;
+      T* const acc = to_.acc + (r + x) * e_;
       for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * batch(f));
     }
   }
@@ -211,7 +256,7 @@ template <class T> class rows_driver {
                          .a_col = p_row,
                          .b = v,
                          .b_row = v_row,
-                         .c = acc_ + r * e_ + c,
+                         .c = to_.acc + r * e_ + c,
                          .c_row = e_,
                          .rows = rows,
                          .depth = end - first,
@@ -221,40 +266,38 @@ template <class T> class rows_driver {
     for (index_t x = 0; x < whole; x += tile::max_vectors)
       columns(v_ + (j + first) * p_.v.stride(2) + x * w, p_.v.stride(2), x * w,
               std::min<index_t>(tile::max_vectors, whole - x));
-    if (p_.e % w != 0) columns(tail_ + first * w, w, whole * w, 1);
+    if (p_.e % w != 0) columns(to_.tail + first * w, w, whole * w, 1);
   }
 
-  void finish(index_t b, index_t kv_head) {
-    for (index_t r = 0; r < p_.rows; ++r) {
+  void finish(const sequence& s, index_t kv_head) {
+    for (index_t r = 0; r < rows_; ++r) {
       const index_t i = r / p_.group, head = kv_head * p_.group + r % p_.group;
-      const T m = m_[r / pass * w + r % pass];
-      const T l = total(r);
-      if (p_.opt.lse.data() != nullptr) *p_.lse(b, head, i) = lanes_driver<T>::natural_lse(m, l);
-      T* const o = p_.output(b, head, i);
+      const T m = to_.m[r / pass * w + r % pass], l = total(r);
+      if (p_.opt.lse.data() != nullptr) *p_.lse(s, head, i) = lanes_driver<T>::natural_lse(m, l);
+      T* const o = p_.output(s, head, i);
       const simd::batch<T> gain(l == T(0) ? T(0) : T(1) / l);
       index_t c = 0;
-      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc_ + r * e_ + c) * gain);
-      if (c < p_.e) simd::store_partial(o + c, simd::load(acc_ + r * e_ + c) * gain, p_.e - c);
+      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(to_.acc + r * e_ + c) * gain);
+      if (c < p_.e) simd::store_partial(o + c, simd::load(to_.acc + r * e_ + c) * gain, p_.e - c);
     }
   }
 
   // The sum of row r's weights, from its lanes
   T total(index_t r) const {
-    index_t apart = pass;  // rows of this row's pass
-    if (r / pass == p_.rows / pass)
-      apart = static_cast<index_t>(std::bit_ceil(static_cast<std::size_t>(p_.rows % pass)));
-    const T* const l = l_ + r / pass * w;
+    const T* const l = to_.l + r / pass * w;
     T sum(0);
-    for (index_t i = r % pass; i < w; i += apart) sum += l[i];
+    for (index_t i = r % pass; i < w; i += pass_rows(rows_, r / pass * pass)) sum += l[i];
     return sum;
   }
 
   const problem<T>& p_;
-  index_t d_, e_;
-  T *q_, *scores_, *acc_, *m_, *l_, *tail_;
+  index_t d_, e_, rows_ = 0, keys_ = 0;
+  scratch to_;
   tile::positions at_;
+  tile::pair_mask<T> pairs_;
+  tile::score_steps<T> steps_;
   const T *k_ = nullptr, *v_ = nullptr;
-  bool far_ = p_.m * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20);  // no cache of a core
+  bool far_ = false;  // K and V are longer than the caches
 };
 
 }  // namespace HEED_ISA

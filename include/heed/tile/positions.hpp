@@ -15,21 +15,23 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-inline constexpr index_t most_lanes = 64;
+inline constexpr index_t most_lanes = 64, most_vectors = 4;
 
 // Keys j with (lo <= j or j < keep_first) and j < hi
 struct visible {
   index_t lo, hi;
 };
 
-// Interval masks (causal, window, key_lengths) of one sequence
+// Interval masks (causal, window, key_lengths, prefix_lm) of one sequence
 struct key_rule {
   index_t keys = 0;               // keys present
   index_t left = -1, right = -1;  // -1: no limit
   index_t keep_first = 0;         // visible whatever left says
+  index_t prefix = -1;            // visible whatever comes later, then up to the place; -1: no such rule
 
   HEED_INLINE visible at(index_t place) const {
-    const index_t hi = right < 0 ? keys : std::clamp<index_t>(place + right + 1, 0, keys);
+    index_t hi = right < 0 ? keys : std::clamp<index_t>(place + right + 1, 0, keys);
+    if (prefix >= 0) hi = std::min(hi, std::max(place + 1, prefix));
     const index_t lo = left < 0 ? 0 : std::clamp<index_t>(place - left, 0, hi);
     return {lo, hi};
   }
@@ -51,6 +53,7 @@ HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, 
     rule.keep_first = rule.left < 0 ? 0 : mask.keep_first;
   }
   if (mask.has(kind::causal)) rule.right = 0;
+  if (mask.has(kind::prefix_lm)) rule.prefix = mask.prefix[static_cast<std::size_t>(b)];
   return rule;
 }
 
@@ -131,6 +134,9 @@ inline key_spans make_spans(const positions& p) {
   return out;
 }
 
+// What the lanes of a vector see of some keys
+enum class sight : unsigned char { none, some, all };
+
 // Part of a partial tile: keys [first, first + keys) from the tile's start over vectors [from, to) of lanes
 struct key_run {
   index_t first, keys, from, to;
@@ -140,21 +146,45 @@ struct key_runs {
   static constexpr index_t most = 64;
   std::array<key_run, most> run;
   index_t count = 0;
-  std::array<index_t, most_lanes> first_key, end_key;  // of each vector; empty where it sees no key of the tile
+  std::array<index_t, most_lanes> first_key, end_key;            // of each vector; empty where it sees no key of the tile
+  std::array<std::array<sight, most_vectors>, most> step_sight;  // of each step of keys, for the vectors of its run
+
+  HEED_INLINE bool sees(index_t vector) const {
+    return first_key[static_cast<std::size_t>(vector)] < end_key[static_cast<std::size_t>(vector)];
+  }
+};
+
+// What intervals say of the keys that look() was told.
+class interval_sight {
+ public:
+  explicit interval_sight(const positions& p) : p_(p) {}
+  void look(index_t a, index_t b) { a_ = a, b_ = b; }
+  sight of(index_t vector) const {
+    const extremes& x = p_.vector[static_cast<std::size_t>(vector)];
+    if (x.none(a_, b_, p_.keep_first)) return sight::none;
+    return x.all(a_, b_, p_.keep_first) ? sight::all : sight::some;
+  }
+
+ private:
+  const positions& p_;
+  index_t a_ = 0, b_ = 0;
 };
 
 // Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a
 // causal diagonal becomes a staircase. Between from and to a vector may see nothing: it is masked there.
-inline key_runs make_runs(const positions& p, index_t first, index_t keys, index_t vectors, index_t step) {
+template <class Sight>
+key_runs make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step) {
   key_runs out;
   for (index_t v = 0; v < vectors; ++v)
     out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
   for (index_t j = 0; j < keys; j += step) {
-    const index_t count = std::min(step, keys - j), a = first + j, b = a + count;
+    const index_t count = std::min(step, keys - j);
+    eyes.look(first + j, first + j + count);
     index_t from = vectors, to = 0;
     for (index_t v = 0; v < vectors; ++v) {
-      if (p.vector[static_cast<std::size_t>(v)].none(a, b, p.keep_first)) continue;
-      from = std::min(from, v), to = v + 1;
+      const sight seen = eyes.of(v);
+      out.step_sight[static_cast<std::size_t>(j / step)][static_cast<std::size_t>(v)] = seen;
+      if (seen != sight::none) from = std::min(from, v), to = v + 1;
     }
     if (from >= to) continue;
     for (index_t v = from; v < to; ++v) {
@@ -168,6 +198,11 @@ inline key_runs make_runs(const positions& p, index_t first, index_t keys, index
       out.run[static_cast<std::size_t>(out.count++)] = {j, count, from, to};
   }
   return out;
+}
+
+inline key_runs make_runs(const positions& p, index_t first, index_t keys, index_t vectors, index_t step) {
+  interval_sight eyes(p);
+  return make_runs(eyes, first, keys, vectors, step);
 }
 
 }  // namespace HEED_ISA

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// What happens to scores between the product k . q and the mask, in this order:
+//
+//   scale (in the packed queries)  ->  c tanh(s / c)  ->  - slope |place - key|  ->  + bias  ->  f(s, position)
+//
+// Scores leave in units of log 2. Without a user function every step works in that unit already; with one, the steps
+// before it work in natural units. A bias of -inf hides its key, whatever the score was.
+
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "heed/core/per_head.hpp"
+#include "heed/core/score_function.hpp"
+#include "heed/core/view.hpp"
+#include "heed/simd/math.hpp"
+#include "heed/tile/pack.hpp"
+#include "heed/tile/positions.hpp"
+
+namespace heed::tile {
+inline namespace HEED_ISA {
+
+inline constexpr double log2e = 1.4426950408889634;
+
+// x as T, kept finite where it is: a factor that overflows would turn a product with 0 into NaN
+template <class T> T finite_factor(double x) {
+  constexpr double most = std::numeric_limits<T>::max();
+  return static_cast<T>(std::isinf(x) || std::isnan(x) ? x : std::clamp(x, -most, most));
+}
+
+// The steps of one call, from the options that softmax and local-linear share.
+template <class T> struct score_rules {
+  T query_factor = 0;  // scale and units, for the packed queries
+  T cap = 0;           // 0: no soft-cap; else what tanh is multiplied with
+  T unit = 0;          // of scores in the steps: log2(e), or 1 where a user function follows
+  per_head slopes = {};
+  tensor_view<const T, 4> bias = {};
+  heed::detail::score_parts<T> function = {};
+
+  HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
+  HEED_INLINE bool has_function() const { return function.map_value != nullptr; }
+  HEED_INLINE bool any() const { return cap != T(0) || slopes.set() || has_bias() || has_function(); }
+  HEED_INLINE bool may_hide() const { return has_bias() || has_function(); }
+};
+
+template <class T, class Options> score_rules<T> make_score_rules(const Options& opt, index_t head_dim) {
+  score_rules<T> rules;
+  rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = heed::detail::parts(opt.score);
+  const double unit = rules.has_function() ? 1 : log2e;
+  const double scale = opt.scale ? *opt.scale : 1 / std::sqrt(static_cast<double>(head_dim));
+  // a cap that no score of type T comes near is none, and one that T does not hold is its smallest
+  const bool capped = opt.softcap > 0 && opt.softcap < 1e-8 * double{std::numeric_limits<T>::max()};
+  rules.unit = static_cast<T>(unit);
+  rules.cap = capped ? finite_factor<T>(std::max(opt.softcap * unit, double{std::numeric_limits<T>::min()})) : T(0);
+  rules.query_factor = finite_factor<T>(capped ? scale / opt.softcap : scale * unit);
+  return rules;
+}
+
+// Where a sequence's queries and keys begin in the tensors that have one entry per pair of them.
+struct sequence_origin {
+  index_t number = 0, batch = 0, first_query = 0, first_key = 0;
+};
+
+// Row (batch, head, query) of a tensor of pairs whose axes of extent 1 hold for every index, at the sequence's first key
+template <class Element>
+HEED_INLINE const Element* pair_row(const tensor_view<const Element, 4>& x, const sequence_origin& s, index_t head,
+                                    index_t query) {
+  const auto at = [&](int axis, index_t i) { return x.extent(axis) == 1 ? 0 : i * x.stride(axis); };
+  return x.data() + at(0, s.batch) + at(1, head) + at(2, s.first_query + query) + at(3, s.first_key);
+}
+template <class Element> HEED_INLINE index_t pair_stride(const tensor_view<const Element, 4>& x) {
+  return x.extent(3) == 1 ? 0 : x.stride(3);
+}
+
+// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of `row` elements holds key_step keys: 1 where lanes are
+// queries; more where lane i is row i % (width / key_step) at key i / (width / key_step) of the row's keys.
+template <class T> struct score_region {
+  T* scores;
+  index_t row, first, keys, from, to, key_step = 1;
+
+  HEED_INLINE index_t rows() const { return (keys + key_step - 1) / key_step; }
+};
+
+// The steps for the lanes of one tile.
+template <class T> class score_steps {
+ public:
+  using batch = simd::batch<T>;
+  static constexpr index_t w = simd::width<T>;
+
+  // lane: its query and place in the sequence; key_offset: of the lane within a row's keys
+  void set(const score_rules<T>& rules, const sequence_origin& s, index_t lane, index_t head, index_t query,
+           index_t place, index_t key_offset = 0) {
+    const auto l = static_cast<std::size_t>(lane);
+    constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+    head_[l] = static_cast<std::int32_t>(head);
+    query_[l] = static_cast<std::int32_t>(query);
+    place_[l] = static_cast<std::int32_t>(std::clamp(place, least, most));
+    offset_[l] = key_offset;
+    distance_from_[l] = place - key_offset;
+    if (rules.slopes.set()) slope_[l] = finite_factor<T>(-rules.slopes.at(head) * static_cast<double>(rules.unit));
+    if (rules.has_bias()) bias_[l] = pair_row(rules.bias, s, head, query) + key_offset * pair_stride(rules.bias);
+    number_ = static_cast<std::int32_t>(s.number);
+  }
+
+  // After the last set(): what is behind the last lane, up to whole vectors, repeats it.
+  void complete(const score_rules<T>& rules, index_t lanes) {
+    const auto last = static_cast<std::size_t>(lanes - 1);
+    for (auto l = static_cast<std::size_t>(lanes); l % static_cast<std::size_t>(w) != 0; ++l) {
+      head_[l] = head_[last], query_[l] = query_[last], place_[l] = place_[last];
+      offset_[l] = offset_[last], distance_from_[l] = distance_from_[last];
+      slope_[l] = slope_[last], bias_[l] = bias_[last];
+    }
+    if (!rules.has_bias()) return;
+    for (index_t x = 0; x * w < lanes; ++x) {
+      bool same = true, next = true;  // one row for all lanes; lanes next to each other
+      for (index_t l = x * w + 1; l < (x + 1) * w; ++l) {
+        same = same && bias_[static_cast<std::size_t>(l)] == bias_[static_cast<std::size_t>(l - 1)];
+        next = next && l < lanes && bias_[static_cast<std::size_t>(l)] == bias_[static_cast<std::size_t>(l - 1)] + 1;
+      }
+      bias_shape_[static_cast<std::size_t>(x)] = same ? shape::one_row : next ? shape::adjacent : shape::rows;
+    }
+  }
+
+  void apply(const score_rules<T>& rules, const score_region<T>& r) const {
+    if (rules.cap != T(0)) soft_cap(rules.cap, r);
+    if (rules.slopes.set()) add_distance(r);
+    if (rules.has_bias())
+      for (index_t x = r.from; x < r.to; ++x) add_bias(rules, r, x);
+    if (!rules.has_function()) return;
+    call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
+    for (index_t j = 0; j < r.rows(); ++j)
+      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w)
+        simd::store(s, simd::load(s) * batch(static_cast<T>(log2e)));
+  }
+
+  // f(score_tile) over a region, for functions of the user
+  template <class F> void call(const score_region<T>& r, F f) const {
+    const auto l = static_cast<std::size_t>(r.from * w);
+    const index_t lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
+    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.row : lanes, r.first, r.keys, lanes,
+                                  number_, &head_[l], &query_[l], &place_[l]});
+  }
+
+ private:
+  enum class shape { rows, adjacent, one_row };
+
+  HEED_NOINLINE static void soft_cap(T cap, const score_region<T>& r) {
+    const batch c(cap);
+    for (index_t j = 0; j < r.rows(); ++j)
+      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w)
+        simd::store(s, simd::tanh(simd::load(s)) * c);
+  }
+
+  HEED_NOINLINE void add_distance(const score_region<T>& r) const {
+    for (index_t x = r.from; x < r.to; ++x) {
+      T from[w];
+      for (index_t i = 0; i < w; ++i)
+        from[i] = static_cast<T>(distance_from_[static_cast<std::size_t>(x * w + i)] - r.first);
+      const batch slope = simd::load(&slope_[static_cast<std::size_t>(x * w)]), step(static_cast<T>(r.key_step));
+      const batch place = simd::load(from);
+      batch key(T(0));
+      T* s = r.scores + (x - r.from) * w;
+      for (index_t j = r.rows(); j > 0; --j, s += r.row, key = key + step)
+        simd::store(s, simd::fma(slope, simd::abs(place - key), simd::load(s)));
+    }
+  }
+
+  HEED_NOINLINE void add_bias(const score_rules<T>& rules, const score_region<T>& r, index_t x) const {
+    const index_t stride = pair_stride(rules.bias) * r.key_step;
+    const T* const* rows = &bias_[static_cast<std::size_t>(x * w)];
+    const T* const first = rows[0] + r.first * pair_stride(rules.bias);
+    const batch unit(rules.unit), hidden(-std::numeric_limits<T>::infinity());
+    T* s = r.scores + (x - r.from) * w;
+    const auto add = [&](T* to, batch term) {
+      simd::store(to, simd::select<T>(term == hidden, hidden, simd::fma(term, unit, simd::load(to))));
+    };
+    const shape how = r.key_step == 1 ? bias_shape_[static_cast<std::size_t>(x)] : shape::rows;
+    if (how == shape::one_row) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * stride]));
+    } else if (how == shape::adjacent) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * stride));
+    } else {
+      const index_t* const offsets = &offset_[static_cast<std::size_t>(x * w)];
+      for (index_t j = 0; j < r.rows(); j += w) {
+        simd::square<T> terms;
+        const index_t count = std::min(w, r.rows() - j), at = j * r.key_step;
+        read_square<T>(rows, (r.first + at) * pair_stride(rules.bias), stride, count, [&](index_t lane, index_t y) {
+          return at + y * r.key_step + offsets[lane] < r.keys;
+        }, terms);
+        for (index_t y = 0; y < count; ++y) add(s + (j + y) * r.row, terms[static_cast<std::size_t>(y)]);
+      }
+    }
+  }
+
+  std::int32_t number_ = 0;
+  std::array<std::int32_t, most_lanes> head_, query_, place_;
+  std::array<index_t, most_lanes> offset_, distance_from_;
+  std::array<T, most_lanes> slope_;
+  std::array<const T*, most_lanes> bias_;
+  std::array<shape, most_vectors> bias_shape_;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile
