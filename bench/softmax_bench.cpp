@@ -6,9 +6,12 @@
 //   group8/D<D>/M<M>            one query, 8 heads a k/v head  window/D<D>             window of 256 at N = 16384
 //   masks_inside/<mask>/N<N>    a mask that hides nothing      tile_ceiling/D<D>       one tile that stays in cache
 //   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
+//   options/, packed/, board/   what options cost, see softmax_options.hpp
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
 // three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
+
+#include "softmax_options.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -305,6 +308,9 @@ int main(int argc, char** argv) {
   add_group_rows();
   add_window_rows();
   add_mask_rows();
+  add_option_costs();
+  add_packed_rows();
+  add_board_rows();
   add_ceiling_rows();
   add_thread_rows();
   add_accuracy_rows();

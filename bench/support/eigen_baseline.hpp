@@ -21,7 +21,8 @@ template <class T> class eigen_attention {
 
   explicit eigen_attention(const shape& s) : scores_(s.n, s.m), sums_(s.n) {}
 
-  void operator()(tensors<T>& x) {
+  // bias, if not null: (bias_heads, N, M), added to the scaled scores of head h % bias_heads
+  void operator()(tensors<T>& x, const T* bias = nullptr, index_t bias_heads = 1) {
     const shape& s = x.at;
     const T scale = T(1) / std::sqrt(static_cast<T>(s.d));
     for (index_t h = 0; h < s.heads; ++h) {
@@ -30,6 +31,8 @@ template <class T> class eigen_attention {
           v(x.v.data() + g * s.m * s.e, s.m, s.e);
       Eigen::Map<matrix> o(x.o.data() + h * s.n * s.e, s.n, s.e);
       scores_.noalias() = q * k.transpose();
+      if (bias != nullptr)
+        scores_.array() += Eigen::Map<const matrix>(bias + h % bias_heads * s.n * s.m, s.n, s.m).array() / scale;
       for (index_t i = 0; i < s.n; ++i) {
         const index_t first = s.first(i), end = s.end(i);
         auto row = scores_.row(i);

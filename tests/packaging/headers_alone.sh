@@ -1,11 +1,37 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Every header compiles as the only include of a translation unit, without a warning. interop/ needs what it adapts.
+# Every header compiles as the only include of a translation unit, without a warning. Those of interop/ need what they
+# adapt: they are left out where it is not here, and no other header includes them.
 
+compile() { $CXX -x c++ - -std=c++20 -I "$SOURCE/include" $THIRD_PARTY "$@"; }   # what stdin says
 check() {
-  echo "#include \"$1\"" | $CXX -x c++ - -fsyntax-only -std=c++20 -I "$SOURCE/include" $THIRD_PARTY \
-    -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror || { echo "does not stand alone: $1"; return 1; }
+  echo "#include \"$1\"" | compile -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror "${@:2}" ||
+    { echo "does not stand alone: $1"; return 1; }
 }
-export -f check
+here() { echo "#include <$1>" | compile -E "${@:2}" > /dev/null 2>&1; }
+export -f compile check
 
 cd "$SOURCE/include"
 find heed -name '*.hpp' ! -path '*/interop/*' -print0 | xargs -0 -P "$(nproc)" -I {} bash -c 'check {}'
+
+if here omp.h -fopenmp; then
+  check heed/interop/openmp.hpp -fopenmp
+else
+  echo "no OpenMP with this compiler: heed/interop/openmp.hpp is left out"
+fi
+if here Eigen/ThreadPool || here unsupported/Eigen/CXX11/ThreadPool; then
+  check heed/interop/eigen_thread_pool.hpp
+else
+  echo "no ThreadPool module of Eigen: heed/interop/eigen_thread_pool.hpp is left out"
+fi
+
+if said=$(echo '#include "heed/interop/openmp.hpp"' | compile -fsyntax-only 2>&1); then
+  echo "heed/interop/openmp.hpp compiles without OpenMP"
+  exit 1
+fi
+grep -F 'compile with -fopenmp' > /dev/null <<< "$said" || { echo "does not say what it needs: $said"; exit 1; }
+
+includes=$(echo '#include "heed/heed.hpp"' | compile -M)
+if grep -F heed/interop/ <<< "$includes"; then
+  echo "heed/heed.hpp includes an executor"
+  exit 1
+fi

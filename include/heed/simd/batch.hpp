@@ -5,6 +5,7 @@
 // This folder is the only place that includes xsimd or intrinsics.
 
 #include <bit>
+#include <cstdint>
 #include <type_traits>
 
 #include "heed/core/config.hpp"
@@ -102,6 +103,33 @@ template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, 
   return xsimd::select(mask, a, b);
 }
 
+// An integer as wide as a lane
+template <class T> using integer = std::conditional_t<is_float<T>, std::int32_t, std::int64_t>;
+
+// a in the lanes where bit i (below 31) of bits[lane] is set, else b
+template <class T> HEED_INLINE batch<T> select_by_bit(const integer<T>* bits, index_t i, batch<T> a, batch<T> b) {
+#if defined(HEED_AVX512)
+  const __m512i x = _mm512_loadu_si512(bits);
+  if constexpr (is_float<T>)
+    return _mm512_mask_mov_ps(b, _mm512_test_epi32_mask(x, _mm512_set1_epi32(1 << i)), a);
+  else
+    return _mm512_mask_mov_pd(b, _mm512_test_epi64_mask(x, _mm512_set1_epi64(1 << i)), a);
+#elif defined(HEED_AVX2)
+  const __m256i bit = is_float<T> ? _mm256_set1_epi32(1 << i) : _mm256_set1_epi64x(1 << i);
+  const __m256i x = _mm256_and_si256(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bits)), bit);
+  if constexpr (is_float<T>)
+    return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(x, bit)));
+  else
+    return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(_mm256_cmpeq_epi64(x, bit)));
+#else
+  T lanes[width<T>], others[width<T>];
+  a.store_unaligned(lanes), b.store_unaligned(others);
+  for (index_t l = 0; l < width<T>; ++l)
+    if ((bits[l] >> i & 1) == 0) lanes[l] = others[l];
+  return batch<T>::load_unaligned(lanes);
+#endif
+}
+
 // The bits of x moved up into the exponent field, what leaves the register at the top is lost.
 template <class T> HEED_INLINE batch<T> low_bits_to_exponent(batch<T> x) {
   constexpr int mantissa_bits = is_float<T> ? 23 : 52;
@@ -144,10 +172,12 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 #endif
 }
 
-// A hint to have the line at p in the second-level cache soon
-HEED_INLINE void prefetch([[maybe_unused]] const void* p) {
+// A hint to have the line of p[i] in the second-level cache soon; it need not be there.
+template <class T> HEED_INLINE void prefetch([[maybe_unused]] const T* p, [[maybe_unused]] index_t i) {
 #if defined(__GNUC__)
-  __builtin_prefetch(p, 0, 2);
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
+                                                   static_cast<std::uintptr_t>(i) * sizeof(T)),
+                     0, 2);
 #endif
 }
 

@@ -104,7 +104,10 @@ template <class T> class task_list {
   template <class F> void visit(index_t task, F f) {
     while (task >= end_) enter(sequence_.number + 1);
     const index_t at = task - (end_ - p_.kv_heads * per_head_);
-    f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
+    if (heads_share_pairs_)
+      f(sequence_, at % p_.kv_heads, per_head_ - 1 - at / p_.kv_heads);
+    else
+      f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
   }
 
  private:
@@ -114,9 +117,16 @@ template <class T> class task_list {
     end_ += p_.kv_heads * per_head_;
   }
 
+  // Rows of a bias or keep for all heads stay in cache from one head to the next.
+  static bool for_all_heads(const heed::detail::mask_parts& mask, const options<T>& opt) {
+    return (opt.bias.data() != nullptr && opt.bias.extent(1) == 1 && opt.bias.extent(2) > 1) ||
+           (mask.has(mask.keep) && mask.keep_tensor.extent(1) == 1 && mask.keep_tensor.extent(2) > 1);
+  }
+
   const problem<T>& p_;
   sequence sequence_;
   index_t per_head_ = 0, end_ = 0;
+  bool heads_share_pairs_ = for_all_heads(p_.mask, p_.opt);
 };
 
 template <class T>

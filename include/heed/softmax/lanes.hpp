@@ -94,40 +94,43 @@ template <class T> class lanes_driver {
   }
 
   void begin_options(const sequence& s, index_t kv_head, index_t first, index_t place) {
+    steps_.begin(p_.scores, s, p_.calls_functions());
     pairs_.begin(p_.mask, s);
     index_t i = first / p_.group, g = first % p_.group;
     for (index_t lane = 0; lane < lanes_; ++lane) {
       const index_t head = kv_head * p_.group + g;
-      steps_.set(p_.scores, s, lane, head, i, place + i);
-      pairs_.set(s, lane, head, i);
+      steps_.set(p_.scores, lane, head, i, place + i);
+      pairs_.set(lane, head, i);
       to_.m[lane] = p_.first_top(head), to_.l[lane] = p_.first_sum(to_.m[lane]);
       if (++g == p_.group) g = 0, ++i;
     }
-    steps_.complete(p_.scores, lanes_);
+    steps_.complete(lanes_);
     pairs_.complete(lanes_);
   }
 
   void visit(index_t j, index_t keys, bool partial) {
-    if (!partial && !pairs_.any() && (!p_.scores.may_hide() || finite(j, keys))) return full_tile(j, keys);
-    tile::joint_sight<T> eyes(at_, pairs_);
+    if (!partial && !pairs_.any()) return full_tile(j, keys);
+    tile::joint_sight<T> eyes(at_, pairs_, j);
     const tile::key_runs runs = tile::make_runs(eyes, j, keys, vectors_, step);
     if (runs.count == 0) return;
-    if (!p_.scores.may_hide() && hides_nothing(runs, keys)) return full_tile(j, keys);
+    if (hides_nothing(runs, keys)) return full_tile(j, keys);
     partial_tile(j, runs);
   }
 
   void full_tile(index_t j, index_t keys) {
     std::copy(to_.m, to_.m + row_, to_.factor);
+    bool hidden = false;
     if (!p_.scores.any()) {
       score(j, 0, keys, 0, vectors_, to_.factor);
     } else {
       for (index_t first = 0; first < keys; first += chunk) {
         const index_t count = std::min(chunk, keys - first);
         score(j, first, count, 0, vectors_);
-        steps_.apply(p_.scores, region(j, first, count, 0, vectors_));
+        hidden |= steps_.apply(p_.scores, region(j, first, count, 0, vectors_));
         tile::raise(scores(first, 0), row_, count, vectors_, to_.factor, to_.factor);
       }
     }
+    if (hidden && !finite(j, keys)) return weigh_visible(j, 0, keys, 0, vectors_);
     tile::online_softmax(scores(0, 0), row_, keys, vectors_, to_.m, to_.l, to_.factor);
     rescale_next(0, vectors_);
     weigh(v_ + j * p_.v.stride(2), p_.v.stride(2), 0, keys, 0, vectors_);

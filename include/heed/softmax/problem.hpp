@@ -33,6 +33,7 @@ template <class T> struct problem {
   tile::score_rules<T> scores = {};
 
   bool packed() const { return mask.has(mask.packed); }
+  bool calls_functions() const { return scores.has_function() || mask.has(mask.visible_if); }
   bool asks_pairs() const { return tile::pair_mask<T>::asked_by(mask); }
   index_t sequences() const {
     return packed() ? std::max<index_t>(0, static_cast<index_t>(mask.query_offsets.size()) - 1) : q.extent(0);

@@ -87,19 +87,20 @@ template <class T> class rows_driver {
   }
 
   void begin_options(const sequence& s, index_t kv_head, index_t place) {
+    steps_.begin(p_.scores, s, p_.calls_functions());
     pairs_.begin(p_.mask, s);
     for (index_t r = 0; r < rows_; r += pass) {
       const index_t apart = pass_rows(rows_, r), first_lane = r / pass * w;
       for (index_t i = 0; i < w; ++i) {
         const index_t row = std::min(r + i % apart, rows_ - 1), query = row / p_.group,
                       head = kv_head * p_.group + row % p_.group;
-        steps_.set(p_.scores, s, first_lane + i, head, query, place + query, i / apart);
+        steps_.set(p_.scores, first_lane + i, head, query, place + query, i / apart);
         const T top = p_.first_top(head);
         to_.m[first_lane + i] = top;
-        if (i < apart) to_.l[first_lane + i] = p_.first_sum(top), pairs_.set(s, row, head, query);
+        if (i < apart) to_.l[first_lane + i] = p_.first_sum(top), pairs_.set(row, head, query);
       }
     }
-    steps_.complete(p_.scores, passes(rows_) * w);
+    steps_.complete(passes(rows_) * w);
   }
 
   HEED_INLINE static simd::batch<T> load_columns(const T* row, index_t c, index_t columns) {
@@ -177,7 +178,7 @@ template <class T> class rows_driver {
   }
 
   HEED_INLINE static void prefetch_row(const T* row, index_t columns) {
-    for (index_t c = 0; c < columns; c += 64 / static_cast<index_t>(sizeof(T))) simd::prefetch(row + c);
+    for (index_t c = 0; c < columns; c += 64 / static_cast<index_t>(sizeof(T))) simd::prefetch(row, c);
   }
 
   // [key][row] of w / R keys, read in the order of their addresses; zeros for the keys that are not there

@@ -48,13 +48,6 @@ HEED_INLINE void scatter_square(const T* in, index_t in_row, simd::batch<T> fact
   }
 }
 
-template <class T, int... I>
-HEED_INLINE void read_rows(const T* const* rows, index_t first, index_t count, simd::square<T>& out,
-                           std::integer_sequence<int, I...>) {
-  ((out[I] = simd::load_partial(rows[I] + first, count)), ...);
-  simd::transpose<T>(out);
-}
-
 template <class T> using lanes_of_vector = std::make_integer_sequence<int, static_cast<int>(simd::width<T>)>;
 
 }  // namespace detail
@@ -70,18 +63,13 @@ HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T fa
                             detail::lanes_of_vector<T>{});
 }
 
-// out[y] lane i = rows[i][first + y * stride] for y < count and where there(i, y) holds, else 0; count <= width
-template <class T, class Element, class There>
-HEED_INLINE void read_square(const Element* const* rows, index_t first, index_t stride, index_t count, There there,
-                             simd::square<T>& out) {
-  constexpr index_t w = simd::width<T>;
-  if constexpr (std::is_same_v<T, Element>)
-    if (stride == 1) return detail::read_rows(rows, first, count, out, detail::lanes_of_vector<T>{});
-  alignas(64) T cells[w];
-  for (index_t y = 0; y < count; ++y) {
-    for (index_t i = 0; i < w; ++i) cells[i] = there(i, y) ? static_cast<T>(rows[i][first + y * stride]) : T(0);
-    out[static_cast<std::size_t>(y)] = simd::load(cells);
+// out[y] lane i = rows[i][first + y]
+template <class T> HEED_INLINE void read_square(const T* const* rows, index_t first, simd::square<T>& out) {
+  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
+    ((out[I] = simd::load(rows[I] + first)), ...);
   }
+  (detail::lanes_of_vector<T>{});
+  simd::transpose<T>(out);
 }
 
 // rows[lane][d] = factor[lane] * in[d][lane] for d < dim, lane < lanes

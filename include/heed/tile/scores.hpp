@@ -64,16 +64,18 @@ struct sequence_origin {
   index_t number = 0, batch = 0, first_query = 0, first_key = 0;
 };
 
-// Row (batch, head, query) of a tensor of pairs whose axes of extent 1 hold for every index, at the sequence's first key
-template <class Element>
-HEED_INLINE const Element* pair_row(const tensor_view<const Element, 4>& x, const sequence_origin& s, index_t head,
-                                    index_t query) {
-  const auto at = [&](int axis, index_t i) { return x.extent(axis) == 1 ? 0 : i * x.stride(axis); };
-  return x.data() + at(0, s.batch) + at(1, head) + at(2, s.first_query + query) + at(3, s.first_key);
-}
-template <class Element> HEED_INLINE index_t pair_stride(const tensor_view<const Element, 4>& x) {
-  return x.extent(3) == 1 ? 0 : x.stride(3);
-}
+// A tensor with one entry per pair, whose axes of extent 1 hold for every index, from a sequence's first pair on
+template <class Element> struct pair_tensor {
+  const Element* first = nullptr;
+  index_t head = 0, query = 0, key = 0;  // strides
+
+  HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const sequence_origin& s) {
+    const auto stride = [&](int axis) { return x.extent(axis) == 1 ? 0 : x.stride(axis); };
+    head = stride(1), query = stride(2), key = stride(3);
+    first = x.data() + s.batch * stride(0) + s.first_query * query + s.first_key * key;
+  }
+  HEED_INLINE const Element* row(index_t h, index_t i) const { return first + h * head + i * query; }
+};
 
 // Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of `row` elements holds key_step keys: 1 where lanes are
 // queries; more where lane i is row i % (width / key_step) at key i / (width / key_step) of the row's keys.
@@ -90,50 +92,64 @@ template <class T> class score_steps {
   using batch = simd::batch<T>;
   static constexpr index_t w = simd::width<T>;
 
+  // Before the first set() of a tile; called: positions are needed by functions of the user
+  void begin(const score_rules<T>& rules, const sequence_origin& s, bool called) {
+    called_ = called, distances_ = rules.slopes.set(), biased_ = rules.has_bias();
+    number_ = static_cast<std::int32_t>(s.number);
+    if (biased_) bias_.begin(rules.bias, s);
+  }
   // lane: its query and place in the sequence; key_offset: of the lane within a row's keys
-  void set(const score_rules<T>& rules, const sequence_origin& s, index_t lane, index_t head, index_t query,
-           index_t place, index_t key_offset = 0) {
+  void set(const score_rules<T>& rules, index_t lane, index_t head, index_t query, index_t place,
+           index_t key_offset = 0) {
     const auto l = static_cast<std::size_t>(lane);
     constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
-    head_[l] = static_cast<std::int32_t>(head);
-    query_[l] = static_cast<std::int32_t>(query);
-    place_[l] = static_cast<std::int32_t>(std::clamp(place, least, most));
-    offset_[l] = key_offset;
-    distance_from_[l] = place - key_offset;
-    if (rules.slopes.set()) slope_[l] = finite_factor<T>(-rules.slopes.at(head) * static_cast<double>(rules.unit));
-    if (rules.has_bias()) bias_[l] = pair_row(rules.bias, s, head, query) + key_offset * pair_stride(rules.bias);
-    number_ = static_cast<std::int32_t>(s.number);
+    if (called_) {
+      head_[l] = static_cast<std::int32_t>(head);
+      query_[l] = static_cast<std::int32_t>(query);
+      place_[l] = static_cast<std::int32_t>(std::clamp(place, least, most));
+    }
+    if (distances_) {
+      distance_from_[l] = place - key_offset;
+      slope_[l] = finite_factor<T>(-rules.slopes.at(head) * static_cast<double>(rules.unit));
+    }
+    if (biased_) row_[l] = bias_.row(head, query) + key_offset * bias_.key, offset_[l] = key_offset;
   }
 
   // After the last set(): what is behind the last lane, up to whole vectors, repeats it.
-  void complete(const score_rules<T>& rules, index_t lanes) {
+  void complete(index_t lanes) {
     const auto last = static_cast<std::size_t>(lanes - 1);
     for (auto l = static_cast<std::size_t>(lanes); l % static_cast<std::size_t>(w) != 0; ++l) {
-      head_[l] = head_[last], query_[l] = query_[last], place_[l] = place_[last];
-      offset_[l] = offset_[last], distance_from_[l] = distance_from_[last];
-      slope_[l] = slope_[last], bias_[l] = bias_[last];
+      if (called_) head_[l] = head_[last], query_[l] = query_[last], place_[l] = place_[last];
+      if (distances_) distance_from_[l] = distance_from_[last], slope_[l] = slope_[last];
+      if (biased_) row_[l] = row_[last], offset_[l] = offset_[last];
     }
-    if (!rules.has_bias()) return;
-    for (index_t x = 0; x * w < lanes; ++x) {
+    for (index_t x = 0; biased_ && x * w < lanes; ++x) {
       bool same = true, next = true;  // one row for all lanes; lanes next to each other
-      for (index_t l = x * w + 1; l < (x + 1) * w; ++l) {
-        same = same && bias_[static_cast<std::size_t>(l)] == bias_[static_cast<std::size_t>(l - 1)];
-        next = next && l < lanes && bias_[static_cast<std::size_t>(l)] == bias_[static_cast<std::size_t>(l - 1)] + 1;
+      for (auto l = static_cast<std::size_t>(x * w + 1); l < static_cast<std::size_t>((x + 1) * w); ++l) {
+        same = same && row_[l] == row_[l - 1];
+        next = next && l <= last && row_[l] == row_[l - 1] + 1;
       }
-      bias_shape_[static_cast<std::size_t>(x)] = same ? shape::one_row : next ? shape::adjacent : shape::rows;
+      shape_[static_cast<std::size_t>(x)] = same ? shape::one_row : next ? shape::adjacent : shape::rows;
     }
   }
 
-  void apply(const score_rules<T>& rules, const score_region<T>& r) const {
+  // Whether any key may have been hidden, by -inf
+  bool apply(const score_rules<T>& rules, const score_region<T>& r) const {
     if (rules.cap != T(0)) soft_cap(rules.cap, r);
-    if (rules.slopes.set()) add_distance(r);
-    if (rules.has_bias())
-      for (index_t x = r.from; x < r.to; ++x) add_bias(rules, r, x);
-    if (!rules.has_function()) return;
-    call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
-    for (index_t j = 0; j < r.rows(); ++j)
-      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w)
-        simd::store(s, simd::load(s) * batch(static_cast<T>(log2e)));
+    if (distances_) add_distance(r);
+    batch least(T(0));
+    for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x, least);
+    if (rules.has_function()) {
+      call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
+      each_vector(r, [&least](T* s) {
+        const batch x = simd::load(s) * batch(static_cast<T>(log2e));
+        least = simd::min(x, least);
+        simd::store(s, x);
+      });
+    }
+    T lanes[w];
+    simd::store(lanes, least);
+    return std::any_of(lanes, lanes + w, [](T x) { return x == -std::numeric_limits<T>::infinity(); });
   }
 
   // f(score_tile) over a region, for functions of the user
@@ -147,11 +163,14 @@ template <class T> class score_steps {
  private:
   enum class shape { rows, adjacent, one_row };
 
+  template <class F> HEED_INLINE static void each_vector(const score_region<T>& r, F f) {
+    for (index_t j = 0; j < r.rows(); ++j)
+      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w) f(s);
+  }
+
   HEED_NOINLINE static void soft_cap(T cap, const score_region<T>& r) {
     const batch c(cap);
-    for (index_t j = 0; j < r.rows(); ++j)
-      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w)
-        simd::store(s, simd::tanh(simd::load(s)) * c);
+    each_vector(r, [c](T* s) { simd::store(s, simd::tanh(simd::load(s)) * c); });
   }
 
   HEED_NOINLINE void add_distance(const score_region<T>& r) const {
@@ -168,39 +187,61 @@ template <class T> class score_steps {
     }
   }
 
-  HEED_NOINLINE void add_bias(const score_rules<T>& rules, const score_region<T>& r, index_t x) const {
-    const index_t stride = pair_stride(rules.bias) * r.key_step;
-    const T* const* rows = &bias_[static_cast<std::size_t>(x * w)];
-    const T* const first = rows[0] + r.first * pair_stride(rules.bias);
-    const batch unit(rules.unit), hidden(-std::numeric_limits<T>::infinity());
-    T* s = r.scores + (x - r.from) * w;
-    const auto add = [&](T* to, batch term) {
-      simd::store(to, simd::select<T>(term == hidden, hidden, simd::fma(term, unit, simd::load(to))));
-    };
-    const shape how = r.key_step == 1 ? bias_shape_[static_cast<std::size_t>(x)] : shape::rows;
-    if (how == shape::one_row) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * stride]));
-    } else if (how == shape::adjacent) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * stride));
-    } else {
-      const index_t* const offsets = &offset_[static_cast<std::size_t>(x * w)];
-      for (index_t j = 0; j < r.rows(); j += w) {
-        simd::square<T> terms;
-        const index_t count = std::min(w, r.rows() - j), at = j * r.key_step;
-        read_square<T>(rows, (r.first + at) * pair_stride(rules.bias), stride, count, [&](index_t lane, index_t y) {
-          return at + y * r.key_step + offsets[lane] < r.keys;
-        }, terms);
-        for (index_t y = 0; y < count; ++y) add(s + (j + y) * r.row, terms[static_cast<std::size_t>(y)]);
-      }
-    }
+  // s + term, in units of log 2; -inf whatever s was where the term is -inf
+  HEED_INLINE static void add(T* s, batch term, batch unit, batch& least) {
+    const batch hidden(-std::numeric_limits<T>::infinity());
+    least = simd::min(term, least);  // in this order NaN is passed over
+    simd::store(s, simd::select<T>(term == hidden, hidden, simd::fma(term, unit, simd::load(s))));
   }
 
+  template <int... Y>
+  HEED_INLINE static void add_square(T* s, index_t row, const simd::square<T>& terms, batch unit, batch& least,
+                                     std::integer_sequence<int, Y...>) {
+    (add(s + Y * row, terms[Y], unit, least), ...);
+  }
+
+  HEED_NOINLINE void add_bias(T unit_of_scores, const score_region<T>& r, index_t x, batch& lowest) const {
+    const batch unit(unit_of_scores);
+    batch least = lowest;
+    const T* const* rows = &row_[static_cast<std::size_t>(x * w)];
+    const T* const first = rows[0] + r.first * bias_.key;
+    T* s = r.scores + (x - r.from) * w;
+    const shape how = r.key_step == 1 ? shape_[static_cast<std::size_t>(x)] : shape::rows;
+    if (how == shape::one_row) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * bias_.key]), unit, least);
+    } else if (how == shape::adjacent) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * bias_.key), unit, least);
+    } else {
+      const index_t* const offsets = &offset_[static_cast<std::size_t>(x * w)];
+      for (index_t j = 0; j < r.rows(); j += w, s += w * r.row) {
+        simd::square<T> terms;
+        const index_t count = std::min(w, r.rows() - j), at = j * r.key_step;
+        if (bias_.key == 1 && r.key_step == 1 && count == w) {
+          for (index_t i = 0; i < w; ++i) simd::prefetch(rows[i], r.first + at + 64);
+          read_square<T>(rows, r.first + at, terms);
+          add_square(s, r.row, terms, unit, least, detail::lanes_of_vector<T>{});
+          continue;
+        }
+        const auto there = [&](index_t i, index_t y) { return at + y * r.key_step + offsets[i] < r.keys; };
+        for (index_t y = 0; y < count; ++y) {
+          alignas(64) T cells[w];
+          for (index_t i = 0; i < w; ++i)
+            cells[i] = there(i, y) ? rows[i][(r.first + at + y * r.key_step) * bias_.key] : T(0);
+          add(s + y * r.row, simd::load(cells), unit, least);
+        }
+      }
+    }
+    lowest = least;
+  }
+
+  bool called_ = false, distances_ = false, biased_ = false;
   std::int32_t number_ = 0;
+  pair_tensor<T> bias_;
   std::array<std::int32_t, most_lanes> head_, query_, place_;
   std::array<index_t, most_lanes> offset_, distance_from_;
   std::array<T, most_lanes> slope_;
-  std::array<const T*, most_lanes> bias_;
-  std::array<shape, most_vectors> bias_shape_;
+  std::array<const T*, most_lanes> row_;
+  std::array<shape, most_vectors> shape_;
 };
 
 }  // namespace HEED_ISA
