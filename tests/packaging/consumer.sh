@@ -9,7 +9,8 @@ use() {
     "$CMAKE" --build "$folder"; } > "$folder.log" 2>&1 || { cat "$folder.log"; return 1; }
   for program in plain native reference; do
     if [[ -x $folder/$program ]]; then
-      "$folder/$program" && echo "$folder: $program runs"
+      "$folder/$program" || { echo "$folder: $program failed"; return 1; }
+      echo "$folder: $program runs"
     fi
   done
 }

@@ -4,7 +4,7 @@
 # typeinfo, constructors and destructor.
 
 folder=$SOURCE/tests/packaging/two_machines
-tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)'
+tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)_(throws|aborts|calls)'
 shared='^_Z(T[ISV]N4heed|NK?4heed)[0-9]+(error|not_converged)([EDC]|$)|^__clang_call_terminate$'
 declare -A flags=([sse2]="" [avx2]="-march=haswell" [avx512]="-march=skylake-avx512")
 

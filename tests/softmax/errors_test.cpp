@@ -1,32 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Every bad argument: forward throws before it writes, the text names the argument and the numbers, and plan_forward
-// says the same without throwing.
+// Bad tensors: shapes, strides, null pointers, outputs that are inputs. Options and masks: option_errors_test.cpp.
 
-#include <algorithm>
 #include <array>
-#include <cctype>
 #include <functional>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/softmax_case.hpp"
+#include "support/softmax_errors.hpp"
 
 using namespace heed_test;
 
 namespace {
 
 constexpr shape good{2, 4, 2, 5, 7, 8, 6};
-
-// One call that a test bends.
-struct call {
-  softmax_case<float> x{good};
-  input<float> q = x.q.cview(), k = x.k.cview(), v = x.v.cview();
-  output<float> o = x.o.view();
-  heed::softmax::options<float> options = x.options;
-};
 
 template <class T> heed::tensor_view<T, 4> with(heed::tensor_view<T, 4> x, int axis, index_t extent) {
   std::array<index_t, 4> n{}, s{};
@@ -44,55 +32,17 @@ template <class T> heed::tensor_view<T, 4> at(heed::tensor_view<T, 4> x, T* data
   return {
       data, {x.extent(0), x.extent(1), x.extent(2), x.extent(3)}, {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
+void refused(const char* what, const std::vector<std::string>& must, const std::function<void(call&)>& bend) {
+  heed_test::refused(good, what, must, bend);
+}
 heed::tensor_view<float, 3> lse_of(call& c, index_t b, index_t h, index_t n) {
   return {c.x.lse.view3().data(), {b, h, n}, {h * n, n, 1}};
-}
-
-// Names and numbers of a text, "-2" and "nan" among them.
-std::vector<std::string> words(const std::string& text) {
-  std::vector<std::string> all(1);
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto is_word = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_'; };
-    const bool sign =
-        text[i] == '-' && i + 1 < text.size() && std::isdigit(static_cast<unsigned char>(text[i + 1])) != 0;
-    if (is_word(text[i]) || sign)
-      all.back() += text[i];
-    else if (!all.back().empty())
-      all.emplace_back();
-  }
-  return all;
-}
-
-std::string thrown_by(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const heed::error& e) {
-    return e.what();
-  }
-  return "";
-}
-
-// bend(call) makes the call bad; the message must hold every word of `must`.
-void refused(const char* what, const std::vector<std::string>& must, const std::function<void(call&)>& bend) {
-  call c;
-  bend(c);
-  const heed::plan plan = run_plan<float>(c.q, c.k, c.v, c.o, c.options, {});
-  const std::string text = thrown_by([&] { run_forward<float>(c.q, c.k, c.v, c.o, c.options, {}); });
-  INFO(what << ": " << text);
-  CHECK_FALSE(plan.ok());
-  CHECK(text == plan.problem.data());
-  CHECK((c.x.o.untouched() && c.x.lse.untouched()));
-  const std::vector<std::string> said = words(text);
-  for (const std::string& word : must) {
-    INFO("must say " << word);
-    CHECK(std::find(said.begin(), said.end(), word) != said.end());
-  }
 }
 
 }  // namespace
 
 TEST_CASE("the call that the others bend is good") {
-  call c;
+  call c(good);
   const heed::plan plan = run_plan<float>(c.q, c.k, c.v, c.o, c.options, {});
   CHECK(plan.ok());
   CHECK(std::string(plan.problem.data()).empty());
@@ -147,46 +97,4 @@ TEST_CASE("an output that is an input: both arguments") {
   refused("lse is k", {"lse", "k"}, [](call& c) { c.options.lse = {c.x.k.view().data(), {2, 4, 5}, {20, 5, 1}}; });
   refused("lse is v", {"lse", "v"}, [](call& c) { c.options.lse = {c.x.v.view().data(), {2, 4, 5}, {20, 5, 1}}; });
   refused("lse is o", {"lse", "o"}, [](call& c) { c.options.lse = {c.x.o.view().data(), {2, 4, 5}, {20, 5, 1}}; });
-}
-
-TEST_CASE("masks: counts, values and bounds") {
-  static const std::vector<std::int32_t> one{3}, two{3, 4}, other{3, 5}, negative{3, -1}, beyond{8, 3};
-  refused("window left", {"window", "left", "-2", "-1"}, [](call& c) { c.options.mask = heed::window(-2); });
-  refused("window right", {"window", "right", "-3", "-1"}, [](call& c) { c.options.mask = heed::window(1, -3); });
-  refused("two window keep_first", {"keep_first"},
-          [](call& c) { c.options.mask = heed::window(1, 0, 1) & heed::window(1, 0, 2); });
-  refused("too few key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
-  refused("negative key_lengths", {"key_lengths", "-1", "0"},
-          [](call& c) { c.options.mask = heed::key_lengths(negative); });
-  refused("key_lengths beyond the keys", {"key_lengths", "8", "7"},
-          [](call& c) { c.options.mask = heed::key_lengths(beyond); });
-  refused("two key_lengths", {"two", "different", "key_lengths"},
-          [](call& c) { c.options.mask = heed::key_lengths(two) & heed::key_lengths(other); });
-  refused("the same behind another mask", {"two", "different", "key_lengths"},
-          [](call& c) { c.options.mask = heed::key_lengths(two) & heed::causal() & heed::key_lengths(other); });
-  refused("too few places", {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place(one); });
-}
-
-TEST_CASE("numbers that are none") {
-  static constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-  refused("scale", {"scale"}, [](call& c) { c.options.scale = not_a_number; });
-  refused("softcap", {"softcap"}, [](call& c) { c.options.softcap = not_a_number; });
-  refused("softcap below 0", {"softcap"}, [](call& c) { c.options.softcap = -1; });
-  refused("slope", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = not_a_number; });
-  refused("slope below 0", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = -0.5; });
-}
-
-TEST_CASE("counts of what is per head, and shapes of what is per pair") {
-  static const std::vector<float> three(3);
-  static const std::vector<std::int32_t> ids(40), prefix{1};
-  static const bool visible[100] = {};
-  refused("slopes", {"alibi_slopes"}, [](call& c) { c.options.alibi_slopes = three; });
-  refused("sinks", {"sink_logits"}, [](call& c) { c.options.sink_logits = three; });
-  refused("bias", {"bias"}, [](call& c) { c.options.bias = {three.data(), {1, 1, 1, 3}, {0, 0, 0, 1}}; });
-  refused("prefix", {"prefix_lm"}, [](call& c) { c.options.mask = heed::prefix_lm(prefix); });
-  refused("packed with a batch of 2", {"packed"}, [](call& c) { c.options.mask = heed::packed(prefix, prefix); });
-  refused("segments", {"segments"}, [](call& c) {
-    c.options.mask = heed::segments({ids.data(), {1, 3}, {3, 1}}, {ids.data(), {1, 7}, {7, 1}});
-  });
-  refused("keep", {"keep"}, [](call& c) { c.options.mask = heed::keep({visible, {1, 1, 3, 7}, {0, 0, 7, 1}}); });
 }

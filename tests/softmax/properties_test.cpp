@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// What attention must do without any reference: symmetries, bounds and limits.
+// What attention must do without any reference: symmetries, bounds and limits. The properties and where they are shown:
+//   P1 order of keys and queries, P2 between the values, P3 equal values, P4 linear in v, P6 scale 0 and large,
+//   P7 turned q and k, P8 factor of q in the scale, P12 groups of heads, P13 windows, P14 alignments, P19 one key,
+//   P20 every key twice: here. P1 to P3 with bias, mask and sink, P5 bias per row, P9 splits of the keys with options,
+//   P10 chunks of queries, P15 keep and bias, P16 soft-cap without end, P17 no sink: score_properties_test.cpp.
+//   P9 also merge_test.cpp, P10 also few_rows_test.cpp, P11 executor_test.cpp (workers) and few_rows_test.cpp (tiles),
+//   P18 nan_test.cpp and hidden_test.cpp.
 
 #include <algorithm>
 #include <cmath>

@@ -52,11 +52,6 @@ template <class T> struct softmax_case {
   }
 };
 
-// Of an option or mask that a later version brings: the plan says so, and such a case cannot run yet.
-inline bool not_supported(const heed::plan& plan) {
-  return std::string(plan.problem.data()).find("not supported") != std::string::npos;
-}
-
 // The largest error in units of the tolerance, over o and lse: a correct kernel stays at or below 1.
 struct verdict {
   double worst = 0;

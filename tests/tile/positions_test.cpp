@@ -5,6 +5,8 @@
 #include "heed/tile/positions.hpp"
 
 #include <algorithm>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -21,6 +23,7 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 bool sees(const tile::key_rule& rule, index_t place, index_t j) {
   if (j >= rule.keys) return false;
   if (rule.right >= 0 && j > place + rule.right) return false;
+  if (rule.prefix >= 0 && j > place && j >= rule.prefix) return false;
   return rule.left < 0 || j >= place - rule.left || j < rule.keep_first;
 }
 
@@ -152,14 +155,15 @@ TEST_CASE("spans and runs hold every visible pair: random masks", "[positions]")
     if (random.below(2)) rule.left = random.below(2) ? random.below(12) : random.below(150);
     if (random.below(2)) rule.right = random.below(2) ? random.below(3) : random.below(150);
     if (rule.left >= 0 && random.below(2)) rule.keep_first = random.below(20);
+    if (random.below(3) == 0) rule.prefix = random.below(static_cast<std::int32_t>(m) + 1);
     const index_t first = random.below(300) - 80;  // some lanes see nothing
     std::vector<index_t> places = in_a_row(first, lanes);
     const bool gathered = random.below(3) == 0;
     if (gathered)  // as mixture-of-head does: ascending with gaps
       for (index_t l = 1; l < lanes; ++l) places[at(l)] = places[at(l - 1)] + 1 + random.below(5);
     INFO("trial " << trial << ": keys " << rule.keys << " of " << m << ", left " << rule.left << ", right "
-                  << rule.right << ", keep_first " << rule.keep_first << ", first place " << places[0] << ", lanes "
-                  << lanes << ", width " << width);
+                  << rule.right << ", keep_first " << rule.keep_first << ", prefix " << rule.prefix << ", first place "
+                  << places[0] << ", lanes " << lanes << ", width " << width);
     const index_t needless = check_tile(rule, places, m, width);
     if (!gathered && rule.keep_first == 0 && rule.left < 0) CHECK(needless == 0);
   }
@@ -193,6 +197,40 @@ TEST_CASE("window with keep_first leaves the gap out", "[positions]") {
   CHECK_FALSE(spans.span[0].partial);
   CHECK(spans.span[1].first == 490);
   CHECK(spans.span[at(spans.count - 1)].end == 532);
+}
+
+TEST_CASE("a prefix is one full span, then the diagonal", "[positions]") {
+  const tile::key_spans spans =
+      tile::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
+  REQUIRE(spans.count >= 2);
+  CHECK(spans.span[0].first == 0);
+  CHECK(spans.span[0].end >= 299);
+  CHECK_FALSE(spans.span[0].partial);
+  CHECK(spans.span[at(spans.count - 1)].end == 322);
+  const tile::key_spans inside = tile::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(100, 32), 16));
+  REQUIRE(inside.count == 1);  // nobody is beyond it
+  CHECK(inside.span[0].end == 300);
+  CHECK_FALSE(inside.span[0].partial);
+  CHECK(tile::make_spans(at_places({.keys = 50, .prefix = 0}, in_a_row(-40, 20), 16)).count == 0);
+}
+
+TEST_CASE("places and rules at the ends of their ranges", "[positions]") {
+  constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+  const std::int32_t lengths[] = {7};
+  const heed::mask far = heed::window(std::numeric_limits<index_t>::max(), std::numeric_limits<index_t>::max(),
+                                      std::numeric_limits<index_t>::max());
+  for (const heed::mask& mask : {far, heed::causal(), far & heed::causal(), heed::window(3, 1, 5), heed::window(-1, -1),
+                                 heed::prefix_lm(lengths), heed::key_lengths(lengths) & heed::window(2)}) {
+    const tile::key_rule rule = tile::make_rule(heed::detail::parts(mask), 0, 20);
+    for (const index_t first : {least, least + 1, index_t(-5), index_t(0), index_t(19), most - 40, most})
+      for (index_t i = 0; i < 3; ++i) {
+        const tile::visible v = rule.at(first + i);
+        bool right = true;
+        for (index_t j = 0; j < 20; ++j)
+          right = right && ((v.lo <= j || j < rule.keep_first) && j < v.hi) == sees(rule, first + i, j);
+        CHECK(right);
+      }
+  }
 }
 
 TEST_CASE("the diagonal of a causal square is a staircase", "[positions]") {

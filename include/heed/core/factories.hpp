@@ -27,6 +27,11 @@ inline void check_extents(const char* call, std::initializer_list<named_extent> 
     if (extent < 0) fail(call, ": ", name, " is ", extent, ", must be at least 0");
 }
 
+// Of extents that no tensor has it may be any number; a call refuses them.
+template <class... More> index_t product(index_t first, More... more) {
+  return static_cast<index_t>((static_cast<std::size_t>(first) * ... * static_cast<std::size_t>(more)));
+}
+
 inline void check_axis(const char* call, int axis) {
   if (axis < 0 || axis > 3) fail(call, ": axis is ", axis, ", must be 0 to 3");
 }
@@ -50,19 +55,19 @@ inline namespace HEED_ISA {
 // Contiguous memory, head-major: [batch][head][seq][dim].
 template <class T> tensor_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
   detail::check_extents("bhsd", {{"batch", batch}, {"heads", heads}, {"seq", seq}, {"dim", dim}});
-  return {p, {batch, heads, seq, dim}, {heads * seq * dim, seq * dim, dim, 1}};
+  return {p, {batch, heads, seq, dim}, {detail::product(heads, seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
 // Contiguous memory, token-major: [batch][seq][head][dim].
 template <class T> tensor_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
   detail::check_extents("bshd", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"dim", dim}});
-  return {p, {batch, heads, seq, dim}, {seq * heads * dim, dim, heads * dim, 1}};
+  return {p, {batch, heads, seq, dim}, {detail::product(seq, heads, dim), dim, detail::product(heads, dim), 1}};
 }
 
 // One head of one sequence: [seq][dim].
 template <class T> tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
   detail::check_extents("matrix", {{"seq", seq}, {"dim", dim}});
-  return {p, {1, 1, seq, dim}, {seq * dim, seq * dim, dim, 1}};
+  return {p, {1, 1, seq, dim}, {detail::product(seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
 // q, k and v of one buffer, as a fused projection writes it: [batch][seq][q heads, then k heads, then v heads][dim].
@@ -71,9 +76,9 @@ std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, in
                                             index_t dim) {
   detail::check_extents("packed_qkv",
                         {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
-  const index_t token = (heads + 2 * kv_heads) * dim;
+  const index_t token = detail::product(heads + 2 * kv_heads, dim);
   const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
-    return {p == nullptr ? p : p + first * dim, {batch, count, seq, dim}, {seq * token, dim, token, 1}};
+    return {p == nullptr ? p : p + first * dim, {batch, count, seq, dim}, {detail::product(seq, token), dim, token, 1}};
   };
   return {part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)};
 }
@@ -99,7 +104,7 @@ template <viewable X>
     detail::check_extents("slice", {{"first", first}, {"count", count}});
     if (count > x.extent(axis) - first)  // no sum that could overflow
       detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
-    T* const data = count == 0 ? x.data() : x.data() + first * x.stride(axis);
+    T* const data = count == 0 || x.empty() ? x.data() : x.data() + first * x.stride(axis);
     return detail::with_axis(x, data, axis, count, x.stride(axis));
   }
 

@@ -3,6 +3,7 @@
 
 // Error texts without allocation: words and numbers written into the fixed text of a plan, cut where it ends.
 
+#include <array>
 #include <charconv>
 #include <concepts>
 #include <cstddef>
@@ -17,7 +18,10 @@ inline namespace HEED_ISA {
 
 class message {
  public:
-  explicit message(problem_text& out) noexcept : at_(out.data()), end_(out.data() + out.size() - 1) { *at_ = 0; }
+  template <std::size_t Size>
+  explicit message(std::array<char, Size>& out) noexcept : at_(out.data()), end_(out.data() + Size - 1) {
+    *at_ = 0;
+  }
 
   message& operator<<(const char* text) noexcept {
     while (*text != 0 && at_ != end_) *at_++ = *text++;

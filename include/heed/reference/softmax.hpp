@@ -104,7 +104,7 @@ template <class Acc> struct problem {
   // Every rule of the mask as its definition reads.
   bool visible(const sequence& s, const position& at) const {
     const auto n = static_cast<std::size_t>(s.number);
-    const index_t place = at.place, key = at.key, query_row = s.first_query + at.query, key_row = s.first_key + key;
+    const index_t place = place_of(s, at.query), key = at.key, query_row = s.first_query + at.query, key_row = s.first_key + key;
     if (mask.has(mask.causal) && key > place) return false;
     if (mask.has(mask.window)) {
       if (mask.left >= 0 && place - key > mask.left && key >= mask.keep_first) return false;
@@ -131,7 +131,10 @@ template <class Acc> struct problem {
   double score(const sequence& s, const position& at, double dot) const {
     double x = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim))) * dot;
     if (options.softcap > 0 && options.softcap < infinity) x = options.softcap * std::tanh(x / options.softcap);
-    if (options.alibi_slopes.set()) x -= options.alibi_slopes.at(at.head) * std::abs(static_cast<double>(at.place) - at.key);
+    if (options.alibi_slopes.set()) {
+      const index_t distance = place_of(s, at.query) - at.key;
+      x -= options.alibi_slopes.at(at.head) * static_cast<double>(std::abs(distance));
+    }
     if (options.bias.data() != nullptr) {
       const double bias =
           to_double(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
@@ -170,7 +173,9 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
         Eigen::VectorXd scores = Eigen::VectorXd::Constant(s.keys, -infinity);
         for (index_t j = 0; j < s.keys; ++j) {
           const auto number32 = [](index_t x) { return static_cast<std::int32_t>(x); };
-          const position at{number32(s.number), number32(head), number32(i), number32(j), number32(p.place_of(s, i))};
+          const index_t place = std::clamp<index_t>(p.place_of(s, i), std::numeric_limits<std::int32_t>::min(),
+                                                    std::numeric_limits<std::int32_t>::max());
+          const position at{number32(s.number), number32(head), number32(i), number32(j), number32(place)};
           if (p.visible(s, at)) scores(j) = p.score(s, at, queries.row(i).dot(keys.row(j)));
         }
         row(s, head, i, scores, values);
@@ -229,7 +234,11 @@ void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight =
       for (index_t i = 0; i < o4.extent(2); ++i) {
         const double first = detail::to_double(detail::element(lse3, b, h, i));
         const double second = detail::to_double(detail::element(part_lse3, b, h, i)) + log_weight;
-        if (second == -detail::infinity) continue;  // an empty part changes nothing
+        if (second == -detail::infinity) {  // an empty part changes nothing; two of them are a row without a key
+          for (index_t e = 0; first == -detail::infinity && e < o4.extent(3); ++e)
+            detail::store(detail::element(o4, b, h, i, e), 0);
+          continue;
+        }
         const double top = std::max(first, second);
         const double mine = std::exp(first - top), theirs = std::exp(second - top);
         for (index_t e = 0; e < o4.extent(3); ++e) {

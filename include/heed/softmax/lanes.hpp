@@ -14,7 +14,8 @@
 //
 // Full tiles, which every lane sees, run without a test. In partial tiles the keys are cut into runs that the same
 // vectors see, and pairs are tested only in the steps where a mask cuts through a vector. Where scores pass further
-// steps (tile/scores.hpp) they are made and changed 48 keys at a time, in L1.
+// steps (tile/scores.hpp) they are made and changed 48 keys at a time, in L1. Hidden keys have weight 0, and 0 * NaN is
+// NaN: a tile of queries whose sums are not finite is computed once more, with care.
 
 #include "heed/core/context.hpp"
 #include "heed/softmax/problem.hpp"
@@ -31,6 +32,7 @@ template <class T> class lanes_driver {
   static constexpr index_t w = simd::width<T>, query_tile = tile::max_lanes<T>, key_tile = 256;
   static constexpr index_t step = w < 8 ? 8 : w;  // keys of one step of the staircase
   static constexpr index_t chunk = 48;            // keys whose scores are changed while they are in L1
+  static constexpr index_t slice = 16;            // columns of v that are copied without what is not finite
   static_assert(query_tile <= tile::most_lanes && key_tile / step <= tile::key_runs::most && chunk % step == 0);
 
   struct scratch {
@@ -38,7 +40,7 @@ template <class T> class lanes_driver {
         : q(memory.take<T>(query_tile * p.d)),
           scores(memory.take<T>(query_tile * key_tile)),
           acc(memory.take<T>(query_tile * p.e)),
-          finite(memory.take<T>(step * p.e)),
+          finite(memory.take<T>(key_tile * slice)),
           m(memory.take<T>(query_tile)),
           l(memory.take<T>(query_tile)),
           factor(memory.take<T>(query_tile)),
@@ -53,14 +55,12 @@ template <class T> class lanes_driver {
 
   // Tile number `tile` of the rows of key/value head kv_head
   void run(const sequence& s, index_t kv_head, index_t tile) {
-    const index_t first = tile * query_tile;
-    begin(s, kv_head, first, std::min(query_tile, p_.rows(s) - first));
-    const tile::key_spans spans = tile::make_spans(at_);
-    for (index_t i = 0; i < spans.count; ++i) {
-      const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
-      const index_t keys = span.end - span.first, parts = (keys + key_tile - 1) / key_tile;
-      const index_t even = ((keys + parts - 1) / parts + step - 1) / step * step;  // tiles of nearly one size
-      for (index_t j = span.first; j < span.end; j += even) visit(j, std::min(even, span.end - j), span.partial);
+    const index_t first = tile * query_tile, rows = std::min(query_tile, p_.rows(s) - first);
+    careful_ = false;
+    attend(s, kv_head, first, rows);
+    if (!tile::all_finite(to_.acc, row_, p_.e, row_)) {  // it may be a value that some lane must not see: 0 * NaN is NaN
+      careful_ = true;
+      attend(s, kv_head, first, rows);
     }
     finish(s, kv_head, first);
   }
@@ -69,13 +69,26 @@ template <class T> class lanes_driver {
   // Of the accumulators of one vector: undefined, to be rescaled, current
   enum class lane_state { fresh, scale, keep };
 
+  void attend(const sequence& s, index_t kv_head, index_t first, index_t rows) {
+    begin(s, kv_head, first, rows);
+    const tile::key_spans spans = tile::make_spans(at_);
+    for (index_t i = 0; i < spans.count; ++i) {
+      const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
+      const index_t keys = span.end - span.first, parts = (keys + key_tile - 1) / key_tile;
+      const index_t even = ((keys + parts - 1) / parts + step - 1) / step * step;  // tiles of nearly one size
+      for (index_t j = span.first; j < span.end; j += even) visit(j, std::min(even, span.end - j), span.partial);
+    }
+    for (index_t x = 0; x < vectors_; ++x)
+      if (state_[static_cast<std::size_t>(x)] == lane_state::fresh) tile::fill(to_.acc + x * w, row_, p_.e, w, T(0));
+  }
+
   void begin(const sequence& s, index_t kv_head, index_t first, index_t rows) {
     const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
     const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), s.number, s.queries, s.keys);
     lanes_ = rows;
     vectors_ = (rows + w - 1) / w;
     row_ = vectors_ * w;
-    k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
+    if (s.keys > 0) k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
     at_.lanes = rows, at_.keep_first = rule.keep_first;
     std::array<const T*, tile::most_lanes> q;
     const T* const query = p_.query(s, kv_head * p_.group, 0);
@@ -101,7 +114,7 @@ template <class T> class lanes_driver {
       const index_t head = kv_head * p_.group + g;
       steps_.set(p_.scores, lane, head, i, place + i);
       pairs_.set(lane, head, i);
-      to_.m[lane] = p_.first_top(head), to_.l[lane] = p_.first_sum(to_.m[lane]);
+      if (p_.opt.sink_logits.set()) to_.m[lane] = p_.first_top(head), to_.l[lane] = p_.first_sum(to_.m[lane]);
       if (++g == p_.group) g = 0, ++i;
     }
     steps_.complete(lanes_);
@@ -119,21 +132,20 @@ template <class T> class lanes_driver {
 
   void full_tile(index_t j, index_t keys) {
     std::copy(to_.m, to_.m + row_, to_.factor);
-    bool hidden = false;
     if (!p_.scores.any()) {
       score(j, 0, keys, 0, vectors_, to_.factor);
     } else {
       for (index_t first = 0; first < keys; first += chunk) {
         const index_t count = std::min(chunk, keys - first);
         score(j, first, count, 0, vectors_);
-        hidden |= steps_.apply(p_.scores, region(j, first, count, 0, vectors_));
+        steps_.apply(p_.scores, region(j, first, count, 0, vectors_));
         tile::raise(scores(first, 0), row_, count, vectors_, to_.factor, to_.factor);
       }
     }
-    if (hidden && !finite(j, keys)) return weigh_visible(j, 0, keys, 0, vectors_);
+    if (careful_ && !finite(j, keys)) return weigh_visible(j, 0, keys, 0, vectors_);
     tile::online_softmax(scores(0, 0), row_, keys, vectors_, to_.m, to_.l, to_.factor);
     rescale_next(0, vectors_);
-    weigh(v_ + j * p_.v.stride(2), p_.v.stride(2), 0, keys, 0, vectors_);
+    weigh(j, 0, keys, 0, vectors_);
   }
 
   void partial_tile(index_t j, const tile::key_runs& runs) {
@@ -147,7 +159,7 @@ template <class T> class lanes_driver {
         visible_scores(j, runs, first, std::min(chunk, run.first + run.keys - first), run.from, run.to);
     }
     const tile::key_run& last = runs.run[static_cast<std::size_t>(runs.count - 1)];
-    const bool careful = !finite(j + runs.run[0].first, last.first + last.keys - runs.run[0].first);
+    const bool careful = careful_ && !finite(j + runs.run[0].first, last.first + last.keys - runs.run[0].first);
     for (index_t from = 0, to = 0; from < vectors_; from = to) {  // vectors that see the same keys
       const index_t first = runs.first_key[static_cast<std::size_t>(from)],
                     end = runs.end_key[static_cast<std::size_t>(from)];
@@ -160,13 +172,13 @@ template <class T> class lanes_driver {
         weigh_visible(j, first, end - first, from, to);
       } else {
         weights(first, end - first, from, to);
-        weigh(v_ + (j + first) * p_.v.stride(2), p_.v.stride(2), first, end - first, from, to);
+        weigh(j, first, end - first, from, to);
       }
     }
   }
 
-  // Weights and their sums over keys of which some lanes must not see a value that is not finite (0 * NaN is NaN): such
-  // values are left out of the product and then added lane by lane. The other lanes get the bits of the short way.
+  // Weights and their sums over keys of which some lanes must not see a value that is not finite: such values are left
+  // out of the product and then added lane by lane. The other lanes get the bits of the short way.
   HEED_NOINLINE void weigh_visible(index_t j, index_t first, index_t keys, index_t from, index_t to) {
     std::array<std::uint64_t, key_tile> seen;  // bit l: lane l sees the key
     for (index_t x = 0; x < keys; ++x) {
@@ -176,20 +188,22 @@ template <class T> class lanes_driver {
       seen[static_cast<std::size_t>(x)] = lanes;
     }
     weights(first, keys, from, to);
-    const index_t v_row = p_.v.stride(2);
-    for (index_t a = 0; a < keys; a += step) {
-      const index_t count = std::min(step, keys - a);
-      const T* const v = v_ + (j + first + a) * v_row;
-      for (index_t x = 0; x < count; ++x)
-        for (index_t c = 0; c < p_.e; ++c)
-          to_.finite[x * p_.e + c] = std::isfinite(v[x * v_row + c]) ? v[x * v_row + c] : T(0);
-      weigh(to_.finite, p_.e, first + a, count, from, to);
-      for (index_t x = 0; x < count; ++x)
-        for (index_t c = 0; c < p_.e; ++c) {
-          if (std::isfinite(v[x * v_row + c])) continue;
+    const tile::start start = start_of(from, to);
+    const T* const v = v_ + (j + first) * p_.v.stride(2);
+    for (index_t c = 0; c < p_.e; c += slice) {
+      const index_t columns = std::min(slice, p_.e - c);
+      for (index_t x = 0; x < keys; ++x)
+        for (index_t y = 0; y < columns; ++y) {
+          const T value = v[x * p_.v.stride(2) + c + y];
+          to_.finite[x * slice + y] = std::isfinite(value) ? value : T(0);
+        }
+      add_values(to_.finite, slice, c, columns, first, keys, from, to, start);
+      for (index_t x = 0; x < keys; ++x)
+        for (index_t y = c; y < c + columns; ++y) {
+          if (std::isfinite(v[x * p_.v.stride(2) + y])) continue;
           for (index_t lane = from * w; lane < to * w; ++lane)
-            if ((seen[static_cast<std::size_t>(a + x)] >> lane & 1) != 0)
-              to_.acc[c * row_ + lane] += v[x * v_row + c] * scores(first + a + x, 0)[lane];
+            if ((seen[static_cast<std::size_t>(x)] >> lane & 1) != 0)
+              to_.acc[y * row_ + lane] += v[x * p_.v.stride(2) + y] * scores(first + x, 0)[lane];
         }
     }
   }
@@ -242,8 +256,30 @@ template <class T> class lanes_driver {
     rescale_next(from, to);
   }
 
-  // o += V^T p for the same keys, values at v
-  void weigh(const T* v, index_t v_row, index_t first, index_t keys, index_t from, index_t to) {
+  // o += V^T p for keys [first, first + keys) of the tile that starts at key j
+  void weigh(index_t j, index_t first, index_t keys, index_t from, index_t to) {
+    const index_t v_row = p_.v.stride(2);
+    add_values(v_ + (j + first) * v_row, v_row, 0, p_.e, first, keys, from, to, start_of(from, to));
+  }
+  // Columns [c, c + columns) of it, values at v
+  void add_values(const T* v, index_t v_row, index_t c, index_t columns, index_t first, index_t keys, index_t from,
+                  index_t to, tile::start start) {
+    tile::multiply<T>({.a = v,
+                       .a_row = 1,
+                       .a_col = v_row,
+                       .b = scores(first, from),
+                       .b_row = row_,
+                       .c = to_.acc + c * row_ + from * w,
+                       .c_row = row_,
+                       .rows = columns,
+                       .depth = keys,
+                       .start = start,
+                       .factor = to_.factor + from * w},
+                      to - from);
+  }
+
+  // What the next sums of these vectors join, once
+  tile::start start_of(index_t from, index_t to) {
     const auto all = [&](lane_state s) {
       return std::all_of(state_.begin() + from, state_.begin() + to, [s](lane_state x) { return x == s; });
     };
@@ -254,19 +290,8 @@ template <class T> class lanes_driver {
       start = tile::start::keep;
     else
       level(from, to);
-    tile::multiply<T>({.a = v,
-                       .a_row = 1,
-                       .a_col = v_row,
-                       .b = scores(first, from),
-                       .b_row = row_,
-                       .c = to_.acc + from * w,
-                       .c_row = row_,
-                       .rows = p_.e,
-                       .depth = keys,
-                       .start = start,
-                       .factor = to_.factor + from * w},
-                      to - from);
     std::fill(state_.begin() + from, state_.begin() + to, lane_state::keep);
+    return start;
   }
 
   // Vectors in different states to one: all to be rescaled
@@ -313,8 +338,6 @@ template <class T> class lanes_driver {
   void finish(const sequence& s, index_t kv_head, index_t first) {
     std::array<T*, tile::most_lanes> o;
     index_t i = first / p_.group, g = first % p_.group;
-    for (index_t x = 0; x < vectors_; ++x)
-      if (state_[static_cast<std::size_t>(x)] == lane_state::fresh) tile::fill(to_.acc + x * w, row_, p_.e, w, T(0));
     for (index_t lane = 0; lane < lanes_; ++lane) {
       const index_t head = kv_head * p_.group + g;
       o[static_cast<std::size_t>(lane)] = p_.output(s, head, i);
@@ -343,6 +366,7 @@ template <class T> class lanes_driver {
   tile::score_steps<T> steps_;
   std::array<lane_state, tile::most_vectors> state_{};
   index_t lanes_ = 0, vectors_ = 0, row_ = 0;
+  bool careful_ = false;  // values that are not finite reach the lanes that see them, and no other
   const T *k_ = nullptr, *v_ = nullptr;
 };
 

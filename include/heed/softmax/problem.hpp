@@ -108,7 +108,7 @@ class checker {
               ", must be 0 to ", most);
     require(x.empty() || x.data() != nullptr, name, " is null but has elements");
     if (unit_last)
-      require(x.extent(Rank - 1) <= 1 || x.stride(Rank - 1) == 1, name, " has stride ", x.stride(Rank - 1),
+      require(x.empty() || x.extent(Rank - 1) <= 1 || x.stride(Rank - 1) == 1, name, " has stride ", x.stride(Rank - 1),
               " on its last axis, must be 1 (is it column-major?)");
   }
   template <class T, int Rank> void written(const char* name, const tensor_view<T, Rank>& x) {
@@ -223,6 +223,8 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
   const index_t fewer = std::min(p.query_heads, p.kv_heads);
   check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0), "q has ", p.query_heads, " heads, k has ",
                 p.kv_heads, ", one must divide the other");
+  const double rows = static_cast<double>(p.q.extent(0)) * static_cast<double>(p.heads) * static_cast<double>(p.q.extent(2));
+  check.require(rows < 9e18, "q has ", rows, " rows in all heads, must have less than 9e18");
   check.require(p.o.extent(1) == p.heads, "o has heads ", p.o.extent(1), ", needs ", p.heads,
                 " (the larger of q's and k's)");
   check.distinct("o", p.o, "q", p.q), check.distinct("o", p.o, "k", p.k), check.distinct("o", p.o, "v", p.v);

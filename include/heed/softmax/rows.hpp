@@ -31,8 +31,9 @@ template <class T> class rows_driver {
           acc(memory.take<T>(padded_rows(rows) * round_up(p.e))),
           m(memory.take<T>(passes(rows) * w)),
           l(memory.take<T>(passes(rows) * w)),
-          tail(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)) {}
-    T *q, *scores, *acc, *m, *l, *tail;
+          tail(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)),
+          finite(memory.take<T>(key_tile * tile::max_lanes<T>)) {}
+    T *q, *scores, *acc, *m, *l, *tail, *finite;
   };
 
   // rows: the most that a run will have
@@ -41,6 +42,17 @@ template <class T> class rows_driver {
 
   // All rows of key/value head kv_head
   void run(const sequence& s, index_t kv_head) {
+    careful_ = false;
+    attend(s, kv_head);
+    if (!tile::all_finite(to_.acc, e_, rows_, e_)) {  // it may be a value that some row must not see: 0 * NaN is NaN
+      careful_ = true;
+      attend(s, kv_head);
+    }
+    finish(s, kv_head);
+  }
+
+ private:
+  void attend(const sequence& s, index_t kv_head) {
     begin(s, kv_head);
     const tile::key_spans spans = tile::make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
@@ -48,10 +60,8 @@ template <class T> class rows_driver {
       for (index_t j = span.first; j < span.end; j += key_tile)
         visit(j, std::min(key_tile, span.end - j), span.partial || pairs_.any());
     }
-    finish(s, kv_head);
   }
 
- private:
   static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
   static index_t passes(index_t rows) { return (rows + pass - 1) / pass; }
   // Rows of the pass that starts at row r: 1, 2, 4 or 8, the last ones of which may be padding
@@ -65,7 +75,7 @@ template <class T> class rows_driver {
   void begin(const sequence& s, index_t kv_head) {
     const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
     const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), s.number, s.queries, s.keys);
-    k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
+    if (s.keys > 0) k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
     rows_ = p_.rows(s);
     keys_ = s.keys;
     far_ = keys_ * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20);  // no cache of a core
@@ -113,8 +123,7 @@ template <class T> class rows_driver {
       for (index_t x = 0; x < keys; ++x)
         simd::store(to_.tail + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
     }
-    const bool careful =
-        (partial || p_.scores.may_hide()) && !tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
+    const bool careful = careful_ && !tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
     for (index_t r = 0; r < rows_; r += pass) {
       const index_t apart = pass_rows(rows_, r);
       if (pass >= 8 && apart == 8)
@@ -136,25 +145,16 @@ template <class T> class rows_driver {
     if (p_.scores.any()) steps_.apply(p_.scores, region);
     if (partial) hide<R>(r, j, keys), pairs_.hide_by_user(region, steps_);
     for (index_t i = keys * R; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
-    const index_t rows = std::min(R, rows_ - r);
-    if (!careful) {
-      weights<R>(r, keys);
-      weigh(r, rows, to_.scores, R, j, 0, keys);
-      return;
-    }
-    std::array<std::array<bool, key_tile>, static_cast<std::size_t>(R)> seen;
-    for (index_t y = 0; y < keys; ++y)
-      for (index_t i = 0; i < R; ++i)
-        seen[static_cast<std::size_t>(i)][static_cast<std::size_t>(y)] =
-            to_.scores[y * R + i] != -std::numeric_limits<T>::infinity();
-    weights<R>(r, keys);
-    for (index_t i = 0; i < rows; ++i)  // each row reads the values that it sees, and no other
-      for (index_t first = 0, end = 0; first < keys; first = end) {
-        const auto& sees = seen[static_cast<std::size_t>(i)];
-        for (end = first + 1; end < keys && sees[static_cast<std::size_t>(end)] == sees[static_cast<std::size_t>(first)];)
-          ++end;
-        if (sees[static_cast<std::size_t>(first)]) weigh(r + i, 1, to_.scores + i, R, j, first, end);
+    if (careful)
+      for (index_t y = 0; y < keys; ++y) {
+        std::uint8_t& rows = seen_[static_cast<std::size_t>(y)];
+        rows = 0;
+        for (index_t i = 0; i < R; ++i)
+          if (to_.scores[y * R + i] != -std::numeric_limits<T>::infinity())
+            rows = static_cast<std::uint8_t>(rows | 1 << i);
       }
+    weights<R>(r, keys);
+    weigh<R>(r, j, keys, careful);
   }
 
   // scores[key][row] = k . q
@@ -248,26 +248,42 @@ template <class T> class rows_driver {
     }
   }
 
-  // acc[row][e] += sum over keys [first, end) of the tile at j of p[key][row] v[key][e]
-  void weigh(index_t r, index_t rows, const T* p, index_t p_row, index_t j, index_t first, index_t end) {
-    const index_t whole = p_.e / w;
-    const auto columns = [&](const T* v, index_t v_row, index_t c, index_t vectors) {
-      tile::multiply<T>({.a = p + first * p_row,
-                         .a_row = 1,
-                         .a_col = p_row,
-                         .b = v,
-                         .b_row = v_row,
-                         .c = to_.acc + r * e_ + c,
-                         .c_row = e_,
-                         .rows = rows,
-                         .depth = end - first,
-                         .start = tile::start::keep},
-                        vectors);
-    };
-    for (index_t x = 0; x < whole; x += tile::max_vectors)
-      columns(v_ + (j + first) * p_.v.stride(2) + x * w, p_.v.stride(2), x * w,
-              std::min<index_t>(tile::max_vectors, whole - x));
-    if (p_.e % w != 0) columns(to_.tail + first * w, w, whole * w, 1);
+  // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
+  template <index_t R> void weigh(index_t r, index_t j, index_t keys, bool careful) {
+    for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
+      const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w;
+      if (whole > 0) columns<R>(r, v_ + j * p_.v.stride(2) + c, p_.v.stride(2), c, whole, keys, careful);
+      if (const index_t tail = c + whole * w; whole < tile::max_vectors && tail < p_.e)
+        columns<R>(r, to_.tail, w, tail, 1, keys, careful);
+    }
+  }
+  template <index_t R>
+  void columns(index_t r, const T* v, index_t v_row, index_t c, index_t vectors, index_t keys, bool careful) {
+    const index_t rows = std::min(R, rows_ - r);
+    if (careful) copy_finite(v, v_row, vectors, keys);
+    tile::multiply<T>({.a = to_.scores,
+                       .a_row = 1,
+                       .a_col = R,
+                       .b = careful ? to_.finite : v,
+                       .b_row = careful ? vectors * w : v_row,
+                       .c = to_.acc + r * e_ + c,
+                       .c_row = e_,
+                       .rows = rows,
+                       .depth = keys,
+                       .start = tile::start::keep},
+                      vectors);
+    for (index_t y = 0; careful && y < keys; ++y)  // what was left out, for the rows that see it
+      for (index_t x = 0; x < vectors * w; ++x) {
+        if (std::isfinite(v[y * v_row + x])) continue;
+        for (index_t i = 0; i < rows; ++i)
+          if ((seen_[static_cast<std::size_t>(y)] >> i & 1) != 0)
+            to_.acc[(r + i) * e_ + c + x] += to_.scores[y * R + i] * v[y * v_row + x];
+      }
+  }
+  void copy_finite(const T* v, index_t v_row, index_t vectors, index_t keys) {
+    for (index_t y = 0; y < keys; ++y)
+      for (index_t x = 0; x < vectors * w; ++x)
+        to_.finite[y * vectors * w + x] = std::isfinite(v[y * v_row + x]) ? v[y * v_row + x] : T(0);
   }
 
   void finish(const sequence& s, index_t kv_head) {
@@ -297,8 +313,10 @@ template <class T> class rows_driver {
   tile::positions at_;
   tile::pair_mask<T> pairs_;
   tile::score_steps<T> steps_;
+  std::array<std::uint8_t, key_tile> seen_;  // bit i: row i of the pass sees the key; with care only
   const T *k_ = nullptr, *v_ = nullptr;
-  bool far_ = false;  // K and V are longer than the caches
+  bool far_ = false;      // K and V are longer than the caches
+  bool careful_ = false;  // values that are not finite reach the rows that see them, and no other
 };
 
 }  // namespace HEED_ISA

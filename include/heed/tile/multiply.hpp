@@ -7,7 +7,7 @@
 //
 // A is read by broadcast with two element strides, straight from the caller's rows (keys as they are, values with the
 // strides swapped); B and C are rows of lanes. start(C) is 0, C, or C times one factor per lane (the rescale of the
-// online softmax, fused into the load of the accumulators). The maximum of each lane's results can be had on the way.
+// online softmax). It joins the sum at the end, so that a long row of tiles is a sum of sums and not one long sum. The maximum of each lane's results can be had on the way.
 //
 // Register budget: a block of MR rows by NR vectors keeps MR * NR accumulators and NR vectors of B in registers and
 // reads each value of A once per NR fused multiply-adds. AVX-512 (32 registers): 6x4, 8x3, 12x2, 8x1. AVX2 (16): 4x3,
@@ -59,15 +59,10 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
   T* const c = p.c + m0 * c_row;
   std::array<batch, MR * NR> sum;
-  if (p.start == start::zero) {
-    ((sum[I] = batch(T(0))), ...);
-  } else if (p.start == start::keep) {
-    ((sum[I] = simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
-  } else {
-    ((sum[I] = simd::load(c + (I / NR) * c_row + (I % NR) * w) * simd::load(p.factor + (I % NR) * w)), ...);
-  }
+  ((sum[I] = batch(T(0))), ...);
   const T* a = p.a + m0 * a_row;
   const T* b = p.b;
+  HEED_UNROLL_2
   for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
     if constexpr (NR == 1) {
       const batch b0 = simd::pinned(simd::load(b));
@@ -88,6 +83,11 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
       (std::make_integer_sequence<int, MR>{});
     }
   }
+  if (p.start == start::keep)
+    ((sum[I] += simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
+  else if (p.start == start::scale)
+    ((sum[I] = simd::fma(simd::load(c + (I / NR) * c_row + (I % NR) * w), simd::load(p.factor + (I % NR) * w), sum[I])),
+     ...);
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
   if (p.top == nullptr) return;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {

@@ -63,10 +63,13 @@ HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T fa
                             detail::lanes_of_vector<T>{});
 }
 
-// out[y] lane i = rows[i][first + y]
-template <class T> HEED_INLINE void read_square(const T* const* rows, index_t first, simd::square<T>& out) {
+// out[y] lane i = rows[i][first + y] for y < count; count <= width
+template <class T> HEED_INLINE void read_square(const T* const* rows, index_t first, index_t count, simd::square<T>& out) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    ((out[I] = simd::load(rows[I] + first)), ...);
+    if (count == simd::width<T>)
+      ((out[I] = simd::load(rows[I] + first)), ...);
+    else
+      ((out[I] = simd::load_partial(rows[I] + first, count)), ...);
   }
   (detail::lanes_of_vector<T>{});
   simd::transpose<T>(out);

@@ -43,7 +43,6 @@ template <class T> struct score_rules {
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
   HEED_INLINE bool has_function() const { return function.map_value != nullptr; }
   HEED_INLINE bool any() const { return cap != T(0) || slopes.set() || has_bias() || has_function(); }
-  HEED_INLINE bool may_hide() const { return has_bias() || has_function(); }
 };
 
 template <class T, class Options> score_rules<T> make_score_rules(const Options& opt, index_t head_dim) {
@@ -55,7 +54,10 @@ template <class T, class Options> score_rules<T> make_score_rules(const Options&
   const bool capped = opt.softcap > 0 && opt.softcap < 1e-8 * double{std::numeric_limits<T>::max()};
   rules.unit = static_cast<T>(unit);
   rules.cap = capped ? finite_factor<T>(std::max(opt.softcap * unit, double{std::numeric_limits<T>::min()})) : T(0);
-  rules.query_factor = finite_factor<T>(capped ? scale / opt.softcap : scale * unit);
+  // tanh is 1 long before the bound of a capped factor, which leaves room for a dot product
+  constexpr double room = 1e-10 * double{std::numeric_limits<T>::max()};
+  rules.query_factor = capped ? static_cast<T>(std::isnan(scale) ? scale : std::clamp(scale / opt.softcap, -room, room))
+                              : finite_factor<T>(scale * unit);
   return rules;
 }
 
@@ -124,32 +126,27 @@ template <class T> class score_steps {
       if (biased_) row_[l] = row_[last], offset_[l] = offset_[last];
     }
     for (index_t x = 0; biased_ && x * w < lanes; ++x) {
-      bool same = true, next = true;  // one row for all lanes; lanes next to each other
-      for (auto l = static_cast<std::size_t>(x * w + 1); l < static_cast<std::size_t>((x + 1) * w); ++l) {
+      const auto first = static_cast<std::size_t>(x * w), end = first + static_cast<std::size_t>(w);
+      bool same = row_[first] == row_[first + 1];  // one row for all lanes
+      bool next = row_[first] + 1 == row_[first + 1] && end <= last + 1;  // lanes next to each other
+      for (std::size_t l = first + 1; (same || next) && l < end; ++l) {
         same = same && row_[l] == row_[l - 1];
-        next = next && l <= last && row_[l] == row_[l - 1] + 1;
+        next = next && row_[l] == row_[l - 1] + 1;
       }
       shape_[static_cast<std::size_t>(x)] = same ? shape::one_row : next ? shape::adjacent : shape::rows;
     }
   }
 
-  // Whether any key may have been hidden, by -inf
-  bool apply(const score_rules<T>& rules, const score_region<T>& r) const {
+  void apply(const score_rules<T>& rules, const score_region<T>& r) const {
     if (rules.cap != T(0)) soft_cap(rules.cap, r);
     if (distances_) add_distance(r);
-    batch least(T(0));
-    for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x, least);
-    if (rules.has_function()) {
-      call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
-      each_vector(r, [&least](T* s) {
-        const batch x = simd::load(s) * batch(static_cast<T>(log2e));
-        least = simd::min(x, least);
-        simd::store(s, x);
-      });
-    }
-    T lanes[w];
-    simd::store(lanes, least);
-    return std::any_of(lanes, lanes + w, [](T x) { return x == -std::numeric_limits<T>::infinity(); });
+    for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x);
+    if (!rules.has_function()) return;
+    call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
+    each_vector(r, [](T* s) {
+      const batch x = simd::load(s);
+      simd::store(s, unless_hidden(x, x * batch(static_cast<T>(log2e))));
+    });
   }
 
   // f(score_tile) over a region, for functions of the user
@@ -187,39 +184,43 @@ template <class T> class score_steps {
     }
   }
 
-  // s + term, in units of log 2; -inf whatever s was where the term is -inf
-  HEED_INLINE static void add(T* s, batch term, batch unit, batch& least) {
-    const batch hidden(-std::numeric_limits<T>::infinity());
-    least = simd::min(term, least);  // in this order NaN is passed over
-    simd::store(s, simd::select<T>(term == hidden, hidden, simd::fma(term, unit, simd::load(s))));
+  // -inf where the term is; else the score, which stays visible where it underflows (a bias of the lowest number)
+  HEED_INLINE static batch unless_hidden(batch term, batch score) {
+    const batch hidden(-std::numeric_limits<T>::infinity()), lowest(std::numeric_limits<T>::lowest());
+    return simd::select<T>(term == hidden, hidden, simd::max(lowest, score));
+  }
+  HEED_INLINE static void add(T* s, batch term, batch unit) {
+    simd::store(s, unless_hidden(term, simd::fma(term, unit, simd::load(s))));
   }
 
   template <int... Y>
-  HEED_INLINE static void add_square(T* s, index_t row, const simd::square<T>& terms, batch unit, batch& least,
+  HEED_INLINE static void add_square(T* s, index_t row, index_t count, const simd::square<T>& terms, batch unit,
                                      std::integer_sequence<int, Y...>) {
-    (add(s + Y * row, terms[Y], unit, least), ...);
+    if (count == w)
+      (add(s + Y * row, terms[Y], unit), ...);
+    else
+      ((Y < count ? add(s + Y * row, terms[Y], unit) : void()), ...);
   }
 
-  HEED_NOINLINE void add_bias(T unit_of_scores, const score_region<T>& r, index_t x, batch& lowest) const {
+  HEED_NOINLINE void add_bias(T unit_of_scores, const score_region<T>& r, index_t x) const {
     const batch unit(unit_of_scores);
-    batch least = lowest;
     const T* const* rows = &row_[static_cast<std::size_t>(x * w)];
     const T* const first = rows[0] + r.first * bias_.key;
     T* s = r.scores + (x - r.from) * w;
     const shape how = r.key_step == 1 ? shape_[static_cast<std::size_t>(x)] : shape::rows;
     if (how == shape::one_row) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * bias_.key]), unit, least);
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * bias_.key]), unit);
     } else if (how == shape::adjacent) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * bias_.key), unit, least);
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * bias_.key), unit);
     } else {
       const index_t* const offsets = &offset_[static_cast<std::size_t>(x * w)];
       for (index_t j = 0; j < r.rows(); j += w, s += w * r.row) {
         simd::square<T> terms;
         const index_t count = std::min(w, r.rows() - j), at = j * r.key_step;
-        if (bias_.key == 1 && r.key_step == 1 && count == w) {
+        if (bias_.key == 1 && r.key_step == 1) {
           for (index_t i = 0; i < w; ++i) simd::prefetch(rows[i], r.first + at + 64);
-          read_square<T>(rows, r.first + at, terms);
-          add_square(s, r.row, terms, unit, least, detail::lanes_of_vector<T>{});
+          read_square<T>(rows, r.first + at, count, terms);
+          add_square(s, r.row, count, terms, unit, detail::lanes_of_vector<T>{});
           continue;
         }
         const auto there = [&](index_t i, index_t y) { return at + y * r.key_step + offsets[i] < r.keys; };
@@ -227,11 +228,10 @@ template <class T> class score_steps {
           alignas(64) T cells[w];
           for (index_t i = 0; i < w; ++i)
             cells[i] = there(i, y) ? rows[i][(r.first + at + y * r.key_step) * bias_.key] : T(0);
-          add(s + y * r.row, simd::load(cells), unit, least);
+          add(s + y * r.row, simd::load(cells), unit);
         }
       }
     }
-    lowest = least;
   }
 
   bool called_ = false, distances_ = false, biased_ = false;
