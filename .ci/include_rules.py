@@ -76,8 +76,8 @@ def form(text):
     if not re.match(r"(#!.*\n)?(//|#) SPDX-License-Identifier: BSD-3-Clause\n", text):
         yield "the first line does not name the licence"
     for number, line in enumerate(text.splitlines(), 1):
-        if len(line) > 130:
-            yield f"line {number} has {len(line)} columns, more than 130"
+        if len(line) > 120:
+            yield f"line {number} has {len(line)} columns, more than 120"
         if line != line.rstrip() or "\t" in line:
             yield f"line {number} has a tab or spaces at its end"
 

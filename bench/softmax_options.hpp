@@ -2,8 +2,8 @@
 #pragma once
 
 // Rows of softmax_bench.cpp: what options cost.
-//   options/<name>        one head, N = M = 2048, D = E = 64: x_plain is the time over that of the same call without the
-//                         option, both timed in every iteration
+//   options/<name>        one head, N = M = 2048, D = E = 64: x_plain is the time over that of the call
+//                         without the option, both timed in every iteration
 //   packed/...            sequences end to end over the same as a batch; lengths of half the keys over all of them
 //   board/<squares>/B<B>  8 heads, D = E = 32, an additive bias per head, beside two Eigen products with the same bias
 // Include it after support/eigen_baseline.hpp.
@@ -101,10 +101,11 @@ inline void add_option_costs() {
       const auto run = [&](const heed::softmax::options<float>& options) {
         heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options);
       };
-      time_ratio(state, "x_plain", [&] { run(with->options); }, [&] { run({}); });
+      time_ratio(
+          state, "x_plain", [&] { run(with->options); }, [&] { run({}); });
       set_rates<float>(state, x.at);
-      state.SetLabel(path_and_why(
-          heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), with->options)));
+      state.SetLabel(
+          path_and_why(heed::softmax::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), with->options)));
     })->UseManualTime();
 }
 
@@ -116,46 +117,47 @@ inline void add_packed_rows() {
     std::vector<std::int32_t> offsets;
     for (index_t i = 0; i <= count; ++i) offsets.push_back(static_cast<std::int32_t>(i * each));
     const auto batch = [&](auto* data) { return heed::bhsd(data, count, 1, each, x.at.d); };
-    time_ratio(state, "x_batch",
-               [&] {
-                 heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(),
-                                        {.mask = heed::packed(offsets, offsets)});
-               },
-               [&] {
-                 heed::softmax::forward(batch(std::as_const(x.q).data()), batch(std::as_const(x.k).data()),
-                                        batch(std::as_const(x.v).data()), batch(x.o.data()));
-               });
+    time_ratio(
+        state, "x_batch",
+        [&] {
+          heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(),
+                                 {.mask = heed::packed(offsets, offsets)});
+        },
+        [&] {
+          heed::softmax::forward(batch(std::as_const(x.q).data()), batch(std::as_const(x.k).data()),
+                                 batch(std::as_const(x.v).data()), batch(x.o.data()));
+        });
   })->UseManualTime();
   // Lengths 1/64 to 63/64 of the longest, their mean a half: keys cut by key_lengths, and both sides by packed.
   for (const bool packed : {false, true})
-    add(std::string("packed/ragged/") + (packed ? "packed" : "key_lengths"),
-        [packed](benchmark::State& state, const std::string& row) {
-          show_progress(row);
-          constexpr index_t count = 15, longest = 1024;
-          tensors<float> x({.n = count * longest, .m = count * longest});
-          std::vector<std::int32_t> lengths, offsets{0};
-          for (index_t i = 1; i <= count; ++i) {
-            lengths.push_back(static_cast<std::int32_t>(i * longest / (count + 1)));
-            offsets.push_back(offsets.back() + lengths.back());
-          }
-          const auto batch = [&](auto* data) { return heed::bhsd(data, count, 1, longest, x.at.d); };
-          const auto in_batch = [&](const heed::softmax::options<float>& options) {
-            heed::softmax::forward(batch(std::as_const(x.q).data()), batch(std::as_const(x.k).data()),
-                                   batch(std::as_const(x.v).data()), batch(x.o.data()), options);
-          };
-          const auto rows = [&](auto* data) { return heed::matrix(data, offsets.back(), x.at.d); };
-          time_ratio(state, "x_padded",
-                     [&] {
-                       if (packed)
-                         heed::softmax::forward(rows(std::as_const(x.q).data()), rows(std::as_const(x.k).data()),
-                                                rows(std::as_const(x.v).data()), rows(x.o.data()),
-                                                {.mask = heed::packed(offsets, offsets)});
-                       else
-                         in_batch({.mask = heed::key_lengths(lengths)});
-                     },
-                     [&] { in_batch({}); });
-        })
-        ->UseManualTime();
+    add(std::string("packed/ragged/") + (packed ? "packed" : "key_lengths"), [packed](benchmark::State& state,
+                                                                                      const std::string& row) {
+      show_progress(row);
+      constexpr index_t count = 15, longest = 1024;
+      tensors<float> x({.n = count * longest, .m = count * longest});
+      std::vector<std::int32_t> lengths, offsets{0};
+      for (index_t i = 1; i <= count; ++i) {
+        lengths.push_back(static_cast<std::int32_t>(i * longest / (count + 1)));
+        offsets.push_back(offsets.back() + lengths.back());
+      }
+      const auto batch = [&](auto* data) { return heed::bhsd(data, count, 1, longest, x.at.d); };
+      const auto in_batch = [&](const heed::softmax::options<float>& options) {
+        heed::softmax::forward(batch(std::as_const(x.q).data()), batch(std::as_const(x.k).data()),
+                               batch(std::as_const(x.v).data()), batch(x.o.data()), options);
+      };
+      const auto rows = [&](auto* data) { return heed::matrix(data, offsets.back(), x.at.d); };
+      time_ratio(
+          state, "x_padded",
+          [&] {
+            if (packed)
+              heed::softmax::forward(rows(std::as_const(x.q).data()), rows(std::as_const(x.k).data()),
+                                     rows(std::as_const(x.v).data()), rows(x.o.data()),
+                                     {.mask = heed::packed(offsets, offsets)});
+            else
+              in_batch({.mask = heed::key_lengths(lengths)});
+          },
+          [&] { in_batch({}); });
+    })->UseManualTime();
 }
 
 inline void add_board_rows() {
@@ -167,8 +169,7 @@ inline void add_board_rows() {
       add(name, [s, batch](benchmark::State& state, const std::string& row) {
         tensors<float> x(s);
         const auto bias = small_numbers(8 * s.n * s.m);
-        const heed::softmax::options<float> options{
-            .bias = {bias.data(), {1, 8, s.n, s.m}, {0, s.n * s.m, s.m, 1}}};
+        const heed::softmax::options<float> options{.bias = {bias.data(), {1, 8, s.n, s.m}, {0, s.n * s.m, s.m, 1}}};
         const auto view = [&](auto* data) { return heed::bhsd(data, batch, 8, s.n, s.d); };
         const auto q = view(std::as_const(x.q).data()), k = view(std::as_const(x.k).data()),
                    v = view(std::as_const(x.v).data());

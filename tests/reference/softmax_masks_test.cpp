@@ -50,7 +50,8 @@ std::vector<bool> visible_pairs(const tensors& t, const options& how) {
 
 struct answer {
   explicit answer(const shape& s)
-      : o(static_cast<std::size_t>(s.batch * s.out_heads() * s.queries * s.dim), 77), lse(o.size() / static_cast<std::size_t>(s.dim), 77) {}
+      : o(static_cast<std::size_t>(s.batch * s.out_heads() * s.queries * s.dim), 77),
+        lse(o.size() / static_cast<std::size_t>(s.dim), 77) {}
   std::vector<double> o, lse;
 };
 
@@ -96,9 +97,10 @@ TEST_CASE("packed under every mask and option: the numbers of one call per seque
         const scope one = parts.alone(b);
         options mine = parts.of({&first, &second}, one);
         mine.lse = {each.lse.data() + one.first_query, {1, 4, one.queries}, {0, s.queries, 1}};
-        heed::reference::softmax::forward(
-            heed::slice(t.queries(), 2, one.first_query, one.queries), heed::slice(t.keys(), 2, one.first_key, one.keys),
-            heed::slice(t.values(), 2, one.first_key, one.keys), heed::slice(output(each), 2, one.first_query, one.queries), mine);
+        heed::reference::softmax::forward(heed::slice(t.queries(), 2, one.first_query, one.queries),
+                                          heed::slice(t.keys(), 2, one.first_key, one.keys),
+                                          heed::slice(t.values(), 2, one.first_key, one.keys),
+                                          heed::slice(output(each), 2, one.first_query, one.queries), mine);
       }
       CHECK(all.o == each.o);
       CHECK(all.lse == each.lse);

@@ -20,7 +20,8 @@ using namespace heed_test;
 
 namespace {
 
-constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+constexpr std::int32_t least = std::numeric_limits<std::int32_t>::min(),
+                       most = std::numeric_limits<std::int32_t>::max();
 constexpr float float_max = std::numeric_limits<float>::max();
 constexpr shape many{1, 2, 1, 40, 90, 8, 8}, few{1, 2, 1, 3, 90, 8, 8}, one_key{1, 2, 1, 20, 1, 8, 8};
 constexpr shape shapes[] = {many, few, one_key, {1, 1, 1, 1, 1, 8, 8}};
@@ -30,14 +31,15 @@ constexpr shape shapes[] = {many, few, one_key, {1, 1, 1, 1, 1, 8, 8}};
 TEST_CASE("places at the ends of int32") {
   for (const shape& s : shapes) {
     const auto n = static_cast<std::int32_t>(s.queries);
-    for (const std::int32_t first : {least, least + 1, least + n, -(1 << 24) - 1, (1 << 24) + 1, most - n - 100, most - n + 1, most - 1, most}) {
+    for (const std::int32_t first :
+         {least, least + 1, least + n, -(1 << 24) - 1, (1 << 24) + 1, most - n - 100, most - n + 1, most - 1, most}) {
       INFO(to_string(s) << ", first place " << first);
       const std::vector<std::int32_t> place{first};
       const heed::alignment align = heed::first_place(place);
       const auto near = [](const heed::position& at) { return at.place < 0 || at.key % 2 == at.place % 2; };
-      for (const heed::mask& mask :
-           {heed::mask{}, heed::causal(), heed::window(5), heed::window(-1, 3), heed::window(3, -1), heed::window(3, -1, 7),
-            heed::window(most, most), heed::visible_if(near), heed::causal() & heed::visible_if(near)})
+      for (const heed::mask& mask : {heed::mask{}, heed::causal(), heed::window(5), heed::window(-1, 3),
+                                     heed::window(3, -1), heed::window(3, -1, 7), heed::window(most, most),
+                                     heed::visible_if(near), heed::causal() & heed::visible_if(near)})
         for (const double slope : {0.0, 1e-9, 0.5}) {
           heed::softmax::options<float> how{.mask = mask, .align = align};
           if (slope > 0) how.alibi_slopes = slope;
@@ -51,7 +53,8 @@ TEST_CASE("places at the ends of int32") {
 TEST_CASE("soft-caps from nearly nothing to none") {
   for (const shape& s : shapes)
     for (const bool with_function : {false, true})
-      for (const double cap : {1e-30, 1e-20, 1e-6, 1.0, 1e6, 1e20, 1e29, 1e38, 1e300, std::numeric_limits<double>::infinity()}) {
+      for (const double cap :
+           {1e-30, 1e-20, 1e-6, 1.0, 1e6, 1e20, 1e29, 1e38, 1e300, std::numeric_limits<double>::infinity()}) {
         INFO(to_string(s) << ", soft-cap " << cap << with_function);
         heed::softmax::options<float> how{.softcap = cap};
         heed::softmax::options<double> wide{.softcap = cap};
@@ -86,7 +89,8 @@ TEST_CASE("slopes 0 and large, per head and mixed") {
     const std::vector<float> zero{0, 0};
     check<float>(s, {.alibi_slopes = 0});
     if (s.out_heads() == 2) check<float>(s, {.alibi_slopes = mixed});
-    for (const double slope : {1e-30, 10.0, 1e4, 1e30}) check<float>(s, {.mask = heed::causal(), .alibi_slopes = slope});
+    for (const double slope : {1e-30, 10.0, 1e4, 1e30})
+      check<float>(s, {.mask = heed::causal(), .alibi_slopes = slope});
     if (s.out_heads() != 2) continue;
     softmax_case<float> none(s), zeros(s, {.alibi_slopes = zero});
     none.forward(), zeros.forward();
@@ -188,12 +192,23 @@ TEST_CASE("bias, keep and ids with strides 0 and negative") {
       index_t first;
       std::array<index_t, 4> strides;
     };
-    const placing ways[] = {{0, {0, 0, 0, 0}},           {0, {0, 0, 0, 1}},           {m - 1, {0, 0, 0, -1}},
-                            {0, {0, n * m, m, 1}},       {n * m - m, {0, n * m, -m, 1}}, {n * m - 1, {0, 0, -m, -1}},
-                            {n * m, {0, -n * m, m, 1}},  {0, {0, 0, 1, n}},           {n - 1, {0, 0, -1, n}},
-                            {n, {0, 0, -1, 1}},          {m, {0, 0, 1, -1}},          {0, {0, 0, 1, 1}},
-                            {0, {0, 0, 1, 0}},           {n, {0, 0, -1, 0}},          {0, {0, 0, 0, 2}},
-                            {0, {0, 0, 2, 1}},           {2 * m, {0, 0, 1, -2}}};
+    const placing ways[] = {{0, {0, 0, 0, 0}},
+                            {0, {0, 0, 0, 1}},
+                            {m - 1, {0, 0, 0, -1}},
+                            {0, {0, n * m, m, 1}},
+                            {n * m - m, {0, n * m, -m, 1}},
+                            {n * m - 1, {0, 0, -m, -1}},
+                            {n * m, {0, -n * m, m, 1}},
+                            {0, {0, 0, 1, n}},
+                            {n - 1, {0, 0, -1, n}},
+                            {n, {0, 0, -1, 1}},
+                            {m, {0, 0, 1, -1}},
+                            {0, {0, 0, 1, 1}},
+                            {0, {0, 0, 1, 0}},
+                            {n, {0, 0, -1, 0}},
+                            {0, {0, 0, 0, 2}},
+                            {0, {0, 0, 2, 1}},
+                            {2 * m, {0, 0, 1, -2}}};
     for (const auto& [first, strides] : ways) {
       INFO(to_string(s) << ", from " << first << ", strides " << strides[1] << " " << strides[2] << " " << strides[3]);
       check<float>(s, {.bias = {numbers.data() + first, {1, 2, n, m}, strides}});
@@ -251,10 +266,14 @@ TEST_CASE("keep of nothing and of everything, in blocks") {
 }
 
 TEST_CASE("ids that differ in the low or the high half only, and of either sign") {
-  const std::vector<std::vector<std::int32_t>> sets = {
-      {0, 1, 0x10000, 0x10001},        {-1, 0xffff, -0x10000, 0},   {least, most, -1, 0},
-      {0x7fff0000, 0x7fff0001, 0, 1},  {-2, -1, 0xfffe, 0xffff},    {least, least + 1, least + 0x10000, 0},
-      {16777216, 16777217, 16777218, 16777219}, {-16777217, -16777216, 16777217, 16777216}};
+  const std::vector<std::vector<std::int32_t>> sets = {{0, 1, 0x10000, 0x10001},
+                                                       {-1, 0xffff, -0x10000, 0},
+                                                       {least, most, -1, 0},
+                                                       {0x7fff0000, 0x7fff0001, 0, 1},
+                                                       {-2, -1, 0xfffe, 0xffff},
+                                                       {least, least + 1, least + 0x10000, 0},
+                                                       {16777216, 16777217, 16777218, 16777219},
+                                                       {-16777217, -16777216, 16777217, 16777216}};
   for (const shape& s : {many, few, shape{1, 2, 1, 80, 300, 8, 8}})
     for (const auto& set : sets)
       for (const index_t run : {1, 7, 32}) {  // mixed, and in order as documents are

@@ -20,8 +20,8 @@ using heed::position;
 namespace {
 
 // Both drivers, groups, more key/value heads, several tiles of queries and keys, odd sizes.
-constexpr shape shapes[] = {{3, 4, 2, 37, 53, 8, 8},  {1, 1, 1, 150, 300, 8, 8}, {2, 2, 6, 20, 30, 8, 8},
-                            {3, 4, 2, 3, 53, 8, 8},   {2, 6, 1, 1, 300, 8, 8},   {2, 1, 3, 5, 140, 8, 8}};
+constexpr shape shapes[] = {{3, 4, 2, 37, 53, 8, 8}, {1, 1, 1, 150, 300, 8, 8}, {2, 2, 6, 20, 30, 8, 8},
+                            {3, 4, 2, 3, 53, 8, 8},  {2, 6, 1, 1, 300, 8, 8},   {2, 1, 3, 5, 140, 8, 8}};
 
 // A number in [-1, 1) of all of a position; exact in float.
 template <class T> T mix(const position& at) {
@@ -37,11 +37,13 @@ struct watch {
   std::vector<std::int32_t> times;
   int bad = 0;
   void see(const position& at) {
-    const bool legal = at.batch >= 0 && at.batch < s.batch && at.head >= 0 && at.head < s.out_heads() && at.query >= 0 &&
-                       at.query < s.queries && at.key >= 0 && at.key < s.keys && at.place == at.query + s.keys - s.queries;
+    const bool legal = at.batch >= 0 && at.batch < s.batch && at.head >= 0 && at.head < s.out_heads() &&
+                       at.query >= 0 && at.query < s.queries && at.key >= 0 && at.key < s.keys &&
+                       at.place == at.query + s.keys - s.queries;
     bad += !legal;
     if (legal)
-      ++times[static_cast<std::size_t>(((at.batch * s.out_heads() + at.head) * s.queries + at.query) * s.keys + at.key)];
+      ++times[static_cast<std::size_t>(((at.batch * s.out_heads() + at.head) * s.queries + at.query) * s.keys +
+                                       at.key)];
   }
 };
 
@@ -95,7 +97,8 @@ TEST_CASE("every visible pair is asked about, and no position that is none") {
     for (const bool predicate : {true, false})
       for (const heed::mask& mask : {heed::mask{}, heed::causal()}) {
         INFO(to_string(s) << (predicate ? ", visible_if" : ", score"));
-        watch seen{s, std::vector<std::int32_t>(static_cast<std::size_t>(s.batch * s.out_heads() * s.queries * s.keys))};
+        watch seen{s,
+                   std::vector<std::int32_t>(static_cast<std::size_t>(s.batch * s.out_heads() * s.queries * s.keys))};
         softmax_case<float> x(s, {.mask = mask});
         if (predicate)
           x.options.mask = mask & heed::visible_if([&seen](const position& at) { return seen.see(at), true; });
@@ -109,8 +112,10 @@ TEST_CASE("every visible pair is asked about, and no position that is none") {
             for (index_t i = 0; i < s.queries; ++i)
               for (index_t j = 0; j < s.keys; ++j) {
                 const bool visible = heed::detail::parts(mask).present == 0 || j <= i + s.keys - s.queries;
-                all = all && (!visible || seen.times[static_cast<std::size_t>(
-                                              ((b * s.out_heads() + h) * s.queries + i) * s.keys + j)] >= 1);
+                all =
+                    all &&
+                    (!visible ||
+                     seen.times[static_cast<std::size_t>(((b * s.out_heads() + h) * s.queries + i) * s.keys + j)] >= 1);
               }
         CHECK(all);
       }
@@ -131,16 +136,16 @@ TEST_CASE("32 bytes of captures, by value and by reference") {
 
     // What a function refers to is read during the call, not before it.
     std::vector<float> table(static_cast<std::size_t>(s.keys), 0);
-    softmax_case<float> x(s, {.score = [&table](float y, const position& at) {
-                            return y + table[static_cast<std::size_t>(at.key)];
-                          }});
+    softmax_case<float> x(
+        s, {.score = [&table](float y, const position& at) { return y + table[static_cast<std::size_t>(at.key)]; }});
     for (std::size_t j = 0; j < table.size(); ++j) table[j] = static_cast<float>(j % 5) - 2;
     check(x);
     std::vector<float> bias = table;  // the same as a bias per key
     softmax_case<float> y(s, {.bias = {bias.data(), {1, 1, 1, s.keys}, {0, 0, 0, 1}}});
     y.forward();
     double worst = 0;
-    for (index_t i = 0; i < s.queries; ++i) worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, i, 0) - y.o(0, 0, i, 0))));
+    for (index_t i = 0; i < s.queries; ++i)
+      worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, i, 0) - y.o(0, 0, i, 0))));
     CHECK(worst < 1e-5);
   }
 }
@@ -150,7 +155,8 @@ TEST_CASE("function pointers") {
     static float score(float x, const position& at) { return 0.5f * x + 0.01f * static_cast<float>(at.key); }
     static bool sees(const position& at) { return at.key % 2 == 0 || at.place == at.key; }
   };
-  for (const shape& s : shapes) check<float>(s, {.mask = heed::visible_if(&functions::sees), .score = &functions::score});
+  for (const shape& s : shapes)
+    check<float>(s, {.mask = heed::visible_if(&functions::sees), .score = &functions::score});
 }
 
 TEST_CASE("a score function sees what scale, soft-cap, ALiBi and bias have made, in natural units") {
@@ -160,7 +166,9 @@ TEST_CASE("a score function sees what scale, soft-cap, ALiBi and bias have made,
     random_numbers random(3);
     for (float& b : bias) b = static_cast<float>(random.normal());
     std::vector<double> told(static_cast<std::size_t>(2 * s.queries * s.keys), 1e9);
-    softmax_case<float> x(s, {.scale = 0.6, .softcap = 1.25, .alibi_slopes = 0.03,
+    softmax_case<float> x(s, {.scale = 0.6,
+                              .softcap = 1.25,
+                              .alibi_slopes = 0.03,
                               .bias = {bias.data(), {1, 1, s.queries, s.keys}, {0, 0, s.keys, 1}},
                               .score = [&told, &s](float y, const position& at) {
                                 told[static_cast<std::size_t>((at.head * s.queries + at.query) * s.keys + at.key)] =
@@ -177,7 +185,8 @@ TEST_CASE("a score function sees what scale, soft-cap, ALiBi and bias have made,
           const double expected = 1.25 * std::tanh(0.6 * dot / 1.25) -
                                   0.03 * std::abs(static_cast<double>(i + s.keys - s.queries - j)) +
                                   static_cast<double>(bias[static_cast<std::size_t>(i * s.keys + j)]);
-          worst = std::max(worst, std::abs(expected - told[static_cast<std::size_t>((h * s.queries + i) * s.keys + j)]));
+          worst =
+              std::max(worst, std::abs(expected - told[static_cast<std::size_t>((h * s.queries + i) * s.keys + j)]));
         }
     CHECK(worst < 1e-5);
   }

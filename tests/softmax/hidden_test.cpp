@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <iterator>
 #include <limits>
 #include <string>
 #include <vector>
@@ -20,7 +21,8 @@ namespace {
 constexpr double nan_value = std::numeric_limits<double>::quiet_NaN(), inf = std::numeric_limits<double>::infinity();
 
 // Many rows with a group; many rows; few rows with a group; one row. Keys over two and three tiles of either driver.
-constexpr shape shapes[] = {{1, 4, 2, 30, 300, 12, 9}, {1, 1, 1, 80, 300, 8, 20}, {1, 4, 2, 3, 300, 12, 9}, {1, 1, 1, 1, 300, 8, 20}};
+constexpr shape shapes[] = {
+    {1, 2, 1, 34, 300, 12, 9}, {1, 1, 1, 33, 300, 8, 20}, {1, 4, 2, 3, 300, 12, 9}, {1, 1, 1, 1, 300, 8, 20}};
 constexpr index_t key_classes[] = {0, 1, 127, 128, 255, 256, 299};
 
 struct pair_list {  // whether row (head, query) of batch 0 sees a key
@@ -60,7 +62,8 @@ template <class T> class hiders {
     all.push_back({"causal, top_left", {.mask = heed::causal(), .align = heed::top_left}});
     mask("key_lengths on a tile's border", heed::key_lengths(lengths_));
     mask("window over a border", heed::window(171, -42));
-    all.back().options.mask = heed::window(171) & heed::visible_if([](const heed::position& p) { return p.place - p.key > 42; });
+    all.back().options.mask =
+        heed::window(171) & heed::visible_if([](const heed::position& p) { return p.place - p.key > 42; });
     mask("packed", heed::packed(query_offsets_, key_offsets_));
     mask("packed and causal", heed::packed(query_offsets_, key_offsets_) & heed::causal());
     mask("keep_first with a gap", heed::window(40, 0, 1));
@@ -111,13 +114,13 @@ template <class T> void check_bad_keys(const std::vector<shape>& sizes) {
     for (const auto& [name, options] : set.all) {
       const pair_list sees = pairs_of(softmax_case<T>(s, options));
       for (const index_t key : key_classes)
-        for (int kind = 0; kind < 4; ++kind) {
+        for (int kind = 0; kind < 3; ++kind) {
           INFO(to_string(s) << ", " << name << ", key " << key << ", kind " << kind);
           softmax_case<T> x(s, options);
           if (kind == 0)
             poison_key(x, x.k, key, nan_value);
           else
-            poison_key(x, x.v, key, kind == 1 ? nan_value : kind == 2 ? inf : -inf);
+            poison_key(x, x.v, key, kind == 1 ? nan_value : key % 2 == 0 ? inf : -inf);
           check(x);
           int wrong = 0;
           for (index_t h = 0; h < s.out_heads(); ++h)
@@ -136,7 +139,9 @@ template <class T> void check_bad_keys(const std::vector<shape>& sizes) {
 TEST_CASE("float: a bad key reaches the rows that see it and no other") {
   check_bad_keys<float>({std::begin(shapes), std::end(shapes)});
 }
-TEST_CASE("double: a bad key reaches the rows that see it and no other") { check_bad_keys<double>({shapes[0], shapes[2]}); }
+TEST_CASE("double: a bad key reaches the rows that see it and no other") {
+  check_bad_keys<double>({shapes[0], shapes[2]});
+}
 
 TEST_CASE("all hidden keys bad at once, in k and v: the bits of the call without them") {
   int with_unseen = 0;
@@ -192,8 +197,8 @@ TEST_CASE("NaN or +inf in the bias of hidden pairs: the same bits") {
                   worse[static_cast<std::size_t>(h * pairs + (transposed ? j * s.queries + i : i * s.keys + j))] =
                       static_cast<float>(bad);
           softmax_case<float> x(s, how);
-          x.options.bias = {worse.data(), {1, heads, s.queries, s.keys},
-                            {0, pairs, how.bias.stride(2), how.bias.stride(3)}};
+          x.options.bias = {
+              worse.data(), {1, heads, s.queries, s.keys}, {0, pairs, how.bias.stride(2), how.bias.stride(3)}};
           x.forward();
           CHECK((same_bits(x.o, clean.o) && same_bits(x.lse, clean.lse)));
         }
@@ -210,14 +215,16 @@ TEST_CASE("NaN or +inf in the bias of one visible pair: that row, and no other b
         for (const double bad : {nan_value, inf}) {
           INFO(to_string(s) << ", key " << key);
           std::vector<float> bias(static_cast<std::size_t>(heads * pairs), 0.5f);
-          const heed::tensor_view<const float, 4> view(bias.data(), {1, heads, s.queries, s.keys}, {0, pairs, s.keys, 1});
+          const heed::tensor_view<const float, 4> view(bias.data(), {1, heads, s.queries, s.keys},
+                                                       {0, pairs, s.keys, 1});
           softmax_case<float> clean(s, {.mask = mask, .bias = view}), x(s, {.mask = mask, .bias = view});
           clean.forward();
           bias[static_cast<std::size_t>(head * pairs + row * s.keys + key)] = static_cast<float>(bad);
           check(x);
           int wrong = 0;
           for (index_t h = 0; h < heads; ++h)
-            for (index_t i = 0; i < s.queries; ++i) wrong += h == head && i == row ? !all_nan(x, h, i) : !same_row(x, clean, h, i);
+            for (index_t i = 0; i < s.queries; ++i)
+              wrong += h == head && i == row ? !all_nan(x, h, i) : !same_row(x, clean, h, i);
           CHECK(wrong == 0);
           CHECK(std::isnan(x.lse(0, head, row)));
         }

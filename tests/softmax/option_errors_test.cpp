@@ -123,9 +123,8 @@ TEST_CASE("packed: what is per sequence") {
   bad_packed("prefix beyond the sequence", {"prefix_lm", "0", "4", "3"}, q, k, heed::prefix_lm(long_first));
   bad_packed("lengths: count", {"key_lengths", "1", "2", "packed"}, q, k, heed::key_lengths(single));
   bad_packed("prefix: count", {"prefix_lm", "1", "2", "packed"}, q, k, heed::prefix_lm(single));
-  refused(flat, "places: count", {"first_place", "1", "2", "packed"}, [&](call& c) {
-    c.options.mask = heed::packed(q, k), c.options.align = heed::first_place(single);
-  });
+  refused(flat, "places: count", {"first_place", "1", "2", "packed"},
+          [&](call& c) { c.options.mask = heed::packed(q, k), c.options.align = heed::first_place(single); });
   accepted(flat, "lengths of the sequences", [&](call& c) {
     c.options.mask = heed::packed(q, k) & heed::key_lengths(fits) & heed::prefix_lm(fits);
     c.options.align = heed::first_place(fits);
@@ -157,14 +156,27 @@ TEST_CASE("counts of what is per head") {
 
 TEST_CASE("shapes of bias, keep and segments: axis, extent and what it must be") {
   const float* const x = pair_numbers.data();
-  bad("bias: batch", {"bias", "0", "3", "2"}, [&](call& c) { c.options.bias = bias_view(x, {3, 1, 1, 1}, {0, 0, 0, 0}); });
-  bad("bias: heads", {"bias", "1", "2", "4"}, [&](call& c) { c.options.bias = bias_view(x, {1, 2, 5, 7}, {0, 35, 7, 1}); });
-  bad("bias: queries", {"bias", "2", "4", "5"}, [&](call& c) { c.options.bias = bias_view(x, {1, 1, 4, 7}, {0, 0, 7, 1}); });
-  bad("bias: keys", {"bias", "3", "6", "7"}, [&](call& c) { c.options.bias = bias_view(x, {1, 1, 5, 6}, {0, 0, 7, 1}); });
-  bad("bias: no keys", {"bias", "3", "0", "7"}, [&](call& c) { c.options.bias = bias_view(x, {1, 1, 1, 0}, {0, 0, 0, 1}); });
-  bad("bias is o", {"bias", "o"}, [](call& c) { c.options.bias = bias_view(c.x.o.view().data(), {1, 1, 1, 7}, {0, 0, 0, 1}); });
-  bad("bias is lse", {"bias", "lse"},
-      [](call& c) { c.options.bias = bias_view(c.x.lse.view().data(), {1, 1, 1, 7}, {0, 0, 0, 1}); });
+  bad("bias: batch", {"bias", "0", "3", "2"}, [&](call& c) {
+    c.options.bias = bias_view(x, {3, 1, 1, 1}, {0, 0, 0, 0});
+  });
+  bad("bias: heads", {"bias", "1", "2", "4"}, [&](call& c) {
+    c.options.bias = bias_view(x, {1, 2, 5, 7}, {0, 35, 7, 1});
+  });
+  bad("bias: queries", {"bias", "2", "4", "5"}, [&](call& c) {
+    c.options.bias = bias_view(x, {1, 1, 4, 7}, {0, 0, 7, 1});
+  });
+  bad("bias: keys", {"bias", "3", "6", "7"}, [&](call& c) {
+    c.options.bias = bias_view(x, {1, 1, 5, 6}, {0, 0, 7, 1});
+  });
+  bad("bias: no keys", {"bias", "3", "0", "7"}, [&](call& c) {
+    c.options.bias = bias_view(x, {1, 1, 1, 0}, {0, 0, 0, 1});
+  });
+  bad("bias is o", {"bias", "o"}, [](call& c) {
+    c.options.bias = bias_view(c.x.o.view().data(), {1, 1, 1, 7}, {0, 0, 0, 1});
+  });
+  bad("bias is lse", {"bias", "lse"}, [](call& c) {
+    c.options.bias = bias_view(c.x.lse.view().data(), {1, 1, 1, 7}, {0, 0, 0, 1});
+  });
   const auto kept = [](call& c, const keep_view& v) { c.options.mask = heed::keep(v); };
   bad("keep: batch", {"keep", "0", "3", "2"}, [&](call& c) { kept(c, {visible, {3, 1, 1, 1}, {0, 0, 0, 0}}); });
   bad("keep: heads", {"keep", "1", "3", "4"}, [&](call& c) { kept(c, {visible, {1, 3, 5, 7}, {0, 35, 7, 1}}); });
@@ -175,9 +187,15 @@ TEST_CASE("shapes of bias, keep and segments: axis, extent and what it must be")
   const std::int32_t* const id = ids.data();
   const auto divided = [](call& c, const ids_view& q, const ids_view& k) { c.options.mask = heed::segments(q, k); };
   const ids_view q(id, {2, 5}, {5, 1}), k(id, {2, 7}, {7, 1});
-  bad("query ids: batch", {"segments", "query_ids", "0", "1", "2"}, [&](call& c) { divided(c, {id, {1, 5}, {5, 1}}, k); });
-  bad("query ids: count", {"segments", "query_ids", "1", "4", "5"}, [&](call& c) { divided(c, {id, {2, 4}, {4, 1}}, k); });
-  bad("query ids: one for all", {"segments", "query_ids", "1", "5"}, [&](call& c) { divided(c, {id, {2, 1}, {1, 1}}, k); });
+  bad("query ids: batch", {"segments", "query_ids", "0", "1", "2"}, [&](call& c) {
+    divided(c, {id, {1, 5}, {5, 1}}, k);
+  });
+  bad("query ids: count", {"segments", "query_ids", "1", "4", "5"}, [&](call& c) {
+    divided(c, {id, {2, 4}, {4, 1}}, k);
+  });
+  bad("query ids: one for all", {"segments", "query_ids", "1", "5"}, [&](call& c) {
+    divided(c, {id, {2, 1}, {1, 1}}, k);
+  });
   bad("key ids: batch", {"segments", "key_ids", "0", "3", "2"}, [&](call& c) { divided(c, q, {id, {3, 7}, {7, 1}}); });
   bad("key ids: count", {"segments", "key_ids", "1", "8", "7"}, [&](call& c) { divided(c, q, {id, {2, 8}, {8, 1}}); });
   bad("query ids: null", {"segments", "query_ids", "null"}, [&](call& c) { divided(c, {nullptr, {2, 5}, {5, 1}}, k); });
@@ -188,7 +206,8 @@ TEST_CASE("shapes of bias, keep and segments: axis, extent and what it must be")
 TEST_CASE("a null bias is no bias; arrays without elements may be null") {
   accepted(good, "bias", [](call& c) { c.options.bias = bias_view(nullptr, {1, 1, 3, 3}, {0, 0, 3, 1}); });
   accepted({0, 4, 2, 5, 7, 8, 6}, "no batches", [](call& c) {
-    c.options.mask = heed::key_lengths({}) & heed::prefix_lm({}) & heed::segments({nullptr, {0, 5}, {5, 1}}, {nullptr, {0, 7}, {7, 1}});
+    c.options.mask = heed::key_lengths({}) & heed::prefix_lm({}) &
+                     heed::segments({nullptr, {0, 5}, {5, 1}}, {nullptr, {0, 7}, {7, 1}});
     c.options.align = heed::first_place({});
   });
   accepted({1, 4, 2, 0, 0, 8, 6}, "no tokens", [](call& c) {

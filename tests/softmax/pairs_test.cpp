@@ -123,7 +123,8 @@ TEST_CASE("equal parts of one kind join") {
       once.forward(), twice.forward();
       CHECK((same_bits(once.o, twice.o) && same_bits(once.lse, twice.lse)));
     }
-    softmax_case<float> both(s, {.mask = heed::window(20, -1) & heed::causal() & heed::window(-1, 7) & heed::window(9, 3)}),
+    softmax_case<float> both(
+        s, {.mask = heed::window(20, -1) & heed::causal() & heed::window(-1, 7) & heed::window(9, 3)}),
         one(s, {.mask = heed::window(9, 0)});
     both.forward(), one.forward();
     CHECK((same_bits(both.o, one.o) && same_bits(both.lse, one.lse)));

@@ -23,24 +23,38 @@ bool says(const heed::plan& plan, const std::string& word) {
 }
 const char* word_of(part_kind kind) {
   switch (kind) {
-    case part_kind::softcap: return "softcap";
-    case part_kind::alibi: return "alibi_slopes";
-    case part_kind::bias: return "bias";
-    case part_kind::score: return "score";
-    case part_kind::sink: return "sink_logits";
-    case part_kind::align: return "";
-    case part_kind::causal: return "causal";
-    case part_kind::window: return "window";
-    case part_kind::key_lengths: return "key_lengths";
-    case part_kind::prefix: return "prefix_lm";
-    case part_kind::segments: return "segments";
-    case part_kind::keep: return "keep";
-    case part_kind::user: return "visible_if";
+    case part_kind::softcap:
+      return "softcap";
+    case part_kind::alibi:
+      return "alibi_slopes";
+    case part_kind::bias:
+      return "bias";
+    case part_kind::score:
+      return "score";
+    case part_kind::sink:
+      return "sink_logits";
+    case part_kind::align:
+      return "";
+    case part_kind::causal:
+      return "causal";
+    case part_kind::window:
+      return "window";
+    case part_kind::key_lengths:
+      return "key_lengths";
+    case part_kind::prefix:
+      return "prefix_lm";
+    case part_kind::segments:
+      return "segments";
+    case part_kind::keep:
+      return "keep";
+    case part_kind::user:
+      return "visible_if";
   }
   return "";
 }
-constexpr const char* all_words[] = {"softcap", "alibi_slopes", "bias",      "scores changed", "sink_logits", "causal",
-                                     "window",  "key_lengths",  "prefix_lm", "segments",       "keep",        "visible_if"};
+constexpr const char* all_words[] = {"softcap",     "alibi_slopes", "bias",   "scores changed",
+                                     "sink_logits", "causal",       "window", "key_lengths",
+                                     "prefix_lm",   "segments",     "keep",   "visible_if"};
 
 struct plain_executor {  // one after the other, without allocating
   heed::index_t workers;
@@ -56,8 +70,8 @@ heed::plan plan_of(index_t n, index_t m, const heed::softmax::options<float>& ho
   const auto view = [](float* p, index_t heads, index_t rows) {
     return heed::tensor_view<float, 4>(p, {1, heads, rows, 32}, {heads * rows * 32, rows * 32, 32, 1});
   };
-  return run_plan<float>(view(memory, 4, n), view(memory + 1, 2, m), view(memory + 2, 2, m), view(memory + 3, 4, n), how,
-                         where);
+  return run_plan<float>(view(memory, 4, n), view(memory + 1, 2, m), view(memory + 2, 2, m), view(memory + 3, 4, n),
+                         how, where);
 }
 
 }  // namespace
@@ -114,7 +128,9 @@ TEST_CASE("why holds everything even where everything is asked for") {
 }
 
 TEST_CASE("the path follows the rows that share keys, and why says how many") {
-  const auto plan = [](const shape& s, const heed::mask& mask = {}) { return softmax_case<float>(s, {.mask = mask}).plan(); };
+  const auto plan = [](const shape& s, const heed::mask& mask = {}) {
+    return softmax_case<float>(s, {.mask = mask}).plan();
+  };
   CHECK(std::string(plan({1, 1, 1, 1, 100, 8, 8}).path) == "softmax: head dim in lanes");
   CHECK(std::string(plan({1, 1, 1, 100, 100, 8, 8}).path) == "softmax: queries in lanes");
   CHECK(says(plan({1, 6, 2, 1, 100, 8, 8}), "3 rows"));
@@ -150,22 +166,27 @@ TEST_CASE("a refused call has a problem and no reason") {
 TEST_CASE("workspace: the same for any number of queries and keys, under every option") {
   const std::vector<std::int32_t> one{1};
   std::vector<float> bias(1);
-  const heed::softmax::options<float> list[] = {
-      {},
-      {.softcap = 3},
-      {.alibi_slopes = 0.5},
-      {.bias = {bias.data(), {1, 1, 1, 1}, {0, 0, 0, 0}}},
-      {.score = [](float x, const heed::position&) { return x; }},
-      {.sink_logits = 1},
-      {.mask = heed::causal() & heed::window(100, 0, 4)},
-      {.mask = heed::key_lengths(one) & heed::prefix_lm(one)},
-      {.mask = heed::visible_if([](const heed::position&) { return true; })},
-      {.mask = heed::causal(), .softcap = 3, .alibi_slopes = 0.5, .bias = {bias.data(), {1, 1, 1, 1}, {0, 0, 0, 0}},
-       .score = [](float x, const heed::position&) { return x; }, .sink_logits = 1}};
+  const heed::softmax::options<float> list[] = {{},
+                                                {.softcap = 3},
+                                                {.alibi_slopes = 0.5},
+                                                {.bias = {bias.data(), {1, 1, 1, 1}, {0, 0, 0, 0}}},
+                                                {.score = [](float x, const heed::position&) { return x; }},
+                                                {.sink_logits = 1},
+                                                {.mask = heed::causal() & heed::window(100, 0, 4)},
+                                                {.mask = heed::key_lengths(one) & heed::prefix_lm(one)},
+                                                {.mask = heed::visible_if([](const heed::position&) { return true; })},
+                                                {.mask = heed::causal(),
+                                                 .softcap = 3,
+                                                 .alibi_slopes = 0.5,
+                                                 .bias = {bias.data(), {1, 1, 1, 1}, {0, 0, 0, 0}},
+                                                 .score = [](float x, const heed::position&) { return x; },
+                                                 .sink_logits = 1}};
   for (const auto& how : list)
     for (const index_t workers : {1, 3}) {
       plain_executor executor{workers};
-      const auto bytes = [&](index_t n, index_t m) { return plan_of(n, m, how, {.executor = executor}).workspace_bytes; };
+      const auto bytes = [&](index_t n, index_t m) {
+        return plan_of(n, m, how, {.executor = executor}).workspace_bytes;
+      };
       CHECK(bytes(2000, 2000) > 0);
       CHECK(bytes(2000, 2000) == bytes(300000, 700000));
       CHECK(bytes(2, 2000) == bytes(2, 700000));

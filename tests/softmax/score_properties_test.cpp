@@ -61,7 +61,8 @@ struct table {  // numbers for all pairs of all heads
 TEST_CASE("P1: keys in another order, with the columns of bias and keep") {
   for (const shape& s : shapes) {
     table bias(s), moved(s);
-    const auto keep = std::make_unique<bool[]>(bias.numbers.size()), moved_keep = std::make_unique<bool[]>(bias.numbers.size());
+    const auto keep = std::make_unique<bool[]>(bias.numbers.size()),
+               moved_keep = std::make_unique<bool[]>(bias.numbers.size());
     const auto from = [&](index_t j) { return (j * 7 + 3) % s.keys; };
     for (index_t h = 0; h < s.out_heads(); ++h)
       for (index_t i = 0; i < s.queries; ++i)
@@ -102,7 +103,8 @@ TEST_CASE("P2, P3: equal values come out as they are under every option; a sink 
           const bool sees = x.lse(0, h, i) != -infinity;
           const double share = sees ? 1 / (1 + std::exp(0.4 - x.lse(0, h, i))) : 0;
           worst = std::max({worst, apart(x.o(0, h, i, 0), sees ? -2.5 : 0), apart(y.o(0, h, i, 3), -2.5 * share)});
-          worst = std::max(worst, apart(y.lse(0, h, i), sees ? std::log(std::exp(x.lse(0, h, i)) + std::exp(0.4)) : 0.4));
+          worst =
+              std::max(worst, apart(y.lse(0, h, i), sees ? std::log(std::exp(x.lse(0, h, i)) + std::exp(0.4)) : 0.4));
         }
       CHECK(worst <= 1e-12);
     }
@@ -131,7 +133,8 @@ TEST_CASE("P9: any split of the keys under soft-cap, ALiBi, bias and one sink") 
     options whole_options = how;
     whole_options.sink_logits = 0.7;
     const auto whole = ran(s, whole_options);
-    const auto attend = [&](index_t first, index_t last, bool sink, const buffer<double>& o, const buffer<double>& lse) {
+    const auto attend = [&](index_t first, index_t last, bool sink, const buffer<double>& o,
+                            const buffer<double>& lse) {
       const std::vector<std::int32_t> place{static_cast<std::int32_t>(s.keys - s.queries - first)};
       options part = how;
       part.bias = heed::slice(bias.view(), 3, first, last - first);
@@ -156,7 +159,10 @@ TEST_CASE("P9: any split of the keys under soft-cap, ALiBi, bias and one sink") 
 TEST_CASE("P10: queries in chunks, with places and their rows of every option") {
   const shape s{1, 4, 2, 50, 70, 12, 9};
   table bias(s);
-  const options how{.mask = heed::causal() & heed::window(30, 0, 3), .softcap = 2, .alibi_slopes = 0.1, .bias = bias.view(),
+  const options how{.mask = heed::causal() & heed::window(30, 0, 3),
+                    .softcap = 2,
+                    .alibi_slopes = 0.1,
+                    .bias = bias.view(),
                     .sink_logits = 0.2};
   const auto whole = ran(s, how);
   for (const index_t chunk : {1, 3, 7, 20, 49}) {
@@ -202,9 +208,8 @@ TEST_CASE("masks that pictures draw are the masks that rules name") {
     const std::vector<std::int32_t> some{17};
     using heed::position;
     CHECK(picture(heed::causal(), [](const position& p) { return p.key <= p.place; }));
-    CHECK(picture(heed::window(6, 2, 3), [](const position& p) {
-      return (p.place - 6 <= p.key || p.key < 3) && p.key <= p.place + 2;
-    }));
+    CHECK(picture(heed::window(6, 2, 3),
+                  [](const position& p) { return (p.place - 6 <= p.key || p.key < 3) && p.key <= p.place + 2; }));
     CHECK(picture(heed::key_lengths(some), [](const position& p) { return p.key < 17; }));
     CHECK(picture(heed::prefix_lm(some), [](const position& p) { return p.key <= p.place || p.key < 17; }));
     CHECK(picture(heed::prefix_lm(some) & heed::window(4, 9), [](const position& p) {
@@ -234,7 +239,8 @@ TEST_CASE("ALiBi is the bias that it is short for, and so is a score function") 
     for (index_t h = 0; h < s.out_heads(); ++h)
       for (index_t i = 0; i < s.queries; ++i)
         for (index_t j = 0; j < s.keys; ++j)
-          bias(h, i, j) = -slopes[static_cast<std::size_t>(h)] * static_cast<double>(std::abs(i + s.keys - s.queries - j));
+          bias(h, i, j) =
+              -slopes[static_cast<std::size_t>(h)] * static_cast<double>(std::abs(i + s.keys - s.queries - j));
     const auto x = ran(s, {.softcap = 2, .alibi_slopes = slopes});
     CHECK(same(x, ran(s, {.softcap = 2, .bias = bias.view()})));
     CHECK(same(x, ran(s, {.softcap = 2, .score = [&slopes](double y, const heed::position& at) {

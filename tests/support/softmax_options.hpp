@@ -36,7 +36,21 @@ struct scope {
   index_t number = 0, sequences = 1, first_query = 0, queries = 0, first_key = 0, keys = 0;
 };
 
-enum class part_kind { softcap, alibi, bias, score, sink, align, causal, window, key_lengths, prefix, segments, keep, user };
+enum class part_kind {
+  softcap,
+  alibi,
+  bias,
+  score,
+  sink,
+  align,
+  causal,
+  window,
+  key_lengths,
+  prefix,
+  segments,
+  keep,
+  user
+};
 
 template <class T> class option_parts {
  public:

@@ -28,7 +28,8 @@ constexpr tile::sequence_origin origin{1, 1, 4, 9};
 struct tensors {
   explicit tensors(std::uint32_t seed, int documents, double share, index_t block) {
     heed_test::random_numbers random(seed);
-    for (index_t i = 0; i < batches * queries; ++i) query_ids.push_back(id(documents == 1 ? 0 : (i / block) % documents));
+    for (index_t i = 0; i < batches * queries; ++i)
+      query_ids.push_back(id(documents == 1 ? 0 : (i / block) % documents));
     for (index_t j = 0; j < batches * keys; ++j) key_ids.push_back(id(documents == 1 ? 0 : (j / block) % documents));
     visible = std::make_unique<bool[]>(at(batches * heads * queries * keys));
     for (index_t i = 0; i < batches * heads * queries * keys; ++i)

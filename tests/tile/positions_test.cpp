@@ -200,8 +200,7 @@ TEST_CASE("window with keep_first leaves the gap out", "[positions]") {
 }
 
 TEST_CASE("a prefix is one full span, then the diagonal", "[positions]") {
-  const tile::key_spans spans =
-      tile::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
+  const tile::key_spans spans = tile::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
   REQUIRE(spans.count >= 2);
   CHECK(spans.span[0].first == 0);
   CHECK(spans.span[0].end >= 299);

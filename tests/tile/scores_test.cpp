@@ -42,15 +42,21 @@ template <class T> terms<T> make_terms(unsigned which, index_t arrangement) {
   if ((which & cap) != 0) t.options.softcap = 1.5;
   if ((which & alibi) != 0) t.options.alibi_slopes = t.slopes;
   if ((which & function) != 0)
-    t.options.score = [](T s, const heed::position& p) { return s * T(0.5) + static_cast<T>(p.key % 5 + p.head + p.batch); };
+    t.options.score = [](T s, const heed::position& p) {
+      return s * T(0.5) + static_cast<T>(p.key % 5 + p.head + p.batch);
+    };
   if ((which & bias) == 0) return t;
   const T* const x = t.bias.data();
   const index_t pairs = queries * keys;
   const heed::tensor_view<const T, 4> views[arrangements] = {
-      {x, {1, heads, queries, keys}, {0, pairs, keys, 1}},           {x, {1, 1, 1, keys}, {0, 0, 0, 1}},
-      {x, {1, heads, queries, 1}, {0, queries, 1, 0}},               {x, {1, heads, queries, keys}, {0, pairs, 1, queries}},
-      {x + queries, {1, 1, queries, keys}, {0, 0, -1, 1}},           {x + keys, {1, 1, queries, keys}, {0, 0, 1, -1}},
-      {x + heads * pairs - 1, {1, heads, queries, keys}, {0, -pairs, -keys, -1}}, {x, {1, 1, 1, 1}, {0, 0, 0, 0}}};
+      {x, {1, heads, queries, keys}, {0, pairs, keys, 1}},
+      {x, {1, 1, 1, keys}, {0, 0, 0, 1}},
+      {x, {1, heads, queries, 1}, {0, queries, 1, 0}},
+      {x, {1, heads, queries, keys}, {0, pairs, 1, queries}},
+      {x + queries, {1, 1, queries, keys}, {0, 0, -1, 1}},
+      {x + keys, {1, 1, queries, keys}, {0, 0, 1, -1}},
+      {x + heads * pairs - 1, {1, heads, queries, keys}, {0, -pairs, -keys, -1}},
+      {x, {1, 1, 1, 1}, {0, 0, 0, 0}}};
   t.options.bias = views[arrangement];
   return t;
 }
@@ -62,7 +68,8 @@ struct lane {
 // The score, in units of log 2, of one pair whose product with scale is x
 template <class T> double expected(const terms<T>& t, const lane& l, index_t key, double x) {
   if (t.options.softcap > 0) x = t.options.softcap * std::tanh(x / t.options.softcap);
-  if (t.options.alibi_slopes.set()) x -= t.options.alibi_slopes.at(l.head) * static_cast<double>(std::abs(l.place - key));
+  if (t.options.alibi_slopes.set())
+    x -= t.options.alibi_slopes.at(l.head) * static_cast<double>(std::abs(l.place - key));
   if (const auto& b = t.options.bias; b.data() != nullptr) {
     const auto part = [&](int axis, index_t i) { return b.extent(axis) == 1 ? 0 : i * b.stride(axis); };
     const double term = static_cast<double>(
@@ -75,12 +82,14 @@ template <class T> double expected(const terms<T>& t, const lane& l, index_t key
 }
 
 // step 1: lanes are queries, vectors [from, to) of them; else lane i is row i % (w / step) at key i / (w / step)
-template <class T> void check_region(unsigned which, index_t arrangement, index_t step, index_t count, index_t first, index_t from) {
+template <class T>
+void check_region(unsigned which, index_t arrangement, index_t step, index_t count, index_t first, index_t from) {
   constexpr index_t w = heed::simd::width<T>;
   const terms<T> t = make_terms<T>(which, arrangement);
   const auto rules = tile::make_score_rules<T>(t.options, 16);
   CHECK(rules.any() == (which != 0));
-  const index_t rows = step == 1 ? 2 * w + 1 : w / step, to = step == 1 ? 3 : from + 1;  // the third vector has one lane
+  const index_t rows = step == 1 ? 2 * w + 1 : w / step,
+                to = step == 1 ? 3 : from + 1;  // the third vector has one lane
   tile::score_steps<T> steps;
   steps.begin(rules, origin, (which & function) != 0);
   std::vector<lane> lanes;
@@ -119,8 +128,8 @@ template <class T> void check_region(unsigned which, index_t arrangement, index_
       if (got == right) continue;
       worst = std::max(worst, std::isfinite(got) ? std::abs(got - right) / (1 + std::abs(right)) : inf);
     }
-  INFO("terms " << which << ", arrangement " << arrangement << ", step " << step << ", " << count << " keys from " << first
-                << ", vectors from " << from);
+  INFO("terms " << which << ", arrangement " << arrangement << ", step " << step << ", " << count << " keys from "
+                << first << ", vectors from " << from);
   CHECK(worst <= 32 * static_cast<double>(std::numeric_limits<T>::epsilon()));
 }
 
@@ -130,15 +139,20 @@ template <class T> void check_all() {
       for (const index_t first : {0, 3, 17})
         for (const index_t count : {1, 5, 16, 33, 48}) {
           for (const index_t from : {0, 1, 2}) check_region<T>(which, arrangement, 1, count, first, from);
-          for (index_t step = 2; step <= heed::simd::width<T>; step *= 2) check_region<T>(which, arrangement, step, count, first, 0);
+          for (index_t step = 2; step <= heed::simd::width<T>; step *= 2)
+            check_region<T>(which, arrangement, step, count, first, 0);
           check_region<T>(which, arrangement, heed::simd::width<T>, count, first, 1);
         }
 }
 
 }  // namespace
 
-TEST_CASE("score steps, float: every set of terms over every arrangement of the bias", "[scores]") { check_all<float>(); }
-TEST_CASE("score steps, double: every set of terms over every arrangement of the bias", "[scores]") { check_all<double>(); }
+TEST_CASE("score steps, float: every set of terms over every arrangement of the bias", "[scores]") {
+  check_all<float>();
+}
+TEST_CASE("score steps, double: every set of terms over every arrangement of the bias", "[scores]") {
+  check_all<double>();
+}
 
 TEST_CASE("rules: units, limits of the soft-cap, scale", "[scores]") {
   using options = heed::softmax::options<float>;

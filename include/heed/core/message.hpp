@@ -45,10 +45,39 @@ class message {
   char* end_;  // keeps the last byte for the final zero
 };
 
+// A word or number of a message
+class part {
+ public:
+  HEED_INLINE part(const char* text) noexcept : text_(text) {}
+  template <std::integral Number>
+  HEED_INLINE part(Number number) noexcept : integer_(static_cast<long long>(number)), kind_(kind::integer) {}
+  HEED_INLINE part(double number) noexcept : real_(number), kind_(kind::real) {}
+
+  void add_to(message& out) const noexcept {
+    if (kind_ == kind::text)
+      out << text_;
+    else if (kind_ == kind::integer)
+      out << integer_;
+    else
+      out << real_;
+  }
+
+ private:
+  enum class kind : unsigned char { text, integer, real };
+  const char* text_ = "";
+  long long integer_ = 0;
+  double real_ = 0;
+  kind kind_ = kind::text;
+};
+
 // write(p.problem, "k has ", m, " keys, v has ", n)
-template <class... Parts> void write(problem_text& out, Parts... parts) noexcept {
+HEED_NOINLINE inline void write_parts(problem_text& out, const part* parts, std::size_t count) noexcept {
   message text(out);
-  (text << ... << parts);
+  for (std::size_t i = 0; i < count; ++i) parts[i].add_to(text);
+}
+template <class... Parts> HEED_INLINE void write(problem_text& out, Parts... parts) noexcept {
+  const part list[] = {part(parts)...};
+  write_parts(out, list, sizeof...(parts));
 }
 
 // The same as the text of an error.

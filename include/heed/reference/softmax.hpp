@@ -104,7 +104,8 @@ template <class Acc> struct problem {
   // Every rule of the mask as its definition reads.
   bool visible(const sequence& s, const position& at) const {
     const auto n = static_cast<std::size_t>(s.number);
-    const index_t place = place_of(s, at.query), key = at.key, query_row = s.first_query + at.query, key_row = s.first_key + key;
+    const index_t place = place_of(s, at.query), key = at.key, query_row = s.first_query + at.query,
+                  key_row = s.first_key + key;
     if (mask.has(mask.causal) && key > place) return false;
     if (mask.has(mask.window)) {
       if (mask.left >= 0 && place - key > mask.left && key >= mask.keep_first) return false;

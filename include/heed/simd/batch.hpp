@@ -175,9 +175,9 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 // A hint to have the line of p[i] in the second-level cache soon; it need not be there.
 template <class T> HEED_INLINE void prefetch([[maybe_unused]] const T* p, [[maybe_unused]] index_t i) {
 #if defined(__GNUC__)
-  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) +
-                                                   static_cast<std::uintptr_t>(i) * sizeof(T)),
-                     0, 2);
+  __builtin_prefetch(
+      reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(p) + static_cast<std::uintptr_t>(i) * sizeof(T)),
+      0, 2);
 #endif
 }
 

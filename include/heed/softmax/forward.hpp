@@ -19,8 +19,8 @@ template <class T> inline constexpr index_t few_rows = rows_driver<T>::most_rows
 // How the rows of a call are cut. Packed sequences are cut one by one, each as a call of its own would be.
 struct tiling {
   index_t tasks = 0;
-  index_t most_few = 0;   // rows of the longest sequence that runs with the head dim in lanes
-  bool many = false;      // some run with queries in lanes
+  index_t most_few = 0;  // rows of the longest sequence that runs with the head dim in lanes
+  bool many = false;     // some run with queries in lanes
 };
 
 template <class T> index_t tasks_per_head(index_t rows) {
@@ -49,14 +49,13 @@ template <class T> std::size_t slot_bytes(const problem<T>& p, const tiling& cut
   return std::max(few.needed(), many.needed());
 }
 
-template <class T>
-plan make_plan(const problem<T>& p, const context& where, index_t workers, tiling& cut) noexcept {
+template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers, tiling& cut) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
   cut = make_tiling(p);
   const bool few = !cut.many;
   out.isa = HEED_NAME(HEED_LEVEL);
-  out.path = few                  ? "softmax: head dim in lanes"
+  out.path = few                 ? "softmax: head dim in lanes"
              : cut.most_few == 0 ? "softmax: queries in lanes"
                                  : "softmax: queries in lanes, head dim in lanes for short sequences";
   out.query_tile = few ? cut.most_few : lanes_driver<T>::query_tile;

@@ -92,8 +92,8 @@ class checker {
  public:
   explicit checker(heed::detail::problem_text& text) : text_(text) {}
 
-  template <class... Parts> bool require(bool holds, const Parts&... otherwise) {
-    if (!holds && ok_) {
+  template <class... Parts> HEED_INLINE bool require(bool holds, Parts... otherwise) {
+    if (!holds && ok_) [[unlikely]] {
       heed::detail::write(text_, otherwise...);
       ok_ = false;
     }
@@ -223,7 +223,8 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
   const index_t fewer = std::min(p.query_heads, p.kv_heads);
   check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0), "q has ", p.query_heads, " heads, k has ",
                 p.kv_heads, ", one must divide the other");
-  const double rows = static_cast<double>(p.q.extent(0)) * static_cast<double>(p.heads) * static_cast<double>(p.q.extent(2));
+  const double rows =
+      static_cast<double>(p.q.extent(0)) * static_cast<double>(p.heads) * static_cast<double>(p.q.extent(2));
   check.require(rows < 9e18, "q has ", rows, " rows in all heads, must have less than 9e18");
   check.require(p.o.extent(1) == p.heads, "o has heads ", p.o.extent(1), ", needs ", p.heads,
                 " (the larger of q's and k's)");

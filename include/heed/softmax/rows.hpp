@@ -20,8 +20,8 @@ inline namespace HEED_ISA {
 template <class T> class rows_driver {
  public:
   static constexpr index_t w = simd::width<T>, key_tile = 128;
-  static constexpr index_t pass = w < 8 ? w : 8;              // rows of a pass
-  static constexpr index_t most_rows = w < 8 ? 8 : w;         // fewer rows than this run here
+  static constexpr index_t pass = w < 8 ? w : 8;       // rows of a pass
+  static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
   static_assert((most_rows + pass - 1) / pass * w <= tile::most_lanes);
 
   struct scratch {
@@ -124,37 +124,30 @@ template <class T> class rows_driver {
         simd::store(to_.tail + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
     }
     const bool careful = careful_ && !tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
-    for (index_t r = 0; r < rows_; r += pass) {
-      const index_t apart = pass_rows(rows_, r);
-      if (pass >= 8 && apart == 8)
-        part<pass>(r, j, keys, partial, careful);
-      else if (pass >= 4 && apart == 4)
-        part<(pass < 4 ? pass : 4)>(r, j, keys, partial, careful);
-      else if (apart == 2)
-        part<2>(r, j, keys, partial, careful);
-      else
-        part<1>(r, j, keys, partial, careful);
-    }
+    for (index_t r = 0; r < rows_; r += pass) part(r, pass_rows(rows_, r), j, keys, partial, careful);
   }
 
-  // Rows [r, r + R) over keys [j, j + keys); rows from rows_ on are padding and dropped
-  template <index_t R> void part(index_t r, index_t j, index_t keys, bool partial, bool careful) {
-    score<R>(r, j, keys);
+  // f with the rows of a pass as a constant
+  template <class F> static void with_rows(index_t apart, F f) {
+    if constexpr (pass >= 8)
+      if (apart == 8) return f(std::integral_constant<index_t, 8>{});
+    if constexpr (pass >= 4)
+      if (apart == 4) return f(std::integral_constant<index_t, 4>{});
+    if (apart == 2) return f(std::integral_constant<index_t, 2>{});
+    f(std::integral_constant<index_t, 1>{});
+  }
+
+  // Rows [r, r + apart) over keys [j, j + keys); rows from rows_ on are padding and dropped
+  void part(index_t r, index_t apart, index_t j, index_t keys, bool partial, bool careful) {
+    with_rows(apart, [&](auto rows) { score<rows>(r, j, keys); });
     const index_t x = r / pass;
-    const tile::score_region<T> region{to_.scores, w, j, keys, x, x + 1, w / R};
+    const tile::score_region<T> region{to_.scores, w, j, keys, x, x + 1, w / apart};
     if (p_.scores.any()) steps_.apply(p_.scores, region);
-    if (partial) hide<R>(r, j, keys), pairs_.hide_by_user(region, steps_);
-    for (index_t i = keys * R; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
-    if (careful)
-      for (index_t y = 0; y < keys; ++y) {
-        std::uint8_t& rows = seen_[static_cast<std::size_t>(y)];
-        rows = 0;
-        for (index_t i = 0; i < R; ++i)
-          if (to_.scores[y * R + i] != -std::numeric_limits<T>::infinity())
-            rows = static_cast<std::uint8_t>(rows | 1 << i);
-      }
-    weights<R>(r, keys);
-    weigh<R>(r, j, keys, careful);
+    if (partial) hide(r, apart, j, keys), pairs_.hide_by_user(region, steps_);
+    for (index_t i = keys * apart; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
+    if (careful) note_seen(apart, keys);
+    with_rows(apart, [&](auto rows) { weights<rows>(r, keys); });
+    weigh(r, apart, j, keys, careful);
   }
 
   // scores[key][row] = k . q
@@ -162,32 +155,28 @@ template <class T> class rows_driver {
     constexpr index_t block = w / R;
     const index_t stride = p_.k.stride(2);
     const T* k = k_ + j * stride;
-    index_t x = 0;
     const index_t ahead = far_ ? std::min(keys_ - key_tile - j, keys) : 0;  // of these keys' successors one tile on
-    for (; x + block <= keys; x += block, k += block * stride) {
+    for (index_t x = 0; x < keys; x += block, k += block * stride) {
       for (index_t y = x; y < std::min(x + block, ahead); ++y) {
         prefetch_row(k_ + (j + key_tile + y) * stride, p_.d);
         prefetch_row(v_ + (j + key_tile + y) * p_.v.stride(2), p_.e);
       }
-      simd::store(to_.scores + x * R, dots<R>(k, stride, [](index_t) { return true; }, to_.q + r * d_,
-                                           std::make_integer_sequence<int, static_cast<int>(block)>{}));
+      simd::store(to_.scores + x * R, dots<R>(k, stride, keys - x, to_.q + r * d_,
+                                              std::make_integer_sequence<int, static_cast<int>(block)>{}));
     }
-    if (const index_t left = keys - x; left > 0)
-      simd::store(to_.scores + x * R, dots<R>(k, stride, [left](index_t y) { return y < left; }, to_.q + r * d_,
-                                           std::make_integer_sequence<int, static_cast<int>(block)>{}));
   }
 
   HEED_INLINE static void prefetch_row(const T* row, index_t columns) {
     for (index_t c = 0; c < columns; c += 64 / static_cast<index_t>(sizeof(T))) simd::prefetch(row, c);
   }
 
-  // [key][row] of w / R keys, read in the order of their addresses; zeros for the keys that are not there
-  template <index_t R, class There, int... Y>
-  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, There there, const T* q,
+  // [key][row] of w / R keys, read in the order of their addresses; zeros for keys from `count` on
+  template <index_t R, int... Y>
+  HEED_INLINE simd::batch<T> dots(const T* k, index_t stride, index_t count, const T* q,
                                   std::integer_sequence<int, Y...>) const {
     constexpr auto rows = std::make_integer_sequence<int, static_cast<int>(R)>{};
     simd::square<T> sum;
-    ((there(Y) ? dot<R, Y>(sum, k + Y * stride, q, rows) : clear<R, Y>(sum, rows)), ...);
+    ((Y < count ? dot<R, Y>(sum, k + Y * stride, q, rows) : clear<R, Y>(sum, rows)), ...);
     return simd::sum_rows<T>(sum);
   }
   template <index_t R, int Y, int... X>
@@ -211,12 +200,12 @@ template <class T> class rows_driver {
   }
 
   // All but what a user's predicate hides
-  template <index_t R> void hide(index_t r, index_t j, index_t keys) {
-    for (index_t x = 0; x < std::min(R, rows_ - r); ++x) {
+  HEED_NOINLINE void hide(index_t r, index_t apart, index_t j, index_t keys) {
+    for (index_t x = 0; x < std::min(apart, rows_ - r); ++x) {
       const tile::visible sees = at_.lane[static_cast<std::size_t>(r + x)];
       for (index_t key = j; key < j + keys; ++key)
         if (key >= sees.hi || (key < sees.lo && key >= at_.keep_first) || !pairs_.sees(r + x, key))
-          to_.scores[(key - j) * R + x] = -std::numeric_limits<T>::infinity();
+          to_.scores[(key - j) * apart + x] = -std::numeric_limits<T>::infinity();
     }
   }
 
@@ -248,22 +237,32 @@ template <class T> class rows_driver {
     }
   }
 
-  // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
-  template <index_t R> void weigh(index_t r, index_t j, index_t keys, bool careful) {
-    for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
-      const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w;
-      if (whole > 0) columns<R>(r, v_ + j * p_.v.stride(2) + c, p_.v.stride(2), c, whole, keys, careful);
-      if (const index_t tail = c + whole * w; whole < tile::max_vectors && tail < p_.e)
-        columns<R>(r, to_.tail, w, tail, 1, keys, careful);
+  // Which rows of the pass see which keys
+  HEED_NOINLINE void note_seen(index_t apart, index_t keys) {
+    for (index_t y = 0; y < keys; ++y) {
+      unsigned rows = 0;
+      for (index_t i = 0; i < apart; ++i)
+        if (to_.scores[y * apart + i] != -std::numeric_limits<T>::infinity()) rows |= 1u << i;
+      seen_[static_cast<std::size_t>(y)] = static_cast<std::uint8_t>(rows);
     }
   }
-  template <index_t R>
-  void columns(index_t r, const T* v, index_t v_row, index_t c, index_t vectors, index_t keys, bool careful) {
-    const index_t rows = std::min(R, rows_ - r);
+
+  // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
+  void weigh(index_t r, index_t apart, index_t j, index_t keys, bool careful) {
+    for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
+      const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w;
+      if (whole > 0) columns(r, apart, v_ + j * p_.v.stride(2) + c, p_.v.stride(2), c, whole, keys, careful);
+      if (const index_t tail = c + whole * w; whole < tile::max_vectors && tail < p_.e)
+        columns(r, apart, to_.tail, w, tail, 1, keys, careful);
+    }
+  }
+  void columns(index_t r, index_t apart, const T* v, index_t v_row, index_t c, index_t vectors, index_t keys,
+               bool careful) {
+    const index_t rows = std::min(apart, rows_ - r);
     if (careful) copy_finite(v, v_row, vectors, keys);
     tile::multiply<T>({.a = to_.scores,
                        .a_row = 1,
-                       .a_col = R,
+                       .a_col = apart,
                        .b = careful ? to_.finite : v,
                        .b_row = careful ? vectors * w : v_row,
                        .c = to_.acc + r * e_ + c,
@@ -277,7 +276,7 @@ template <class T> class rows_driver {
         if (std::isfinite(v[y * v_row + x])) continue;
         for (index_t i = 0; i < rows; ++i)
           if ((seen_[static_cast<std::size_t>(y)] >> i & 1) != 0)
-            to_.acc[(r + i) * e_ + c + x] += to_.scores[y * R + i] * v[y * v_row + x];
+            to_.acc[(r + i) * e_ + c + x] += to_.scores[y * apart + i] * v[y * v_row + x];
       }
   }
   void copy_finite(const T* v, index_t v_row, index_t vectors, index_t keys) {

@@ -7,7 +7,8 @@
 //
 // A is read by broadcast with two element strides, straight from the caller's rows (keys as they are, values with the
 // strides swapped); B and C are rows of lanes. start(C) is 0, C, or C times one factor per lane (the rescale of the
-// online softmax). It joins the sum at the end, so that a long row of tiles is a sum of sums and not one long sum. The maximum of each lane's results can be had on the way.
+// online softmax). It joins the sum at the end, so that a long row of tiles is a sum of sums and not one long sum. The
+// maximum of each lane's results can be had on the way.
 //
 // Register budget: a block of MR rows by NR vectors keeps MR * NR accumulators and NR vectors of B in registers and
 // reads each value of A once per NR fused multiply-adds. AVX-512 (32 registers): 6x4, 8x3, 12x2, 8x1. AVX2 (16): 4x3,

@@ -64,7 +64,8 @@ HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T fa
 }
 
 // out[y] lane i = rows[i][first + y] for y < count; count <= width
-template <class T> HEED_INLINE void read_square(const T* const* rows, index_t first, index_t count, simd::square<T>& out) {
+template <class T>
+HEED_INLINE void read_square(const T* const* rows, index_t first, index_t count, simd::square<T>& out) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     if (count == simd::width<T>)
       ((out[I] = simd::load(rows[I] + first)), ...);

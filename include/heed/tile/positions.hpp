@@ -111,7 +111,8 @@ struct key_spans {
 inline key_spans make_spans(const positions& p) {
   const extremes& t = p.tile;
   key_spans out;
-  if (t.min_lo == t.max_lo && t.min_hi == t.max_hi && (p.keep_first == 0 || t.min_lo == 0)) {  // one interval for all lanes
+  if (t.min_lo == t.max_lo && t.min_hi == t.max_hi &&
+      (p.keep_first == 0 || t.min_lo == 0)) {  // one interval for all lanes
     if (t.min_lo < t.max_hi) out.span[static_cast<std::size_t>(out.count++)] = {t.min_lo, t.max_hi, false};
     return out;
   }
@@ -146,7 +147,7 @@ struct key_runs {
   static constexpr index_t most = 64;
   std::array<key_run, most> run;
   index_t count = 0;
-  std::array<index_t, most_lanes> first_key, end_key;            // of each vector; empty where it sees no key of the tile
+  std::array<index_t, most_lanes> first_key, end_key;  // of each vector; empty where it sees no key of the tile
   std::array<std::array<sight, most_vectors>, most> step_sight;  // of each step of keys, for the vectors of its run
 
   HEED_INLINE bool sees(index_t vector) const {
@@ -172,8 +173,7 @@ class interval_sight {
 
 // Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a
 // causal diagonal becomes a staircase. Between from and to a vector may see nothing: it is masked there.
-template <class Sight>
-key_runs make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step) {
+template <class Sight> key_runs make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step) {
   key_runs out;
   for (index_t v = 0; v < vectors; ++v)
     out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;

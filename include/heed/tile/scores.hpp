@@ -79,8 +79,9 @@ template <class Element> struct pair_tensor {
   HEED_INLINE const Element* row(index_t h, index_t i) const { return first + h * head + i * query; }
 };
 
-// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of `row` elements holds key_step keys: 1 where lanes are
-// queries; more where lane i is row i % (width / key_step) at key i / (width / key_step) of the row's keys.
+// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of `row` elements holds
+// key_step keys: 1 where lanes are queries; more where lane i is row i % (width / key_step) at key
+// i / (width / key_step) of the row's keys.
 template <class T> struct score_region {
   T* scores;
   index_t row, first, keys, from, to, key_step = 1;
@@ -127,13 +128,16 @@ template <class T> class score_steps {
     }
     for (index_t x = 0; biased_ && x * w < lanes; ++x) {
       const auto first = static_cast<std::size_t>(x * w), end = first + static_cast<std::size_t>(w);
-      bool same = row_[first] == row_[first + 1];  // one row for all lanes
+      bool same = row_[first] == row_[first + 1];                         // one row for all lanes
       bool next = row_[first] + 1 == row_[first + 1] && end <= last + 1;  // lanes next to each other
       for (std::size_t l = first + 1; (same || next) && l < end; ++l) {
         same = same && row_[l] == row_[l - 1];
         next = next && row_[l] == row_[l - 1] + 1;
       }
-      shape_[static_cast<std::size_t>(x)] = same ? shape::one_row : next ? shape::adjacent : shape::rows;
+      shape_[static_cast<std::size_t>(x)] = bias_.key == 0 ? shape::one_number
+                                            : same         ? shape::one_row
+                                            : next         ? shape::adjacent
+                                                           : shape::rows;
     }
   }
 
@@ -153,12 +157,12 @@ template <class T> class score_steps {
   template <class F> void call(const score_region<T>& r, F f) const {
     const auto l = static_cast<std::size_t>(r.from * w);
     const index_t lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
-    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.row : lanes, r.first, r.keys, lanes,
-                                  number_, &head_[l], &query_[l], &place_[l]});
+    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.row : lanes, r.first, r.keys, lanes, number_, &head_[l],
+                                  &query_[l], &place_[l]});
   }
 
  private:
-  enum class shape { rows, adjacent, one_row };
+  enum class shape { rows, adjacent, one_row, one_number };  // one_number: for all keys of a lane
 
   template <class F> HEED_INLINE static void each_vector(const score_region<T>& r, F f) {
     for (index_t j = 0; j < r.rows(); ++j)
@@ -184,13 +188,14 @@ template <class T> class score_steps {
     }
   }
 
-  // -inf where the term is; else the score, which stays visible where it underflows (a bias of the lowest number)
-  HEED_INLINE static batch unless_hidden(batch term, batch score) {
+  // A score that underflows in units of log 2 (that of the lowest number as a bias) stays visible; -inf stays hidden.
+  HEED_INLINE static batch unless_hidden(batch before, batch score) {
     const batch hidden(-std::numeric_limits<T>::infinity()), lowest(std::numeric_limits<T>::lowest());
-    return simd::select<T>(term == hidden, hidden, simd::max(lowest, score));
+    return simd::select<T>(before == hidden, hidden, simd::max(lowest, score));
   }
   HEED_INLINE static void add(T* s, batch term, batch unit) {
-    simd::store(s, unless_hidden(term, simd::fma(term, unit, simd::load(s))));
+    const batch hidden(-std::numeric_limits<T>::infinity()), score = simd::load(s);
+    simd::store(s, simd::select<T>(term == hidden, hidden, unless_hidden(score, simd::fma(term, unit, score))));
   }
 
   template <int... Y>
@@ -207,8 +212,13 @@ template <class T> class score_steps {
     const T* const* rows = &row_[static_cast<std::size_t>(x * w)];
     const T* const first = rows[0] + r.first * bias_.key;
     T* s = r.scores + (x - r.from) * w;
-    const shape how = r.key_step == 1 ? shape_[static_cast<std::size_t>(x)] : shape::rows;
-    if (how == shape::one_row) {
+    shape how = shape_[static_cast<std::size_t>(x)];
+    if (r.key_step != 1 && how != shape::one_number) how = shape::rows;
+    if (how == shape::one_number) {
+      alignas(64) T numbers[w];
+      for (index_t i = 0; i < w; ++i) numbers[i] = *rows[i];
+      for (index_t j = 0; j < r.rows(); ++j) add(s + j * r.row, simd::load(numbers), unit);
+    } else if (how == shape::one_row) {
       for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * bias_.key]), unit);
     } else if (how == shape::adjacent) {
       for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * bias_.key), unit);
