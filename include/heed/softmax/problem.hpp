@@ -195,13 +195,14 @@ template <class T> void check_mask(checker& check, const problem<T>& p) {
   }
 }
 
-// Numbers per head: how many, and each at least `least`
+// Numbers per head: how many, and each finite or -inf and at least `least`
 template <class T>
 void check_per_head(checker& check, const char* name, const per_head& x, const problem<T>& p, double least) {
   if (!x.set()) return;
   check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");
   for (index_t h = 0; check.ok() && h < (x.one_each() ? p.heads : 1); ++h)
-    check.require(x.at(h) >= least, name, "[", h, "] is ", x.at(h), ", must be at least ", least);
+    check.require(x.at(h) >= least && x.at(h) <= std::numeric_limits<double>::max(), name, "[", h, "] is ", x.at(h),
+                  ", must be ", least, " or more, and less than infinity");
 }
 
 // O(1) in the tensors, O(size) in the arrays of lengths; reads no tensor data.

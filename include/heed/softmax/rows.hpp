@@ -118,6 +118,10 @@ template <class T> class rows_driver {
   }
 
   void visit(index_t j, index_t keys, bool partial) {
+    if (pairs_.any()) {
+      pairs_.look(j, j + keys);
+      if (pairs_.overlook(rows_)) return;
+    }
     if (p_.e % w != 0) {
       const index_t c = p_.e / w * w;
       for (index_t x = 0; x < keys; ++x)

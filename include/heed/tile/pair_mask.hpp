@@ -58,7 +58,7 @@ template <class T> class pair_mask {
     }
   }
 
-  // The keys that of() speaks about: one step of a tile after the other, from the tile's first key on.
+  // The keys that of() and overlook() speak about: one step of a tile after the other, from the tile's first key on.
   void begin_tile(index_t first) { tile_ = end_ = first, slot_ = -1; }
   void look(index_t first, index_t end) {
     if (first == tile_) step_ = end - first;
@@ -81,6 +81,17 @@ template <class T> class pair_mask {
       if (kept != sight::all) seen = kept;
     }
     return seen;
+  }
+
+  // Whether none of the first `lanes` lanes sees any of the keys looked at, whatever the user's predicate says
+  bool overlook(index_t lanes) const {
+    for (std::size_t l = 0; l < static_cast<std::size_t>(lanes); ++l) {
+      if (segments_ && (id_[l] < step_ids_.least || id_[l] > step_ids_.most)) continue;
+      bool any = !keep_;
+      for (index_t j = first_; !any && j < end_; ++j) any = row_[l][j * kept_.key];
+      if (any) return false;
+    }
+    return true;
   }
 
   // One pair, but for the user's predicate
