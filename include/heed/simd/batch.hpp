@@ -103,6 +103,8 @@ template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, 
   return xsimd::select(mask, a, b);
 }
 
+template <class T> HEED_INLINE bool any_below(batch<T> x, batch<T> bound) { return xsimd::any(x < bound); }
+
 // An integer as wide as a lane
 template <class T> using integer = std::conditional_t<is_float<T>, std::int32_t, std::int64_t>;
 

@@ -198,11 +198,15 @@ template <class T> class score_steps {
     simd::store(s, simd::select<T>(term == hidden, hidden, unless_hidden(score, simd::fma(term, unit, score))));
   }
 
+  // Terms of ordinary size cannot hide or underflow: a sum will do.
   template <int... Y>
   HEED_INLINE static void add_square(T* s, index_t row, index_t count, const simd::square<T>& terms, batch unit,
                                      std::integer_sequence<int, Y...>) {
-    if (count == w)
-      (add(s + Y * row, terms[Y], unit), ...);
+    const batch ordinary(std::numeric_limits<T>::lowest() / 4);
+    batch least(T(0));
+    ((least = simd::min(terms[Y], least)), ...);  // in this order NaN is passed over
+    if (count == w && !simd::any_below(least, ordinary))
+      (simd::store(s + Y * row, simd::fma(terms[Y], unit, simd::load(s + Y * row))), ...);
     else
       ((Y < count ? add(s + Y * row, terms[Y], unit) : void()), ...);
   }
