@@ -108,9 +108,11 @@ template <class T> bool all_nan(const softmax_case<T>& x, index_t h, index_t i) 
 
 // One key of every class is bad in k, then in v: rows that see it are NaN, all others have the reference's numbers.
 template <class T> void check_bad_keys(const std::vector<shape>& sizes) {
+  std::size_t turn = 0;
   for (const shape& s : sizes) {
     const hiders<T> set(s);
     for (const auto& [name, options] : set.all) {
+      if (turn++ % thinning != 0) continue;
       const pair_list sees = pairs_of(softmax_case<T>(s, options));
       for (const index_t key : key_classes)
         for (int kind = 0; kind < 3; ++kind) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -9,6 +10,13 @@
 #include "heed/core/types.hpp"
 
 namespace heed_test {
+
+// Unoptimised builds (sanitizers) take one of so many of the products of cases.
+#if defined(__OPTIMIZE__)
+inline constexpr std::size_t thinning = 1;
+#else
+inline constexpr std::size_t thinning = 6;
+#endif
 
 using heed::index_t;
 

@@ -115,7 +115,7 @@ template <class T> class lanes_driver {
       const index_t head = kv_head * p_.group + g;
       steps_.set(p_.scores, lane, head, i, place + i);
       pairs_.set(lane, head, i);
-      if (p_.opt.sink_logits.set()) to_.m[lane] = p_.first_top(head), to_.l[lane] = p_.first_sum(to_.m[lane]);
+      if (p_.opt.sink_logits.set()) p_.start(head, to_.m[lane], to_.l[lane]);
       if (++g == p_.group) g = 0, ++i;
     }
     steps_.complete(lanes_);

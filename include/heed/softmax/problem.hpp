@@ -65,14 +65,13 @@ template <class T> struct problem {
     return x.data() + s.batch * x.stride(0) + head * x.stride(1) + (s.first_query + i) * x.stride(2);
   }
 
-  // What the online softmax starts from: nothing, or the sink. Units of log 2.
-  HEED_INLINE T first_top(index_t head) const {
-    constexpr T lowest = std::numeric_limits<T>::lowest();
-    if (!opt.sink_logits.set()) return lowest;
-    const double sink = opt.sink_logits.at(head);
-    return sink == -std::numeric_limits<double>::infinity() ? lowest : tile::finite_factor<T>(sink * tile::log2e);
+  // What the online softmax of a row starts from: nothing, or the sink. Units of log 2.
+  HEED_INLINE void start(index_t head, T& top, T& sum) const {
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    const double sink = opt.sink_logits.set() ? opt.sink_logits.at(head) : none;
+    top = sink == none ? std::numeric_limits<T>::lowest() : tile::finite_factor<T>(sink, tile::log2e);
+    sum = sink == none ? T(0) : T(1);
   }
-  HEED_INLINE T first_sum(T first_top) const { return first_top == std::numeric_limits<T>::lowest() ? T(0) : T(1); }
 };
 
 template <class T>

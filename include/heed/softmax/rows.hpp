@@ -105,9 +105,9 @@ template <class T> class rows_driver {
         const index_t row = std::min(r + i % apart, rows_ - 1), query = row / p_.group,
                       head = kv_head * p_.group + row % p_.group;
         steps_.set(p_.scores, first_lane + i, head, query, place + query, i / apart);
-        const T top = p_.first_top(head);
-        to_.m[first_lane + i] = top;
-        if (i < apart) to_.l[first_lane + i] = p_.first_sum(top), pairs_.set(row, head, query);
+        T sum;
+        p_.start(head, to_.m[first_lane + i], sum);
+        if (i < apart) to_.l[first_lane + i] = sum, pairs_.set(row, head, query);
       }
     }
     steps_.complete(passes(rows_) * w);

@@ -25,10 +25,10 @@ inline namespace HEED_ISA {
 
 inline constexpr double log2e = 1.4426950408889634;
 
-// x as T, kept finite where it is: a factor that overflows would turn a product with 0 into NaN
-template <class T> T finite_factor(double x) {
+// x * unit as T, kept finite where x is: a factor that overflows would turn a product with 0 into NaN
+template <class T> T finite_factor(double x, double unit = 1) {
   constexpr double most = std::numeric_limits<T>::max();
-  return static_cast<T>(std::isinf(x) || std::isnan(x) ? x : std::clamp(x, -most, most));
+  return static_cast<T>(std::isinf(x) || std::isnan(x) ? x : std::clamp(x * unit, -most, most));
 }
 
 // The steps of one call, from the options that softmax and local-linear share.
@@ -57,7 +57,7 @@ template <class T, class Options> score_rules<T> make_score_rules(const Options&
   // tanh is 1 long before the bound of a capped factor, which leaves room for a dot product
   constexpr double room = 1e-10 * double{std::numeric_limits<T>::max()};
   rules.query_factor = capped ? static_cast<T>(std::isnan(scale) ? scale : std::clamp(scale / opt.softcap, -room, room))
-                              : finite_factor<T>(scale * unit);
+                              : finite_factor<T>(scale, unit);
   return rules;
 }
 
@@ -113,7 +113,7 @@ template <class T> class score_steps {
     }
     if (distances_) {
       distance_from_[l] = place - key_offset;
-      slope_[l] = finite_factor<T>(-rules.slopes.at(head) * static_cast<double>(rules.unit));
+      slope_[l] = finite_factor<T>(-rules.slopes.at(head), static_cast<double>(rules.unit));
     }
     if (biased_) row_[l] = bias_.row(head, query) + key_offset * bias_.key, offset_[l] = key_offset;
   }
