@@ -54,7 +54,8 @@ template <class E> concept executor = requires(E& e, index_t n, const task_ref& 
 }  // namespace detail
 
 // Refers to anything with e.concurrency() and e.parallel_for(n, f), which calls f(0) .. f(n - 1) once each, in any
-// order and on any threads, and returns when all have returned. heed calls it with n <= concurrency(); f is noexcept.
+// order and on any threads, and returns when all have returned. heed calls it with n <= concurrency(), which must not
+// throw; f is noexcept.
 // Default: the calling thread.
 class executor_ref {
  public:

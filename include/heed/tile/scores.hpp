@@ -72,6 +72,7 @@ template <class Element> struct pair_tensor {
   index_t head = 0, query = 0, key = 0;  // strides
 
   HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const sequence_origin& s) {
+    if (x.empty()) return static_cast<void>(*this = {});  // no pair will be asked for
     const auto stride = [&](int axis) { return x.extent(axis) == 1 ? 0 : x.stride(axis); };
     head = stride(1), query = stride(2), key = stride(3);
     first = x.data() + s.batch * stride(0) + s.first_query * query + s.first_key * key;
@@ -191,7 +192,7 @@ template <class T> class score_steps {
   // A score that underflows in units of log 2 (that of the lowest number as a bias) stays visible; -inf stays hidden.
   HEED_INLINE static batch unless_hidden(batch before, batch score) {
     const batch hidden(-std::numeric_limits<T>::infinity()), lowest(std::numeric_limits<T>::lowest());
-    return simd::select<T>(before == hidden, hidden, simd::max(lowest, score));
+    return simd::select<T>(before == hidden, score, simd::max(lowest, score));
   }
   HEED_INLINE static void add(T* s, batch term, batch unit) {
     const batch hidden(-std::numeric_limits<T>::infinity()), score = simd::load(s);
