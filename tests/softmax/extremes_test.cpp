@@ -286,3 +286,15 @@ TEST_CASE("ids that differ in the low or the high half only, and of either sign"
         check<double>(s, {.mask = mask & heed::causal()});
       }
 }
+
+TEST_CASE("a bias and a keep without keys") {
+  const shape none{1, 2, 1, 20, 0, 8, 8};
+  static const float number = 0;
+  for (const index_t queries : {index_t{20}, index_t{2}}) {
+    shape s = none;
+    s.queries = queries;
+    check<float>(s, {.mask = heed::keep({nullptr, {1, 1, queries, 0}, {0, 0, 1, 1}}),
+                     .alibi_slopes = 1,
+                     .bias = {&number, {1, 1, queries, 0}, {0, 0, 1, 1}}});
+  }
+}

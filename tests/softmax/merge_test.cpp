@@ -150,3 +150,18 @@ TEST_CASE("merge checks its shapes") {
   CHECK(thrown.find("18") != std::string::npos);
   CHECK(a.o(0, 0, 0, 0) == 1);
 }
+
+TEST_CASE("a log_weight that is no number, or +inf, is refused before anything is written") {
+  for (const double bad : {std::nan(""), HUGE_VAL}) {
+    std::vector<float> o{1, 2}, lse{0}, part{3, 4}, part_lse{0};
+    std::string thrown;
+    try {
+      run_merge<float>({o.data(), {1, 1, 1, 2}, {2, 2, 2, 1}}, {lse.data(), {1, 1, 1}, {1, 1, 1}},
+                       {part.data(), {1, 1, 1, 2}, {2, 2, 2, 1}}, {part_lse.data(), {1, 1, 1}, {1, 1, 1}}, bad);
+    } catch (const heed::error& e) {
+      thrown = e.what();
+    }
+    CHECK(thrown.find("log_weight is ") == 0);
+    CHECK((o == std::vector<float>{1, 2} && lse[0] == 0));
+  }
+}

@@ -24,22 +24,7 @@ constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr shape shapes[] = {{1, 4, 2, 40, 61, 12, 9}, {1, 2, 1, 3, 150, 20, 7}, {1, 1, 3, 30, 33, 8, 16}};
 
 double apart(double a, double b) { return a == b ? 0 : std::abs(a - b); }
-double largest_difference(const buffer<double>& a, const buffer<double>& b) {
-  double worst = 0;
-  for (index_t i = 0; i < a.size()[0]; ++i)
-    for (index_t h = 0; h < a.size()[1]; ++h)
-      for (index_t n = 0; n < a.size()[2]; ++n)
-        for (index_t e = 0; e < a.size()[3]; ++e) worst = std::max(worst, apart(a(i, h, n, e), b(i, h, n, e)));
-  return worst;
-}
-bool same(const softmax_case<double>& a, const softmax_case<double>& b, double tolerance = 1e-12) {
-  return largest_difference(a.o, b.o) <= tolerance && largest_difference(a.lse, b.lse) <= tolerance;
-}
-softmax_case<double> ran(const shape& s, const options& how = {}) {
-  softmax_case<double> x(s, how);
-  x.forward();
-  return x;
-}
+bool same(const softmax_case<double>& a, const softmax_case<double>& b) { return heed_test::same(a, b, 1e-12); }
 
 struct table {  // numbers for all pairs of all heads
   explicit table(const shape& of, std::uint32_t seed = 2) : s(of) {

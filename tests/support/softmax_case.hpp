@@ -104,6 +104,28 @@ template <class T> verdict compare(const softmax_case<T>& x, heed::softmax::opti
   return result;
 }
 
+// Between results of two calls; equal infinities are 0 apart, a NaN is infinitely far from anything.
+template <class T> double largest_difference(const buffer<T>& a, const buffer<T>& b) {
+  double worst = 0;
+  for (index_t i = 0; i < a.size()[0]; ++i)
+    for (index_t h = 0; h < a.size()[1]; ++h)
+      for (index_t n = 0; n < a.size()[2]; ++n)
+        for (index_t e = 0; e < a.size()[3]; ++e) {
+          const auto x = static_cast<double>(a(i, h, n, e)), y = static_cast<double>(b(i, h, n, e));
+          if (std::isnan(x) || std::isnan(y)) return HUGE_VAL;
+          if (x != y) worst = std::max(worst, std::abs(x - y));
+        }
+  return worst;
+}
+template <class T> bool same(const softmax_case<T>& a, const softmax_case<T>& b, double tolerance) {
+  return largest_difference(a.o, b.o) <= tolerance && largest_difference(a.lse, b.lse) <= tolerance;
+}
+inline softmax_case<double> ran(const shape& s, const heed::softmax::options<double>& how = {}) {
+  softmax_case<double> x(s, how);
+  x.forward();
+  return x;
+}
+
 template <class T> bool all_written(const buffer<T>& x) {
   bool all = true;
   x.each([&](const T& element) {

@@ -58,8 +58,7 @@ template <class T> class lanes_driver {
     const index_t first = tile * query_tile, rows = std::min(query_tile, p_.rows(s) - first);
     careful_ = false;
     attend(s, kv_head, first, rows);
-    if (!tile::all_finite(to_.acc, row_, p_.e,
-                          row_)) {  // it may be a value that some lane must not see: 0 * NaN is NaN
+    if (!tile::all_finite(to_.acc, row_, p_.e, row_)) {  // perhaps by a value that some lane must not see
       careful_ = true;
       attend(s, kv_head, first, rows);
     }

@@ -29,7 +29,8 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
   check.distinct("o", o, "part", part), check.distinct("lse", lse, "part_lse", part_lse),
       check.distinct("o", o, "part_lse", part_lse);
   check.distinct("lse", lse, "part", part), check.distinct("o", o, "lse", lse);
-  check.require(!std::isnan(log_weight), "log_weight is NaN, must be a number");
+  check.require(log_weight < std::numeric_limits<double>::infinity(), "log_weight is ", log_weight,
+                ", must be a number less than infinity");
   if (!check.ok()) heed::detail::fail(text.data());
 
   for (index_t b = 0; b < o.extent(0); ++b)
@@ -67,7 +68,7 @@ inline namespace HEED_ISA {
 
 // (o, lse) joined with (part, part_lse + log_weight): what attention over both sets of keys gives, for keys split in
 // any way. o, part: (B, H, N, E); lse, part_lse: (B, H, N), natural log. A part without keys (lse = -inf)
-// changes nothing. Throws heed::error where shapes differ, an output is an input, or log_weight is NaN.
+// changes nothing. Throws heed::error where shapes differ, an output is an input, or log_weight is NaN or +inf.
 template <viewable O, viewable L, viewable P, viewable R>
 void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight = 0) {
   using T = heed::detail::value_t<O>;

@@ -100,6 +100,7 @@ template <class T> class score_steps {
   void begin(const score_rules<T>& rules, const sequence_origin& s, bool called) {
     called_ = called, distances_ = rules.slopes.set(), biased_ = rules.has_bias();
     number_ = static_cast<std::int32_t>(s.number);
+    bias_ = {};
     if (biased_) bias_.begin(rules.bias, s);
   }
   // lane: its query and place in the sequence; key_offset: of the lane within a row's keys
@@ -127,7 +128,7 @@ template <class T> class score_steps {
       if (distances_) distance_from_[l] = distance_from_[last], slope_[l] = slope_[last];
       if (biased_) row_[l] = row_[last], offset_[l] = offset_[last];
     }
-    for (index_t x = 0; biased_ && x * w < lanes; ++x) {
+    for (index_t x = 0; bias_.first != nullptr && x * w < lanes; ++x) {
       const auto first = static_cast<std::size_t>(x * w), end = first + static_cast<std::size_t>(w);
       bool same = row_[first] == row_[first + 1];                         // one row for all lanes
       bool next = row_[first] + 1 == row_[first + 1] && end <= last + 1;  // lanes next to each other
