@@ -148,8 +148,9 @@ std::vector<index_t> in_a_row(index_t first, index_t lanes) {
 TEST_CASE("spans and runs hold every visible pair: random masks", "[positions]") {
   heed_test::random_numbers random(5);
   for (int trial = 0; trial < 3000; ++trial) {
-    const index_t m = 1 + random.below(200), lanes = 1 + random.below(tile::most_lanes);
-    const index_t width = index_t(1) << random.below(5);
+    const index_t m = 1 + random.below(200), width = index_t(1) << random.below(5);
+    const index_t most = std::min(tile::most_lanes, width * tile::most_vectors);
+    const index_t lanes = 1 + random.below(static_cast<std::int32_t>(most));
     tile::key_rule rule{.keys = m};
     if (random.below(2)) rule.keys = random.below(static_cast<std::int32_t>(m) + 1);
     if (random.below(2)) rule.left = random.below(2) ? random.below(12) : random.below(150);

@@ -174,6 +174,7 @@ class interval_sight {
 // Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a
 // causal diagonal becomes a staircase. Between from and to a vector may see nothing: it is masked there.
 template <class Sight> key_runs make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step) {
+  HEED_ASSERT(vectors <= most_vectors && keys <= key_runs::most * step);
   key_runs out;
   for (index_t v = 0; v < vectors; ++v)
     out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
