@@ -3,5 +3,6 @@
 
 // Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
 
+#include "heed/local_linear.hpp"
 #include "heed/softmax.hpp"
 #include "heed/version.hpp"
