@@ -11,7 +11,10 @@ inline namespace HEED_ISA {
 //
 //   C = sum_j p_j (k_j - c)(k_j - c)^T - m m^T + ridge,   c the mean key as T,   m = sum_j p_j (k_j - c)
 //
-// Their weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
+// With few keys the smaller matrix of the keys among themselves takes its place: for the rows x_j = sqrt(p_j) (k_j - mean)
+// of X, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge with r = q - mean.
+//
+// The weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
 // product with a key loses to rounding what the ridge is about.
 template <class T> class direct_solver {
  public:
@@ -24,50 +27,34 @@ template <class T> class direct_solver {
   direct_solver(const problem<T>& p, heed::detail::arena& memory)
       : d_(p.d),
         n_(matrix::padded(p.d)),
-        c_(memory.take<double>(matrix::size(p.d)), p.d),
+        storage_(memory.take<double>(matrix::size(p.d))),
         x_(memory.take<double>(depth * n_ * wide)),
         mean_(memory.take<double>(groups * n_ * wide)),
         y_(memory.take<double>(groups * n_ * wide)),
         sum_(memory.take<double>(groups * n_ * wide)),
         shift_(memory.take<double>(groups * wide)),
         total_(memory.take<double>(groups * wide)),
-        p_(memory.take<T>(tile::query_tile<T>::most_keys * w)) {}
+        roots_(memory.take<double>(few(p.d) * wide)),
+        p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
+        keys_(memory.take<T>(few(p.d) * p.d)) {}
+
+  // Up to so many keys the matrix of the keys is the smaller one. bench/local_linear_bench.cpp, rows solver.
+  static constexpr index_t few(index_t d) { return d / 2; }
 
   // Slopes of the lanes of a group, from q and mean keys [d][lane] and one ridge per lane
   HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const T* ridge) {
     const index_t lane = group * wide, row = weights.row();
-    double *const c = at(mean_, group), *const first = at(sum_, group), *const y = at(y_, group);
-    for (index_t d = 0; d < n_; ++d) {
+    double *const c = at(mean_, group), *const y = at(y_, group);
+    for (index_t d = 0; d < n_; ++d)
       simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
-      simd::store(first + d * wide, batch(0.0));
-    }
-    const batch sum = add_moments(weights, lane, c, first);
-    const batch gain = simd::select<double>(sum == batch(0.0), batch(0.0), batch(1.0) / sum);
-    batch trace(0.0);
-    for (index_t i = 0; i < n_; ++i) {
-      const batch m = simd::load(first + i * wide) * gain;
-      simd::store(first + i * wide, m);
-      for (index_t j = 0; j <= i; ++j) {
-        double* const e = c_.entry(i, j);
-        simd::store(e, simd::load(e) * gain - m * simd::load(first + j * wide));
-      }
-      double* const e = c_.entry(i, i);
-      trace += simd::load(e);
-      simd::store(e, i < d_ ? simd::load(e) + simd::load_double(ridge + lane) : batch(1.0));
-    }
-    double least[wide];
-    simd::store(&least[0], trace * batch(2.2e-16));
-    c_.factor(&least[0]);
-    for (index_t d = 0; d < n_; ++d) {
-      const batch exact = simd::load(c + d * wide) + simd::load(first + d * wide);
-      simd::store(c + d * wide, exact);
-      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row + lane) - exact : batch(0.0));
-    }
-    c_.solve(y);
+    const batch penalty = simd::load_double(ridge + lane);
+    if (weights.keys() <= few(d_))
+      solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
+    else
+      solve_among_dims(weights, lane, q + lane, row, c, y, penalty);
     batch shift(0.0);
     for (index_t d = 0; d < d_; ++d) shift = simd::fma(simd::load(c + d * wide), simd::load(y + d * wide), shift);
     simd::store(shift_ + lane, shift);
-    begin_weights(group);
   }
 
   double slope(index_t lane, index_t d) const { return at(y_, lane / wide)[d * wide + lane % wide]; }
@@ -114,10 +101,108 @@ template <class T> class direct_solver {
   double* at(double* x, index_t group) const { return x + group * n_ * wide; }
   const double* at(const double* x, index_t group) const { return x + group * n_ * wide; }
 
+  // c: the mean key as T, then exactly; y: the slope
+  void solve_among_dims(tile_weights<T>& weights, index_t lane, const T* q, index_t row, double* c, double* y,
+                        batch penalty) {
+    double* const first = y;
+    std::fill(first, first + n_ * wide, 0.0);
+    matrix_ = matrix(storage_, d_);
+    const batch sum = add_moments(weights, lane, c, first);
+    const batch gain = reciprocal(sum);
+    batch trace(0.0);
+    for (index_t i = 0; i < n_; ++i) {
+      const batch m = simd::load(first + i * wide) * gain;
+      simd::store(first + i * wide, m);
+      for (index_t j = 0; j <= i; ++j) {
+        double* const e = matrix_.entry(i, j);
+        simd::store(e, simd::load(e) * gain - m * simd::load(first + j * wide));
+      }
+      trace += simd::load(matrix_.entry(i, i));
+    }
+    factor(d_, trace, penalty);
+    for (index_t d = 0; d < n_; ++d) {
+      const batch exact = simd::load(c + d * wide) + simd::load(first + d * wide);
+      simd::store(c + d * wide, exact);
+      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row) - exact : batch(0.0));
+    }
+    matrix_.solve(y);
+  }
+
+  void solve_among_keys(tile_weights<T>& weights, index_t lane, const T* q, index_t row, double* c, double* y,
+                        batch penalty) {
+    const index_t keys = collect(weights, lane), order = matrix::padded(keys);
+    batch sum(0.0);
+    for (index_t j = 0; j < keys; ++j) sum = simd::fma(root(j), root(j), sum);
+    const batch gain = reciprocal(sum), unit = simd::sqrt(gain);
+    matrix_ = matrix(storage_, keys);
+    matrix_.clear();
+    double* const b = at(sum_, lane / wide);  // X r, then the solution
+    std::fill(b, b + order * wide, 0.0);
+    batch trace(0.0);
+    for (index_t first = 0; first < d_; first += depth) {
+      const index_t count = std::min(depth, d_ - first);
+      for (index_t d = first; d < first + count; ++d) {
+        batch m(0.0);
+        const batch near = simd::load(c + d * wide);
+        for (index_t j = 0; j < keys; ++j) m = simd::fma(root(j) * root(j), key(j, d) - near, m);
+        const batch exact = simd::fma(m, gain, near), r = simd::load_double(q + d * row) - exact;
+        simd::store(c + d * wide, exact);
+        double* const x = x_ + (d - first) * order * wide;
+        for (index_t j = 0; j < order; ++j) {
+          const batch each = j < keys ? root(j) * unit * (key(j, d) - exact) : batch(0.0);
+          simd::store(x + j * wide, each);
+          simd::store(b + j * wide, simd::fma(each, r, simd::load(b + j * wide)));
+          trace = simd::fma(each, each, trace);
+        }
+      }
+      matrix_.add_products(x_, count);
+    }
+    factor(keys, trace, penalty);
+    matrix_.solve(b);
+    for (index_t d = 0; d < d_; ++d) {
+      const batch exact = simd::load(c + d * wide);
+      batch rest = simd::load_double(q + d * row) - exact;
+      for (index_t j = 0; j < keys; ++j) rest = rest - root(j) * unit * (key(j, d) - exact) * simd::load(b + j * wide);
+      simd::store(y + d * wide, rest / penalty);
+    }
+  }
+  batch root(index_t j) const { return simd::load(roots_ + j * wide); }
+  batch key(index_t j, index_t d) const { return batch(static_cast<double>(keys_[j * d_ + d])); }
+
+  // All keys and the roots of their weights. Returns how many they are.
+  index_t collect(tile_weights<T>& weights, index_t lane) {
+    index_t keys = 0;
+    const index_t x = lane / w;
+    weights.each([&](const tile::key_tile& tile, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+      for (index_t i = 0; i < tile.count; ++i) {
+        const tile::weight_block& b = tile.block[static_cast<std::size_t>(i)];
+        if (x < b.from || x >= b.to) continue;
+        tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
+        for (index_t j = 0; j < b.keys; ++j, ++keys) {
+          std::copy_n(k + (b.first + j) * k_row, d_, keys_ + keys * d_);
+          simd::store(roots_ + keys * wide, simd::sqrt(simd::load_double(p_ + j * w + lane % w)));
+        }
+      }
+    });
+    return keys;
+  }
+
+  static batch reciprocal(batch x) { return simd::select<double>(x == batch(0.0), batch(0.0), batch(1.0) / x); }
+  // Of the matrix plus the ridge
+  void factor(index_t order, batch trace, batch penalty) {
+    for (index_t i = 0; i < matrix_.order(); ++i) {
+      double* const e = matrix_.entry(i, i);
+      simd::store(e, i < order ? simd::load(e) + penalty : batch(1.0));
+    }
+    double least[wide];
+    simd::store(&least[0], trace * batch(2.2e-16));
+    matrix_.factor(&least[0]);
+  }
+
   // The matrix and `first`: sums over the keys of p (k - c)(k - c)^T and p (k - c). Returns the sum of p.
   batch add_moments(tile_weights<T>& weights, index_t lane, const double* c, double* first) {
     batch sum(0.0);
-    c_.clear();
+    matrix_.clear();
     const index_t x = lane / w;
     weights.each([&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
       for (index_t i = 0; i < keys.count; ++i) {
@@ -127,7 +212,7 @@ template <class T> class direct_solver {
         for (index_t j = 0; j < b.keys; j += depth) {
           const index_t count = std::min(depth, b.keys - j);
           sum += centre(j, lane % w, count, k + (b.first + j) * k_row, k_row, c, first);
-          c_.add_products(x_, count);
+          matrix_.add_products(x_, count);
         }
       }
     });
@@ -181,9 +266,9 @@ template <class T> class direct_solver {
   }
 
   index_t d_, n_;
-  matrix c_;
-  double *x_, *mean_, *y_, *sum_, *shift_, *total_;
-  T* p_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *shift_, *total_, *roots_;
+  T *p_, *keys_;
+  matrix matrix_;
 };
 
 }  // namespace HEED_ISA
