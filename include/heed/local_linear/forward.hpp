@@ -7,7 +7,7 @@
 //   y = C^-1 (q - mean);  o = sum_j p_j (1 + (k_j - mean) . y) v_j
 //
 // One task is a tile of queries in lanes, as in softmax. Passes over the keys: weights and means; the solves, matrix-free
-// or by a matrix per lane; the output. Weights of up to a megabyte of keys are kept from pass to pass, others computed
+// or by a matrix per lane; the output. Up to 4 MiB of weights are kept from pass to pass, others are computed
 // anew: scratch does not grow with N or M, and no N x D x D or N x M is ever formed.
 
 #include <atomic>
@@ -239,6 +239,21 @@ template <class T> class driver {
 
 template <class T> index_t tiles_of(index_t rows) { return tile::query_tile<T>::tiles(rows); }
 
+// Which sizes and options chose the path; for the plans alone.
+template <class T> void explain(plan& how, const problem<T>& p) {
+  heed::detail::message text(how.why);
+  const index_t keys = p.k.extent(2), kept = tile_weights<T>::kept_keys;
+  if (how.tasks == 0)
+    text << "no rows";
+  else if (keys <= kept)
+    text << "weights of all " << keys << " keys kept";
+  else
+    text << "weights of " << kept << " of " << keys << " keys kept, the others computed in every pass";
+  if (p.solves && p.opt.solver == solver::automatic)
+    text << "; tiles of up to " << p.d / 4 << " keys solved directly at once";
+  tile::name_options(text, p);
+}
+
 template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
@@ -329,7 +344,9 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, detail::as_output<T>(o), opt);
   p.ridge = ridge;
-  return detail::make_plan(p, where, where.executor.concurrency());
+  plan how = detail::make_plan(p, where, where.executor.concurrency());
+  if (how.ok()) detail::explain(how, p);
+  return how;
 }
 
 // o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the keys,
@@ -358,7 +375,9 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, detail::as_output<T>(o), opt);
   p.given = slope, p.solves = false;
-  return detail::make_plan(p, where, where.executor.concurrency());
+  plan how = detail::make_plan(p, where, where.executor.concurrency());
+  if (how.ok()) detail::explain(how, p);
+  return how;
 }
 
 // The last pass of forward alone, with slopes (B, max(H, Hk), N, D) of the caller's for y: 0 is softmax attention, the

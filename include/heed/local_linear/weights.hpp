@@ -28,14 +28,15 @@ void key_products(const T* k, index_t k_row, const tile::weight_block& b, const 
 //
 //   p_j = 2^(s_j - m) / l,   mean key = sum_j p_j k_j
 //
-// Weights of the first keys stay in memory; those of the others are computed from their scores every time. Keeping
-// them makes a pass one of three products cheaper, but they must not push K and V out of the second-level cache for
-// good: bench/local_linear_bench.cpp, rows keep.
+// Weights of the first keys stay in memory, up to 4 MiB of them; those of the others are computed from their scores
+// every time, which makes a pass three products instead of two. A pass reads what is kept once, at about 2 GB/s, so it
+// need not stay in the second-level cache: with 16384 keys an iteration costs 1.5 softmaxes where 0.25 MiB are kept,
+// 1.4 with 1 MiB and 1.0 with 4 MiB (docs/kernels/local_linear.md).
 template <class T> class tile_weights {
  public:
   using tile_type = tile::query_tile<T>;
   static constexpr index_t w = simd::width<T>, lanes = tile_type::most_rows;
-  static constexpr index_t kept_bytes = index_t(1) << 20;
+  static constexpr index_t kept_bytes = index_t(1) << 22;
   static constexpr index_t kept_keys = kept_bytes / (lanes * static_cast<index_t>(sizeof(T)));
   static constexpr index_t kept_tiles = kept_keys / (tile_type::most_keys / 2) + 16;
 

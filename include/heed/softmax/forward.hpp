@@ -69,26 +69,14 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
 
 // Which sizes and options chose the path, and what they change in it; for plan_forward alone.
 template <class T> void explain(plan& how, const problem<T>& p) {
-  using kind = heed::detail::mask_parts;
   heed::detail::message text(how.why);
-  const char* before = "";
-  const auto name = [&](bool holds, const char* option) {
-    if (holds) text << before << option, before = ", ";
-  };
   if (how.tasks == 0)
     text << "no rows";
   else if (p.packed())
     text << "packed: each sequence as a call of its own";
   else
     text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << few_rows<T>;
-  before = "; scores changed by ";
-  name(p.scores.cap != T(0), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
-  name(p.scores.has_bias(), "bias"), name(p.scores.has_function(), "score");
-  before = "; tiles cut by ";
-  name(p.mask.has(kind::causal), "causal"), name(p.mask.has(kind::window), "window");
-  name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
-  name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
-  if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+  tile::name_options(text, p);
   if (p.sink_logits.set()) text << "; sums start from sink_logits";
 }
 
