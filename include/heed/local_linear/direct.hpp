@@ -7,12 +7,12 @@
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
-// C y = q - mean key by Cholesky factors, in double whatever T is, for a vector of double of the tile's lanes at a time:
+// C y = q - mean key by Cholesky factors, in double whatever T is, for a vector of double of a tile's lanes at a time:
 //
 //   C = sum_j p_j (k_j - c)(k_j - c)^T - m m^T + ridge,   c the mean key as T,   m = sum_j p_j (k_j - c)
 //
-// With few keys the smaller matrix of the keys among themselves takes its place: for the rows x_j = sqrt(p_j) (k_j - mean)
-// of X, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge with r = q - mean.
+// With few keys the smaller matrix of the keys among themselves takes its place: for the rows of X,
+// x_j = sqrt(p_j) (k_j - mean), and r = q - mean, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge.
 //
 // The weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
 // product with a key loses to rounding what the ridge is about.

@@ -6,8 +6,8 @@
 //   p = softmax weights of the visible keys;  mean = sum_j p_j k_j;  C = sum_j p_j (k_j - mean)(k_j - mean)^T + ridge
 //   y = C^-1 (q - mean);  o = sum_j p_j (1 + (k_j - mean) . y) v_j
 //
-// One task is a tile of queries in lanes, as in softmax. Passes over the keys: weights and means; the solves, matrix-free
-// or by a matrix per lane; the output. Up to 4 MiB of weights are kept from pass to pass, others are computed
+// One task is a tile of queries in lanes, as in softmax. Passes over the keys: weights and means; the solves, without a
+// matrix or with one per lane; the output. Up to 4 MiB of weights are kept from pass to pass, others are computed
 // anew: scratch does not grow with N or M, and no N x D x D or N x M is ever formed.
 
 #include <atomic>
@@ -354,8 +354,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
 // q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on
 // the last axis; ridge > 0 in units of |k|^2, one or one for each head of o, infinity for softmax attention. A row that
 // sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where they hold NaN.
-// Throws heed::error, before anything is written, where shapes or options do not fit; not_converged, after o is written,
-// where a solver asked for by name leaves rows above the tolerance and no report is there to say so.
+// Throws heed::error, before anything is written, where shapes or options do not fit; not_converged, after o is
+// written, where a solver asked for by name leaves rows above the tolerance and no report is there to say so.
 // Local linear attention as in FlashLLA (its README and code), centred: docs/kernels/local_linear.md.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},

@@ -5,10 +5,10 @@
 //
 //   s[key][lane] = score(scale q[lane] . k[key])  in units of log 2,  -inf where lane does not see key
 //
-// Any rows that share keys make a tile, each lane with its own place. Full key tiles, which every lane sees, run without
-// a test. In partial ones the keys are cut into runs that the same vectors see, and pairs are tested only in the steps
-// where a mask cuts through a vector. Where scores pass further steps (tile/scores.hpp) they are made and changed 48
-// keys at a time, in L1.
+// Any rows that share keys make a tile, each lane with its own place. Full key tiles, which every lane sees, run
+// without a test. In partial ones the keys are cut into runs that the same vectors see, and pairs are tested only in
+// the steps where a mask cuts through a vector. Where scores pass further steps (tile/scores.hpp) they are made and
+// changed 48 keys at a time, in L1.
 
 #include <array>
 
