@@ -91,13 +91,12 @@ template <class T> class driver {
 
   void gather_queries(const tile::sequence& s) {
     std::array<const T*, tile::most_lanes> q;
-    for (index_t l = 0; l < rows_.count; ++l) q[at(l)] = p_.query(s, rows_.row[at(l)].head, rows_.row[at(l)].query);
+    tile::find_rows(rows_, p_.q, s, p_.repeat, q);
     tile::gather(q.data(), rows_.count, p_.d, T(1), q_, weights_.row());
   }
   void take_slopes(const tile::sequence& s) {
     std::array<const T*, tile::most_lanes> y;
-    for (index_t l = 0; l < rows_.count; ++l)
-      y[at(l)] = p_.given_slope(s, rows_.row[at(l)].head, rows_.row[at(l)].query);
+    tile::find_rows(rows_, p_.given, s, 1, y);
     tile::gather(y.data(), rows_.count, p_.d, T(1), y_, weights_.row());
   }
 
@@ -206,22 +205,25 @@ template <class T> class driver {
 
   void finish(const tile::sequence& s) {
     const index_t row = weights_.row();
-    std::array<T*, tile::most_lanes> o, slope, mean;
     for (index_t l = 0; l < rows_.count; ++l) {
       const auto [head, query] = rows_.row[at(l)];
-      o[at(l)] = p_.output(s, head, query);
       if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = tile::natural_lse(weights_.m()[l], weights_.l()[l]);
-      if (p_.opt.slope.data() != nullptr) slope[at(l)] = p_.row(p_.opt.slope, s, head, query);
-      if (p_.opt.mean_key.data() != nullptr) mean[at(l)] = p_.row(p_.opt.mean_key, s, head, query);
       if ((solved_directly_ & bit(l)) == 0) continue;
       settle(direct_.residual(l, q_, row, static_cast<double>(ridge_[l])));
       total_[l] = static_cast<T>(direct_.total(l));
     }
     tile::reciprocals(total_, row, factor_);
-    tile::scatter(out_.data(), row, factor_, o.data(), rows_.count, p_.e);
+    write(out_.data(), p_.e, p_.o, s);
     std::fill(factor_, factor_ + row, T(1));
-    if (p_.solves && p_.opt.slope.data() != nullptr) tile::scatter(y_, row, factor_, slope.data(), rows_.count, p_.d);
-    if (p_.opt.mean_key.data() != nullptr) tile::scatter(mean_, row, factor_, mean.data(), rows_.count, p_.d);
+    if (p_.solves) write(y_, p_.d, p_.opt.slope, s);
+    write(mean_, p_.d, p_.opt.mean_key, s);
+  }
+  // to = factor * rows, [dim][lane]; a null tensor is not wanted
+  void write(const T* rows, index_t dim, const tensor_view<T, 4>& to, const tile::sequence& s) {
+    if (to.data() == nullptr) return;
+    std::array<T*, tile::most_lanes> out;
+    tile::find_rows(rows_, to, s, 1, out);
+    tile::scatter(rows, weights_.row(), factor_, out.data(), rows_.count, dim);
   }
 
   const problem<T>& p_;

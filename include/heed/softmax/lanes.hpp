@@ -83,10 +83,10 @@ template <class T> class lanes_driver {
   // o = sums / l, lse = log(2) m + log(l); a row without a key: 0 and -inf
   void finish(const tile::sequence& s) {
     std::array<T*, tile::most_lanes> o;
-    for (index_t lane = 0; lane < rows_.count; ++lane) {
+    tile::find_rows(rows_, p_.o, s, 1, o);
+    for (index_t lane = 0; p_.lse.data() != nullptr && lane < rows_.count; ++lane) {
       const auto [head, query] = rows_.row[static_cast<std::size_t>(lane)];
-      o[static_cast<std::size_t>(lane)] = p_.output(s, head, query);
-      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = tile::natural_lse(m_[lane], l_[lane]);
+      *p_.lse_at(s, head, query) = tile::natural_lse(m_[lane], l_[lane]);
     }
     tile::reciprocals(l_, tile_.row(), factor_);
     tile::scatter(sums_.data(), tile_.row(), factor_, o.data(), rows_.count, p_.e);
