@@ -44,7 +44,8 @@ template <class T> class conjugate_gradients {
     outcome out;
     out.each.fill(0), out.residual.fill(0);
     which = begin(which, mean, r, row, tolerance);
-    std::fill(y, y + d_ * row, T(0));
+    for (index_t d = 0; d < d_; ++d)  // 0, or NaN in a row that saw one
+      for (index_t l = 0; l < row; l += w) simd::store(y + d * row + l, simd::batch<T>(T(0)) * simd::load(square_ + l));
     std::uint64_t active = which;
     while (active != 0 && out.iterations < most) {
       apply(weights, direction_, mean, shift_, ridge, curve_);

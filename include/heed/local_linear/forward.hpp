@@ -184,7 +184,7 @@ template <class T> class driver {
         const tile::weight_block& b = keys.block[at(i)];
         make_weights(b, p, k, k_row);
         if (check) {
-          tile::note_seen(p.p, row, b, seen_);
+          tile::note_seen(weights_.scores(), row, b, seen_);
           out_.add_visible(v, p_.v.stride(2), t_, b, seen_, finite_);
         } else {
           out_.add(v, p_.v.stride(2), t_, b);
