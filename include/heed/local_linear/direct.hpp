@@ -34,6 +34,7 @@ template <class T> class direct_solver {
         sum_(memory.take<double>(groups * n_ * wide)),
         shift_(memory.take<double>(groups * wide)),
         total_(memory.take<double>(groups * wide)),
+        gain_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
@@ -42,12 +43,12 @@ template <class T> class direct_solver {
   static constexpr index_t few(index_t d) { return d / 2; }
 
   // Slopes of the lanes of a group, from q and mean keys [d][lane] and one ridge per lane
-  HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const T* ridge) {
+  HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const double* ridge) {
     const index_t lane = group * wide, row = weights.row();
     double *const c = at(mean_, group), *const y = at(y_, group);
     for (index_t d = 0; d < n_; ++d)
       simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
-    const batch penalty = simd::load_double(ridge + lane);
+    const batch penalty = simd::load(ridge + lane);
     if (weights.keys() <= few(d_))
       solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
     else
@@ -95,7 +96,6 @@ template <class T> class direct_solver {
     }
     return all > 0 ? std::sqrt(rest / all) : 0;
   }
-  double total(index_t lane) const { return total_[lane]; }
 
  private:
   double* at(double* x, index_t group) const { return x + group * n_ * wide; }
@@ -109,6 +109,7 @@ template <class T> class direct_solver {
     matrix_ = matrix(storage_, d_);
     const batch sum = add_moments(weights, lane, c, first);
     const batch gain = reciprocal(sum);
+    simd::store(gain_ + lane, gain);
     batch trace(0.0);
     for (index_t i = 0; i < n_; ++i) {
       const batch m = simd::load(first + i * wide) * gain;
@@ -134,6 +135,7 @@ template <class T> class direct_solver {
     batch sum(0.0);
     for (index_t j = 0; j < keys; ++j) sum = simd::fma(root(j), root(j), sum);
     const batch gain = reciprocal(sum), unit = simd::sqrt(gain);
+    simd::store(gain_ + lane, gain);
     matrix_ = matrix(storage_, keys);
     matrix_.clear();
     double* const b = at(sum_, lane / wide);  // X r, then the solution
@@ -251,9 +253,11 @@ template <class T> class direct_solver {
       for (index_t i = 0; i < count; ++i)
         weight[i] = simd::fma(batch(static_cast<double>(k[i * k_row + d])), slope, weight[i]);
     }
+    const batch gain = simd::load(gain_ + group * wide);
     batch total = simd::load(total_ + group * wide);
     for (index_t i = 0; i < count; ++i) {
-      weight[i] = weight[i] * simd::load_double(p_ + (j + i) * w + lane);
+      const batch p = gain * simd::load_double(p_ + (j + i) * w + lane);
+      weight[i] = simd::select<double>(p == batch(0.0), batch(0.0), p * weight[i]);
       total += weight[i];
     }
     simd::store(total_ + group * wide, total);
@@ -266,7 +270,7 @@ template <class T> class direct_solver {
   }
 
   index_t d_, n_;
-  double *storage_, *x_, *mean_, *y_, *sum_, *shift_, *total_, *roots_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *shift_, *total_, *gain_, *roots_;
   T *p_, *keys_;
   matrix matrix_;
 };

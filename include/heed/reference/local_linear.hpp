@@ -78,7 +78,7 @@ struct piece {
 struct row {
   index_t batch, head, query;  // of o
   vector q, scores, p;         // p: weights; no elements if it sees no key
-  matrix k, v;
+  matrix k, v, x;              // x: keys about their mean
   vector mean;
   double lse;
 };
@@ -176,7 +176,7 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
       for (index_t i = 0; i < s.queries; ++i) {
         // query heads and key/value heads each serve equal runs of the heads of o
         const index_t q_head = head * q.extent(1) / heads, kv_head = head * k.extent(1) / heads;
-        row x{s.batch, head, s.first_query + i, vector(d), {}, {}, {}, {}, vector::Zero(d), -infinite};
+        row x{s.batch, head, s.first_query + i, vector(d), {}, {}, {}, {}, {}, vector::Zero(d), -infinite};
         for (index_t c = 0; c < d; ++c) x.q(c) = get(row_at(q, s.batch, q_head, x.query)[c]);
         std::vector<index_t> seen;
         std::vector<real> scores;
@@ -199,7 +199,7 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
           sum += x.p(j) = std::exp(x.scores(j) - top);
         }
         if (n > 0) {
-          x.p /= sum, x.mean = x.k.transpose() * x.p;
+          x.p /= sum, x.mean = x.k.transpose() * x.p, x.x = x.k.rowwise() - x.mean.transpose();
           x.lse = static_cast<double>(top + std::log(sum));
         }
         visit(x);
@@ -220,7 +220,7 @@ template <class Factor> solution solve_as(const matrix& x, const vector& p, cons
   solution out{vector::Zero(x.cols()), 1};
   vector rest = r;
   const real size = r.norm();
-  for (int round = 0; round < 4 && out.residual > 1e-18L; ++round) {
+  for (int round = 0; round < 4 && out.residual > 1e-16L; ++round) {
     const vector correction = factors.solve(rest.template cast<Factor>()).template cast<real>();
     const vector y = out.y + correction;
     rest = r - ridge * y - x.transpose() * p.cwiseProduct(x * y);
@@ -235,14 +235,12 @@ template <class Factor> solution solve_as(const matrix& x, const vector& p, cons
 inline solution slope_of(const row& x, double ridge) {
   const vector r = x.q - x.mean;
   if (x.p.size() == 0 || ridge == infinite || r.norm() == 0) return {vector::Zero(r.size()), 0};
-  const matrix about = x.k.rowwise() - x.mean.transpose();
-  const solution out = solve_as<double>(about, x.p, r, real{ridge});
-  return out.residual > 1e-12L ? solve_as<real>(about, x.p, r, real{ridge}) : out;
+  const solution out = solve_as<double>(x.x, x.p, r, real{ridge});
+  return out.residual > 1e-12L ? solve_as<real>(x.x, x.p, r, real{ridge}) : out;
 }
 inline vector output_of(const row& x, const vector& y) {
   if (x.p.size() == 0) return vector::Zero(x.v.cols());
-  const vector t = (x.k.rowwise() - x.mean.transpose()) * y;
-  return x.v.transpose() * (x.p + x.p.cwiseProduct(t));
+  return x.v.transpose() * (x.p + x.p.cwiseProduct(x.x * y));
 }
 
 template <class T> void put_row(const tensor_view<T, 4>& to, const row& x, const vector& from) {
@@ -263,9 +261,9 @@ void write(const row& x, const vector& y, const tensor_view<O, 4>& o, const heed
 
 inline namespace HEED_ISA {
 
-// heed::local_linear::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E),
-// each of float, double or a 16-bit type. Every row with something to solve counts as solved directly; options::solver
-// and max_iterations have no effect. Shapes and values are the caller's duty.
+// heed::local_linear::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o of shape
+// (B, max(H, Hk), N, E), each of float, double or a 16-bit type. Every row with something to solve counts as solved
+// directly; options::solver and max_iterations have no effect. Shapes and values are the caller's duty.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o,
              const heed::local_linear::options<acc_of<Q>>& options = {}) {
