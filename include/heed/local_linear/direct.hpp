@@ -165,6 +165,9 @@ template <class T> class direct_solver {
     }
     factor(keys, trace, penalty);
     matrix_.solve(b);
+    batch excess(0.0);  // sum_j sqrt(p_j) x_j is 0: where the ridge is small rounding of it would be large
+    for (index_t j = 0; j < keys; ++j) excess = simd::fma(root(j) * unit, simd::load(b + j * wide), excess);
+    for (index_t j = 0; j < keys; ++j) simd::store(b + j * wide, simd::load(b + j * wide) - root(j) * unit * excess);
     for (index_t d = 0; d < d_; ++d) {
       const batch near = simd::load(c + d * wide), m = simd::load(rest_of(c) + d * wide);
       batch rest = simd::load_double(q + d * row) - near - m;
