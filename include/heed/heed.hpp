@@ -4,4 +4,5 @@
 // Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
 
 #include "heed/softmax.hpp"
+#include "heed/sparse_query.hpp"
 #include "heed/version.hpp"
