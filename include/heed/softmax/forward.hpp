@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <atomic>
-
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/softmax/lanes.hpp"
 #include "heed/softmax/problem.hpp"
 #include "heed/softmax/rows.hpp"
+#include "heed/tile/tasks.hpp"
 
 namespace heed::softmax {
 namespace detail {
@@ -24,7 +23,7 @@ struct tiling {
 };
 
 template <class T> index_t tasks_per_head(index_t rows) {
-  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : lanes_driver<T>::tiles(rows);
+  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : tile::query_tile<T>::tiles(rows);
 }
 
 template <class T> tiling make_tiling(const problem<T>& p) {
@@ -45,7 +44,7 @@ template <class T> tiling make_tiling(const problem<T>& p) {
 template <class T> std::size_t slot_bytes(const problem<T>& p, const tiling& cut) {
   heed::detail::arena few, many;
   if (cut.most_few > 0) static_cast<void>(typename rows_driver<T>::scratch(p, cut.most_few, few));
-  if (cut.many) static_cast<void>(typename lanes_driver<T>::scratch(p, many));
+  if (cut.many) static_cast<void>(lanes_driver<T>(p, many));
   return std::max(few.needed(), many.needed());
 }
 
@@ -58,9 +57,9 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
   out.path = few                 ? "softmax: head dim in lanes"
              : cut.most_few == 0 ? "softmax: queries in lanes"
                                  : "softmax: queries in lanes, head dim in lanes for short sequences";
-  out.query_tile = few ? cut.most_few : lanes_driver<T>::query_tile;
-  out.key_tile = few ? rows_driver<T>::key_tile : lanes_driver<T>::key_tile;
-  out.chunk = !few && p.scores.any() ? lanes_driver<T>::chunk : 0;
+  out.query_tile = few ? cut.most_few : tile::query_tile<T>::most_rows;
+  out.key_tile = few ? rows_driver<T>::key_tile : tile::query_tile<T>::most_keys;
+  out.chunk = !few && p.scores.any() ? tile::query_tile<T>::chunk : 0;
   out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
   out.workspace_bytes = slots == 0 ? 0 : static_cast<std::size_t>(slots) * slot_bytes(p, cut);
@@ -90,78 +89,29 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
   name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
   if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
-  if (p.opt.sink_logits.set()) text << "; sums start from sink_logits";
+  if (p.sink_logits.set()) text << "; sums start from sink_logits";
 }
-
-// Tasks are (sequence, key/value head, tile of rows). A worker claims them in ascending order, so that it finds each by
-// going on from the last; the last tiles of a head come first: under causal masks they are the longest.
-template <class T> class task_list {
- public:
-  explicit task_list(const problem<T>& p) : p_(p) { enter(0); }
-
-  // f(sequence, kv_head, tile)
-  template <class F> void visit(index_t task, F f) {
-    while (task >= end_) enter(sequence_.number + 1);
-    const index_t at = task - (end_ - p_.kv_heads * per_head_);
-    if (heads_share_pairs_)
-      f(sequence_, at % p_.kv_heads, per_head_ - 1 - at / p_.kv_heads);
-    else
-      f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
-  }
-
- private:
-  void enter(index_t number) {
-    sequence_ = p_.sequence_at(number);
-    per_head_ = tasks_per_head<T>(p_.rows(sequence_));
-    end_ += p_.kv_heads * per_head_;
-  }
-
-  // Rows of a bias or keep for all heads stay in cache from one head to the next.
-  static bool for_all_heads(const heed::detail::mask_parts& mask, const options<T>& opt) {
-    return (opt.bias.data() != nullptr && opt.bias.extent(1) == 1 && opt.bias.extent(2) > 1) ||
-           (mask.has(mask.keep) && mask.keep_tensor.extent(1) == 1 && mask.keep_tensor.extent(2) > 1);
-  }
-
-  const problem<T>& p_;
-  sequence sequence_;
-  index_t per_head_ = 0, end_ = 0;
-  bool heads_share_pairs_ = for_all_heads(p_.mask, p_.opt);
-};
 
 template <class T>
 void run(const problem<T>& p, const plan& how, const tiling& cut, const context& where, index_t workers) {
-  if (how.tasks == 0) return;
-  const index_t slots = std::min(how.tasks, workers);
-  const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
-  heed::detail::arena memory(where.workspace, how.workspace_bytes);
-  std::byte* const base =
-      memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - heed::detail::arena::alignment));
-  std::atomic<index_t> next{0};
-  auto work = [&](index_t slot) noexcept {
-    std::byte* const mine =
-        base + static_cast<std::size_t>(slot) * (each - heed::detail::arena::alignment);  // aligned: needs no slack
-    const auto each_task = [&](auto f) {
-      task_list<T> tasks(p);
-      for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < how.tasks;
-           t = next.fetch_add(1, std::memory_order_relaxed))
-        tasks.visit(t, f);
-    };
-    heed::detail::arena few_scratch({mine, each}, each), many_scratch({mine, each}, each);  // one of them at a time
+  tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
+    tile::task_list tasks(static_cast<const tile::attention<T>&>(p), &tasks_per_head<T>);
+    const auto each_task = [&](auto f) { claim([&](index_t task) { tasks.visit(task, f); }); };
+    heed::detail::arena few_scratch(memory, memory.size()), many_scratch(memory, memory.size());  // one at a time
     if (cut.many && cut.most_few > 0) {
       rows_driver<T> few(p, cut.most_few, few_scratch);
       lanes_driver<T> many(p, many_scratch);
-      each_task([&](const sequence& s, index_t kv_head, index_t tile) {
+      each_task([&](const tile::sequence& s, index_t kv_head, index_t tile) {
         p.rows(s) < few_rows<T> ? few.run(s, kv_head) : many.run(s, kv_head, tile);
       });
     } else if (cut.many) {
       lanes_driver<T> many(p, many_scratch);
-      each_task([&](const sequence& s, index_t kv_head, index_t tile) { many.run(s, kv_head, tile); });
+      each_task([&](const tile::sequence& s, index_t kv_head, index_t tile) { many.run(s, kv_head, tile); });
     } else {
       rows_driver<T> few(p, cut.most_few, few_scratch);
-      each_task([&](const sequence& s, index_t kv_head, index_t) { few.run(s, kv_head); });
+      each_task([&](const tile::sequence& s, index_t kv_head, index_t) { few.run(s, kv_head); });
     }
-  };
-  where.executor.run(slots, work);
+  });
 }
 
 template <class Q, class K, class V, class O> constexpr bool same_storage() {

@@ -6,7 +6,7 @@
 
 #include "heed/core/error.hpp"
 #include "heed/core/view.hpp"
-#include "heed/softmax/problem.hpp"
+#include "heed/core/check.hpp"
 
 namespace heed::softmax {
 namespace detail {
@@ -16,7 +16,7 @@ template <class T>
 void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> part, tensor_view<const T, 3> part_lse,
            double log_weight) {
   heed::detail::problem_text text{};
-  checker check(text);
+  heed::detail::checker check(text);
   check.tensor("o", o, false), check.tensor("part", part, false), check.tensor("lse", lse, false),
       check.tensor("part_lse", part_lse, false);
   check.written("o", o), check.written("lse", lse);

@@ -12,7 +12,7 @@
 #include <bit>
 
 #include "heed/core/context.hpp"
-#include "heed/softmax/lanes.hpp"
+#include "heed/softmax/problem.hpp"
 
 namespace heed::softmax::detail {
 inline namespace HEED_ISA {
@@ -41,7 +41,7 @@ template <class T> class rows_driver {
       : p_(p), d_(round_up(p.d)), e_(round_up(p.e)), to_(p, rows, memory) {}
 
   // All rows of key/value head kv_head
-  void run(const sequence& s, index_t kv_head) {
+  void run(const tile::sequence& s, index_t kv_head) {
     careful_ = false;
     attend(s, kv_head);
     if (!tile::all_finite(to_.acc, e_, rows_, e_)) {  // it may be a value that some row must not see: 0 * NaN is NaN
@@ -52,7 +52,7 @@ template <class T> class rows_driver {
   }
 
  private:
-  void attend(const sequence& s, index_t kv_head) {
+  void attend(const tile::sequence& s, index_t kv_head) {
     begin(s, kv_head);
     const tile::key_spans spans = tile::make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
@@ -72,9 +72,9 @@ template <class T> class rows_driver {
     return rows == 0 ? 0 : (passes(rows) - 1) * pass + pass_rows(rows, (passes(rows) - 1) * pass);
   }
 
-  void begin(const sequence& s, index_t kv_head) {
+  void begin(const tile::sequence& s, index_t kv_head) {
     const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
-    const index_t place = tile::first_place(heed::detail::parts(p_.opt.align), s.number, s.queries, s.keys);
+    const index_t place = tile::first_place(p_.align, s.number, s.queries, s.keys);
     if (s.keys > 0) k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
     rows_ = p_.rows(s);
     keys_ = s.keys;
@@ -93,10 +93,11 @@ template <class T> class rows_driver {
     std::fill(to_.acc, to_.acc + padded * e_, T(0));
     std::fill(to_.m, to_.m + passes(rows_) * w, std::numeric_limits<T>::lowest());
     std::fill(to_.l, to_.l + passes(rows_) * w, T(0));
-    if (p_.scores.any() || p_.asks_pairs() || p_.opt.sink_logits.set()) begin_options(s, kv_head, place);
+    if (p_.scores.any() || tile::pair_mask<T>::asked_by(p_.mask) || p_.sink_logits.set())
+      begin_options(s, kv_head, place);
   }
 
-  void begin_options(const sequence& s, index_t kv_head, index_t place) {
+  void begin_options(const tile::sequence& s, index_t kv_head, index_t place) {
     steps_.begin(p_.scores, s, p_.calls_functions());
     pairs_.begin(p_.mask, s);
     for (index_t r = 0; r < rows_; r += pass) {
@@ -289,11 +290,11 @@ template <class T> class rows_driver {
         to_.finite[y * vectors * w + x] = std::isfinite(v[y * v_row + x]) ? v[y * v_row + x] : T(0);
   }
 
-  void finish(const sequence& s, index_t kv_head) {
+  void finish(const tile::sequence& s, index_t kv_head) {
     for (index_t r = 0; r < rows_; ++r) {
       const index_t i = r / p_.group, head = kv_head * p_.group + r % p_.group;
       const T m = to_.m[r / pass * w + r % pass], l = total(r);
-      if (p_.opt.lse.data() != nullptr) *p_.lse(s, head, i) = lanes_driver<T>::natural_lse(m, l);
+      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, i) = tile::natural_lse(m, l);
       T* const o = p_.output(s, head, i);
       const simd::batch<T> gain(l == T(0) ? T(0) : T(1) / l);
       index_t c = 0;

@@ -3,6 +3,7 @@
 
 // Weight steps: what turns a tile of scores, keys down and lanes across, into a tile of weights.
 
+#include <cmath>
 #include <limits>
 
 #include "heed/simd/math.hpp"
@@ -54,6 +55,21 @@ template <class T> void raise(const T* scores, index_t row, index_t keys, index_
 }
 template <class T> void online_softmax(T* scores, index_t row, index_t keys, index_t vectors, T* m, T* l, T* factor) {
   with_vectors(vectors, [&](auto n) { online_softmax<n>(scores, row, keys, m, l, factor); });
+}
+
+// The lse of a row from its m (units of log 2) and l; -inf where no key was seen
+template <class T> T natural_lse(T m, T l) {
+  return l == T(0) ? -std::numeric_limits<T>::infinity()
+                   : static_cast<T>(static_cast<double>(m) * 0.6931471805599453 + std::log(static_cast<double>(l)));
+}
+
+// out = 1 / l per lane, 0 where l is 0
+template <class T> HEED_NOINLINE void reciprocals(const T* l, index_t lanes, T* out) {
+  const simd::batch<T> zero(T(0)), one(T(1));
+  for (index_t lane = 0; lane < lanes; lane += simd::width<T>) {
+    const simd::batch<T> x = simd::load(l + lane);
+    simd::store(out + lane, simd::select<T>(x == zero, zero, one / x));
+  }
 }
 
 // known_lse: p = 2^(s - lse), lse per lane in units of log 2 (backward)
