@@ -29,6 +29,7 @@ template <class T> struct attention {
   double scale = 0, softcap = 0;                     // as given; scale 0 where none is
   index_t query_heads = 0, kv_heads = 0, heads = 0;  // heads: of o, max(query_heads, kv_heads)
   index_t group = 1;                                 // compute heads that share a key/value head
+  index_t repeat = 1;                                // compute heads that share a query head
   index_t d = 0, e = 0;
   score_rules<T> scores = {};
 
@@ -45,10 +46,9 @@ template <class T> struct attention {
   }
   index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
 
-  // Compute head c reads query head c / (heads / query_heads)
   HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
-    return q.data() + s.batch * q.stride(0) + head / (heads / query_heads) * q.stride(1) +
-           (s.first_query + i) * q.stride(2);
+    const index_t query_head = repeat == 1 ? head : head / repeat;  // a division per row would be felt
+    return q.data() + s.batch * q.stride(0) + query_head * q.stride(1) + (s.first_query + i) * q.stride(2);
   }
   // The row of a tensor shaped like o
   HEED_INLINE static T* row(const tensor_view<T, 4>& x, const sequence& s, index_t head, index_t i) {
@@ -82,6 +82,7 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   p.heads = p.query_heads == 0 ? 0 : std::max(p.query_heads, p.kv_heads);
   p.d = q.extent(3), p.e = v.extent(3);
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
+  p.repeat = p.query_heads > 0 && p.kv_heads > p.query_heads ? p.kv_heads / p.query_heads : 1;
   p.scores = make_score_rules<T>(opt, p.d);
   return p;
 }
