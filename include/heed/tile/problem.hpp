@@ -87,6 +87,14 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   return p;
 }
 
+// o of a plan is not written, whatever the caller's constness
+template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
+  const tensor_view<const T, 4> x(o);
+  return {const_cast<T*>(x.data()),
+          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
+          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
 // name[b] in [0, keys of the sequence] for every sequence
 template <class T>
 void check_lengths(heed::detail::checker& check, const char* name, lengths n, const attention<T>& p) {
