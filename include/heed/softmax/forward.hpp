@@ -66,9 +66,9 @@ void run(const problem<T>& p, const plan& how, const tile::softmax_cut& cut, con
     tile::tile_rows rows;
     claim([&](index_t task) {
       tasks.visit(task, [&](const tile::sequence& s, index_t kv_head, index_t tile) {
-        const index_t all = p.rows(s), first = tile * tile::query_tile<T>::most_rows;
-        rows.take(kv_head, p.group, first, std::min(tile::query_tile<T>::most_rows, all - first));
-        driver.run(s, kv_head, rows, all < tile::few_rows<T>);
+        const tile::row_range range = tile::rows_of_task<T>(p.rows(s), tile);
+        rows.take(kv_head, p.group, range.first, range.count);
+        driver.run(s, kv_head, rows, p.rows(s) < tile::few_rows<T>);
       });
     });
   });

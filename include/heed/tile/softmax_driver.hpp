@@ -22,6 +22,16 @@ template <class T> index_t softmax_tasks(index_t rows) {
   return rows == 0 ? 0 : rows < few_rows<T> ? 1 : query_tile<T>::tiles(rows);
 }
 
+// The rows of one of these tasks
+struct row_range {
+  index_t first, count;
+};
+template <class T> row_range rows_of_task(index_t rows, index_t task) {
+  constexpr index_t most = query_tile<T>::most_rows;
+  if (rows < few_rows<T>) return {0, rows};
+  return {task * most, std::min(most, rows - task * most)};
+}
+
 // How the rows of a call are cut
 struct softmax_cut {
   index_t tasks = 0;
@@ -40,6 +50,8 @@ struct softmax_cut {
 };
 
 template <class T> class softmax_driver {
+  static_assert(few_rows<T> <= most_lanes);
+
  public:
   static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     heed::detail::arena few, many;
