@@ -95,42 +95,6 @@ grid<double> plain_softmax(const grid<T>& q, const grid<T>& k, double scale, std
   return p;
 }
 
-// ---- local-linear attention: one CG iteration for C y = q - mean, C = Cov_p(k) + ridge
-
-template <class T> struct cg {  // [D][lane]
-  grid<T> y, residual, direction;
-};
-
-template <class T> std::vector<T> dot(grid<T>& a, grid<T>& b) {  // per lane
-  std::vector<T> sum(at(a.stride), T(0));
-  for (index_t d = 0; d < a.rows; ++d)
-    for (index_t l = 0; l < a.stride; ++l) sum[at(l)] += a(d, l) * b(d, l);
-  return sum;
-}
-
-template <class T> void iterate(cg<T>& s, grid<T>& k, grid<T>& weights, grid<T>& mean, T ridge) {
-  const index_t dim = k.stride, keys = k.rows, lanes = mean.stride;
-  grid<T> t(keys, lanes), image = s.direction, ones(1, keys), sum(1, lanes);
-  std::fill(ones.x.begin(), ones.x.end(), T(1));
-  const std::vector<T> factor(at(lanes), ridge), shift = dot(mean, s.direction), old = dot(s.residual, s.residual);
-  multiply(k, a_is::rows, s.direction, t, keys, dim);
-  tile::product(t.data(), weights.data(), lanes, keys, lanes, shift.data());           // p_j (k_j - mean).direction
-  multiply(k, a_is::columns, t, image, dim, keys, tile::start::scale, factor.data());  // ridge direction + sum k_j t_j
-  multiply(ones, a_is::rows, t, sum, 1, keys);
-  for (index_t d = 0; d < dim; ++d)
-    for (index_t l = 0; l < lanes; ++l) image(d, l) -= sum(0, l) * mean(d, l);
-  const std::vector<T> curve = dot(s.direction, image);
-  for (index_t d = 0; d < dim; ++d)
-    for (index_t l = 0; l < lanes; ++l) {
-      s.y(d, l) += old[at(l)] / curve[at(l)] * s.direction(d, l);
-      s.residual(d, l) -= old[at(l)] / curve[at(l)] * image(d, l);
-    }
-  const std::vector<T> now = dot(s.residual, s.residual);
-  for (index_t d = 0; d < dim; ++d)
-    for (index_t l = 0; l < lanes; ++l)
-      s.direction(d, l) = s.residual(d, l) + now[at(l)] / old[at(l)] * s.direction(d, l);
-}
-
 // ---- lightning attention: one block. state is [D][lanes of E]; v and out are rows
 // power[n + length] = decay^n, 0 for n < 0
 
@@ -219,7 +183,10 @@ void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std:
   multiply(k, a_is::rows, qs, p, keys, k.stride);
   tile::known_lse(p.data(), lanes, keys, lanes, lse2.data());
   multiply(v, a_is::rows, douts, ds, keys, v.stride);
-  tile::product(ds.data(), p.data(), lanes, keys, lanes, delta.data());
+  const std::vector<T> unit(at(lanes), T(1));
+  std::vector<T> total(at(lanes), T(0));
+  const tile::known_weights<T> known{p.data(), lanes, unit.data()};
+  tile::product(known, keys, lanes / simd::width<T>, ds.data(), delta.data(), total.data());
   multiply(p, a_is::rows, dout, g.dv, keys, queries, tile::start::keep);  // += sum_i p_ij dout_i
   multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::start::keep);    // += sum_i ds_ij q_i, still without scale
   multiply(k, a_is::columns, ds, sums, q.stride, keys);
@@ -228,55 +195,6 @@ void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std:
 }
 
 }  // namespace
-
-TEMPLATE_TEST_CASE("local-linear attention: one CG iteration", "[clients]", float, double) {
-  using T = TestType;
-  heed_test::random_numbers random(31);
-  const index_t dim = 13, keys = 37, n = lanes_of<T> - 1, lanes = lanes_of<T>;
-  const double scale = 0.3, ridge = 0.5;
-  grid<T> q = random_grid<T>(n, dim, random), k = random_grid<T>(keys, dim, random);
-  // weights: the first pass gives lse, the second the weights with sum 1
-  grid<T> queries = packed(q, scale * log2e), weights(keys, lanes), mean(dim, lanes);
-  std::vector<T> m(at(lanes), std::numeric_limits<T>::lowest()), l(at(lanes), T(0)), factor(at(lanes)), lse(at(lanes));
-  multiply(k, a_is::rows, queries, weights, keys, dim);
-  tile::raise(weights.data(), lanes, keys, tile::max_vectors, m.data(), factor.data());
-  tile::online_softmax(weights.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
-  for (index_t x = 0; x < lanes; ++x) lse[at(x)] = m[at(x)] + std::log2(l[at(x)]);
-  multiply(k, a_is::rows, queries, weights, keys, dim);
-  tile::known_lse(weights.data(), lanes, keys, lanes, lse.data());
-  multiply(k, a_is::columns, weights, mean, dim, keys);
-  cg<T> s{grid<T>(dim, lanes), packed(q, 1), grid<T>(dim, lanes)};
-  for (std::size_t i = 0; i < mean.x.size(); ++i) s.residual.x[i] -= mean.x[i];
-  s.direction = s.residual;
-  iterate(s, k, weights, mean, static_cast<T>(ridge));
-
-  const grid<double> p = plain_softmax(q, k, scale);
-  largest y, r, d1;
-  for (index_t i = 0; i < n; ++i) {
-    std::vector<double> mu(at(dim), 0.0), r0(at(dim)), image(at(dim), 0.0);
-    for (index_t j = 0; j < keys; ++j)
-      for (index_t d = 0; d < dim; ++d) mu[at(d)] += p.wide(i, j) * k.wide(j, d);
-    for (index_t d = 0; d < dim; ++d) r0[at(d)] = q.wide(i, d) - mu[at(d)], image[at(d)] = ridge * r0[at(d)];
-    for (index_t j = 0; j < keys; ++j) {
-      double t = 0;
-      for (index_t d = 0; d < dim; ++d) t += (k.wide(j, d) - mu[at(d)]) * r0[at(d)];
-      for (index_t d = 0; d < dim; ++d) image[at(d)] += p.wide(i, j) * t * (k.wide(j, d) - mu[at(d)]);
-    }
-    double old = 0, curve = 0, now = 0;
-    for (index_t d = 0; d < dim; ++d) old += r0[at(d)] * r0[at(d)], curve += r0[at(d)] * image[at(d)];
-    const double alpha = old / curve;
-    for (index_t d = 0; d < dim; ++d) now += (r0[at(d)] - alpha * image[at(d)]) * (r0[at(d)] - alpha * image[at(d)]);
-    for (index_t d = 0; d < dim; ++d) {
-      const double rest = r0[at(d)] - alpha * image[at(d)];
-      y.add(s.y.wide(d, i), alpha * r0[at(d)]);
-      r.add(s.residual.wide(d, i), rest);
-      d1.add(s.direction.wide(d, i), rest + now / old * r0[at(d)]);
-    }
-  }
-  CHECK(y.relative() < tolerance<T>);
-  CHECK(r.relative() < tolerance<T>);
-  CHECK(d1.relative() < tolerance<T>);
-}
 
 TEMPLATE_TEST_CASE("lightning attention: blocks of a sequence, the last one short", "[clients]", float, double) {
   using T = TestType;

@@ -140,7 +140,7 @@ TEMPLATE_TEST_CASE("hide", "[weights]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("known_lse, decay, product, fill", "[weights]", float, double) {
+TEMPLATE_TEST_CASE("known_lse, decay, fill", "[weights]", float, double) {
   using T = TestType;
   constexpr index_t w = heed::simd::width<T>;
   const index_t lanes = 2 * w, row = lanes + 2, keys = 9;
@@ -150,24 +150,76 @@ TEMPLATE_TEST_CASE("known_lse, decay, product, fill", "[weights]", float, double
     for (T& v : x) v = static_cast<T>(random.normal());
     return x;
   };
-  const std::vector<T> s = numbers(keys * row), p = numbers(keys * row), lane = numbers(lanes),
-                       power = numbers(keys - 1 + 5 + lanes);
-  std::vector<T> lse = s, decayed = s, product = s, filled = s;
+  const std::vector<T> s = numbers(keys * row), lane = numbers(lanes), power = numbers(keys - 1 + 5 + lanes);
+  std::vector<T> lse = s, decayed = s, filled = s;
   tile::known_lse(lse.data(), row, keys, lanes, lane.data());
   tile::decay(decayed.data(), row, keys, lanes, power.data() + keys - 1, index_t(5));  // reads up to power's end
-  tile::product(product.data(), p.data(), row, keys, lanes, lane.data());
   tile::fill(filled.data(), row, keys, lanes, T(3));
   for (index_t j = 0; j < keys; ++j)
     for (index_t l = 0; l < row; ++l) {
       const index_t i = j * row + l;
       if (l >= lanes) {
-        CHECK((lse[at(i)] == s[at(i)] && decayed[at(i)] == s[at(i)] && product[at(i)] == s[at(i)] &&
-               filled[at(i)] == s[at(i)]));
+        CHECK((lse[at(i)] == s[at(i)] && decayed[at(i)] == s[at(i)] && filled[at(i)] == s[at(i)]));
         continue;
       }
       CHECK(double(lse[at(i)]) == Approx(std::exp2(double(s[at(i)]) - double(lane[at(l)]))).epsilon(tolerance<T>));
       CHECK(decayed[at(i)] == s[at(i)] * power[at(keys - 1 + 5 + l - j)]);
-      CHECK(product[at(i)] == p[at(i)] * (s[at(i)] - lane[at(l)]));
       CHECK(filled[at(i)] == T(3));
     }
+}
+
+// Kept weights and scores of the same weights give the same products and copies.
+TEMPLATE_TEST_CASE("product of known weights", "[weights]", float, double) {
+  using T = TestType;
+  constexpr index_t w = heed::simd::width<T>;
+  for (index_t vectors = 1; vectors <= tile::max_vectors; ++vectors) {
+    const index_t lanes = vectors * w, row = lanes + 2, keys = 9;
+    heed_test::random_numbers random(29);
+    const auto numbers = [&](index_t n) {
+      std::vector<T> x(at(n));
+      for (T& v : x) v = static_cast<T>(random.normal());
+      return x;
+    };
+    const std::vector<T> t = numbers(keys * row), shift = numbers(lanes), factor = numbers(lanes), m(at(lanes), T(3));
+    std::vector<T> scores = numbers(keys * row), kept = scores;
+    for (T& s : scores) s = std::min(s, T(3));
+    scores[at(row)] = -std::numeric_limits<T>::infinity();  // hidden: weight 0
+    for (index_t i = 0; i < keys * row; ++i) kept[at(i)] = static_cast<T>(std::exp2(double(scores[at(i)]) - 3));
+    for (const bool from_scores : {false, true}) {
+      const tile::known_weights<T> p{from_scores ? scores.data() : kept.data(), row, factor.data(),
+                                     from_scores ? m.data() : nullptr};
+      std::vector<T> out = t, sum(at(lanes), T(1)), copy(at(keys * w));
+      tile::product(p, keys, vectors, out.data(), shift.data(), sum.data());
+      tile::copy_weights(p.at(0, (vectors - 1) * w), keys, copy.data());
+      for (index_t l = 0; l < row; ++l) {
+        double total = 1;
+        for (index_t j = 0; j < keys; ++j) {
+          const std::size_t i = at(j * row + l);
+          if (l >= lanes) {
+            CHECK(out[i] == t[i]);
+            continue;
+          }
+          const double weight = double(kept[i]) * double(factor[at(l)]);
+          const double want = weight * (double(t[i]) - double(shift[at(l)]));
+          CHECK(double(out[i]) == Approx(want).epsilon(8 * tolerance<T>).margin(8 * tolerance<T>));
+          total += want;
+          if (l >= lanes - w)
+            CHECK(double(copy[at(j * w + l - lanes + w)]) == Approx(weight).epsilon(4 * tolerance<T>));
+        }
+        if (l < lanes) CHECK(double(sum[at(l)]) == Approx(total).epsilon(64 * tolerance<T>).margin(64 * tolerance<T>));
+      }
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("reciprocals and the lse of a row", "[weights]", float, double) {
+  using T = TestType;
+  constexpr index_t w = heed::simd::width<T>;
+  std::vector<T> l(at(w), T(4)), out(at(w), T(7));
+  l[0] = 0;
+  tile::reciprocals(l.data(), w, out.data());
+  CHECK(out[0] == T(0));
+  for (index_t i = 1; i < w; ++i) CHECK(out[at(i)] == T(0.25));
+  CHECK(tile::natural_lse(T(3), T(0)) == -std::numeric_limits<T>::infinity());
+  CHECK(double(tile::natural_lse(T(3), T(1))) == Approx(3 * std::log(2.0)).epsilon(tolerance<T>));
 }

@@ -34,6 +34,15 @@ inline namespace HEED_ISA {
 #endif
 }
 
+[[noreturn]] HEED_NOINLINE inline void fail_to_converge(const char* text) {
+#if defined(HEED_ON_ERROR)
+  HEED_ON_ERROR(text);
+  __builtin_unreachable();
+#else
+  throw not_converged(text);
+#endif
+}
+
 }  // namespace HEED_ISA
 }  // namespace detail
 }  // namespace heed

@@ -108,7 +108,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
   if (few > 0) text << "; few in " << few << " heads";
   if (unused > 0) text << "; none in " << unused;
-  tile::explain_options(text, p);
+  tile::name_options(text, static_cast<const tile::softmax_problem<T>&>(p));
 }
 
 template <class T>

@@ -97,6 +97,7 @@ template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 }
 
 template <class T> HEED_INLINE batch<T> abs(batch<T> x) { return xsimd::abs(x); }
+template <class T> HEED_INLINE batch<T> sqrt(batch<T> x) { return xsimd::sqrt(x); }
 
 // a where the mask is set, else b
 template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, batch<T> a, batch<T> b) {
@@ -171,6 +172,20 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
   return r;
 #else
   return x;
+#endif
+}
+
+// As many numbers as a vector of double holds
+HEED_INLINE batch<double> load_double(const double* p) { return load(p); }
+HEED_INLINE batch<double> load_double(const float* p) {
+#if defined(HEED_AVX512)
+  return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(HEED_AVX2)
+  return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+  double lanes[width<double>];
+  for (index_t i = 0; i < width<double>; ++i) lanes[i] = static_cast<double>(p[i]);
+  return load(&lanes[0]);
 #endif
 }
 

@@ -55,7 +55,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
     text << "packed: each sequence as a call of its own";
   else
     text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << tile::few_rows<T>;
-  tile::explain_options(text, p);
+  tile::name_options(text, p);
 }
 
 template <class T>

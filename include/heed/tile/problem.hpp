@@ -95,6 +95,22 @@ template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
           {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
+// For the `why` of a plan: which options change the scores, and which cut tiles.
+template <class T> void name_options(heed::detail::message& text, const attention<T>& p) {
+  using kind = heed::detail::mask_parts;
+  const char* before = "; scores changed by ";
+  const auto name = [&](bool holds, const char* option) {
+    if (holds) text << before << option, before = ", ";
+  };
+  name(p.scores.cap != T(0), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
+  name(p.scores.has_bias(), "bias"), name(p.scores.has_function(), "score");
+  before = "; tiles cut by ";
+  name(p.mask.has(kind::causal), "causal"), name(p.mask.has(kind::window), "window");
+  name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
+  name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
+  if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+}
+
 // name[b] in [0, keys of the sequence] for every sequence
 template <class T>
 void check_lengths(heed::detail::checker& check, const char* name, lengths n, const attention<T>& p) {

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What softmax attention is asked beyond tile/problem.hpp: a sink in the sums; and what a plan says of its options.
+// What softmax attention is asked beyond tile/problem.hpp: a sink in the sums.
 
 #include <limits>
 
-#include "heed/core/message.hpp"
 #include "heed/tile/problem.hpp"
 
 namespace heed::tile {
@@ -34,20 +33,8 @@ template <class T> void check_softmax(heed::detail::checker& check, const softma
   if (check.ok()) check_per_head(check, "sink_logits", p.sink_logits, p, -std::numeric_limits<double>::infinity());
 }
 
-// What the options change in the tiles of a call
-template <class T> void explain_options(heed::detail::message& text, const softmax_problem<T>& p) {
-  using kind = heed::detail::mask_parts;
-  const char* before = "; scores changed by ";
-  const auto name = [&](bool holds, const char* option) {
-    if (holds) text << before << option, before = ", ";
-  };
-  name(p.scores.cap != T(0), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
-  name(p.scores.has_bias(), "bias"), name(p.scores.has_function(), "score");
-  before = "; tiles cut by ";
-  name(p.mask.has(kind::causal), "causal"), name(p.mask.has(kind::window), "window");
-  name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
-  name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
-  if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+template <class T> void name_options(heed::detail::message& text, const softmax_problem<T>& p) {
+  name_options(text, static_cast<const attention<T>&>(p));
   if (p.sink_logits.set()) text << "; sums start from sink_logits";
 }
 

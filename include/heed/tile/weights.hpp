@@ -92,14 +92,56 @@ HEED_NOINLINE void decay(T* scores, index_t row, index_t keys, index_t lanes, co
     }
 }
 
-// product: s(key, lane) = p(key, lane) * (s(key, lane) - shift(lane)): local-linear's p t and backward's p (dp - delta)
-template <class T>
-HEED_NOINLINE void product(T* scores, const T* p, index_t row, index_t keys, index_t lanes, const T* shift) {
-  for (index_t j = 0; j < keys; ++j)
-    for (index_t l = 0; l < lanes; l += simd::width<T>) {
-      T* s = scores + j * row + l;
-      simd::store(s, simd::load(p + j * row + l) * (simd::load(s) - simd::load(shift + l)));
+// Weights of keys at hand, as they were kept or as scores: p = factor * kept, or factor * 2^(score - m); per lane.
+template <class T> struct known_weights {
+  const T* p;  // [key][lane], stride row
+  index_t row;
+  const T *factor, *m = nullptr;  // m: p are scores
+
+  HEED_INLINE known_weights at(index_t key, index_t lane) const {
+    return {p + key * row + lane, row, factor + lane, m == nullptr ? m : m + lane};
+  }
+};
+
+// product: t(key, lane) = p(key, lane) * (t(key, lane) - shift(lane)), and sum(lane) += its sum: local-linear's p t and
+// backward's p (dp - delta).
+template <bool Scores, int NR, class T>
+HEED_NOINLINE void product(const known_weights<T>& p, index_t keys, T* t, const T* shift, T* sum) {
+  using batch = simd::batch<T>;
+  constexpr index_t w = simd::width<T>;
+  [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+    const std::array<batch, NR> f{simd::load(p.factor + N * w)...};
+    const std::array<batch, NR> g{(batch(T(0)) - f[N] * simd::load(shift + N * w))...};
+    std::array<batch, NR> m, total{simd::load(sum + N * w)...};
+    if constexpr (Scores) ((m[N] = simd::load(p.m + N * w)), ...);
+    const T* x = p.p;
+    for (; keys > 0; --keys, x += p.row, t += p.row) {
+      std::array<batch, NR> y{simd::fma(simd::load(t + N * w), f[N], g[N])...};
+      if constexpr (Scores)
+        ((y[N] = y[N] * simd::exp2_nonpositive(simd::load(x + N * w) - m[N])), ...);
+      else
+        ((y[N] = y[N] * simd::load(x + N * w)), ...);
+      ((total[N] += y[N]), ...);
+      (simd::store(t + N * w, y[N]), ...);
     }
+    (simd::store(sum + N * w, total[N]), ...);
+  }
+  (std::make_integer_sequence<int, NR>{});
+}
+template <class T>
+void product(const known_weights<T>& p, index_t keys, index_t vectors, T* t, const T* shift, T* sum) {
+  with_vectors(vectors, [&](auto n) {
+    p.m != nullptr ? product<true, n>(p, keys, t, shift, sum) : product<false, n>(p, keys, t, shift, sum);
+  });
+}
+
+// out(key, lane) = p(key, lane) of one vector of lanes, stride width
+template <class T> HEED_NOINLINE void copy_weights(const known_weights<T>& p, index_t keys, T* out) {
+  constexpr index_t w = simd::width<T>;
+  for (index_t j = 0; j < keys; ++j) {
+    const simd::batch<T> x = simd::load(p.p + j * p.row), f = simd::load(p.factor);
+    simd::store(out + j * w, f * (p.m != nullptr ? simd::exp2_nonpositive(x - simd::load(p.m)) : x));
+  }
 }
 
 // hide: scores of one vector of lanes to -inf where key first + j is not in [lo, hi) or below keep_first; all of them

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// local_linear::forward beside softmax::forward on the same tensors, timed in the same iterations. Rows:
+//   forward/<mask>/D<D>/N<N>/ridge<r>   automatic, tolerance 1e-5; one head, M = N, E = D
+//   eigen/D<D>/N<N>                     the formula with Eigen, float, a matrix and an LDLT per row; x_heed: over ours
+//   solver/<name>/D<D>/M<M>/ridge<r>    64 queries, few and many keys, each solver
+//   apply/D<D>/N<N>                     slopes given
+//   threads/D<D>                        two threads
+// Counters: x_softmax, the time over softmax's; T, mean iterations of a tile; budget, x_softmax over 1.5 T + 2.5 (every
+// pass computes its weights anew) and budget_kept, over 1.05 T + 3 (weights kept); error, the largest |o - reference|
+// over the largest |o|, of 16 rows; scratch and naive_MB, the memory of one thread and of N D x D matrices.
+#include "support/eigen_baseline.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "heed/local_linear.hpp"
+#include "heed/reference/local_linear.hpp"
+#include "heed/softmax.hpp"
+#include "support/report.hpp"
+#include "support/rows.hpp"
+#include "support/shapes.hpp"
+#include "support/two_threads.hpp"
+
+namespace {
+
+using namespace heed_bench;
+using benchmark::State;
+using options = heed::local_linear::options<float>;
+
+options solved(const shape& s, heed::local_linear::report& report) {
+  options how;
+  how.mask = options_of<float>(s).mask;
+  how.report = &report;
+  return how;
+}
+
+std::string text(double x) {
+  char digits[16];
+  std::snprintf(digits, sizeof digits, "%g", x);
+  return digits;
+}
+
+// The largest error of 16 rows beside the reference, over the largest |o| of them. The rows are the batch of a call.
+double error_of(const tensors<float>& x, double ridge, const heed::mask& mask) {
+  const shape& s = x.at;
+  constexpr index_t rows = 16;
+  const index_t apart = s.n / rows, first = apart - 1;
+  std::vector<std::int32_t> place(rows);
+  for (index_t i = 0; i < rows; ++i) place[static_cast<std::size_t>(i)] = static_cast<std::int32_t>(first + i * apart);
+  const heed::tensor_view<const float, 4> q(x.q.data() + first * s.d, {rows, 1, 1, s.d}, {apart * s.d, 0, s.d, 1});
+  std::vector<double> exact(static_cast<std::size_t>(rows * s.e));
+  heed::local_linear::options<float> how;
+  how.mask = mask, how.align = heed::first_place(place);
+  heed::reference::local_linear::forward(q, heed::broadcast(x.k_view(), 0, rows), heed::broadcast(x.v_view(), 0, rows),
+                                         ridge, heed::bhsd(exact.data(), rows, 1, 1, s.e), how);
+  double worst = 0, largest = 0;
+  for (index_t i = 0; i < rows; ++i)
+    for (index_t e = 0; e < s.e; ++e) {
+      const double want = exact[static_cast<std::size_t>(i * s.e + e)];
+      const double got = static_cast<double>(x.o[static_cast<std::size_t>((first + i * apart) * s.e + e)]);
+      worst = std::max(worst, std::abs(got - want)), largest = std::max(largest, std::abs(want));
+    }
+  return worst / largest;
+}
+
+std::size_t scratch_of(tensors<float>& x) {
+  return heed::local_linear::plan_forward(x.q_view(), x.k_view(), x.v_view(), 1.0, x.o_view()).workspace_bytes;
+}
+
+void add_forward_rows() {
+  for (const masking mask : {masking::dense, masking::causal})
+    for (const index_t d : {64, 128})
+      for (const index_t n : {256, 1024, 4096, 8192})
+        for (const double ridge : {1.0, 0.1})
+          add(std::string("forward/") + name(mask) + number("/D", d) + number("/N", n) + "/ridge" + text(ridge),
+              [=](State& state, const std::string& row) {
+                show_progress(row);
+                const shape s{.n = n, .m = n, .d = d, .e = d, .mask = mask};
+                tensors<float> x(s);
+                heed::local_linear::report report;
+                const options how = solved(s, report);
+                const heed::softmax::options<float> plain = options_of<float>(s);
+                const auto softmax = [&] {
+                  heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), plain);
+                };
+                std::vector<double> ratios;
+                for (auto _ : state) {  // softmax before and after: a change of speed meets both
+                  const double before = seconds_of(softmax);
+                  const double ours = seconds_of(
+                      [&] { heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), ridge, x.o_view(), how); });
+                  const double after = seconds_of(softmax);
+                  state.SetIterationTime(ours);
+                  ratios.push_back(2 * ours / (before + after));
+                }
+                heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), ridge, x.o_view(), how);
+                const double t = report.mean_tile_iterations;
+                set_rates<float>(state, s);
+                state.counters.erase("GFLOP/s"), state.counters.erase("GB/s");
+                state.counters["x_softmax"] = median(ratios);
+                state.counters["T"] = t;
+                state.counters["budget"] = median(ratios) / (1.5 * t + 2.5);
+                state.counters["budget_kept"] = median(ratios) / (1.05 * t + 3);
+                state.counters["direct_rows"] = static_cast<double>(report.direct_rows);
+                state.counters["error"] = error_of(x, ridge, how.mask);
+                state.counters["naive_MB"] = static_cast<double>(n * d * d) * sizeof(float) / 1e6;
+                state.SetLabel("scratch " + std::to_string(scratch_of(x)));
+              })
+              ->UseManualTime();
+}
+
+void add_solver_rows() {
+  using heed::local_linear::solver;
+  constexpr std::pair<const char*, solver> solvers[] = {
+      {"automatic", solver::automatic}, {"conjugate_gradient", solver::conjugate_gradient}, {"direct", solver::direct}};
+  for (const auto& [title, kind] : solvers)
+    for (const double ridge : {1.0, 0.01})
+      for (const index_t d : {8, 32, 64, 128})
+        for (const index_t m : {8, 16, 32, 64, 256, 1024})
+          add(std::string("solver/") + title + number("/D", d) + number("/M", m) + "/ridge" + text(ridge),
+              [=, chosen = kind](State& state, const std::string& row) {
+                show_progress(row);
+                const shape s{.n = 64, .m = m, .d = d, .e = d};
+                tensors<float> x(s);
+                heed::local_linear::report report;
+                options how = solved(s, report);
+                how.solver = chosen;
+                for (auto _ : state)
+                  heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), ridge, x.o_view(), how);
+                state.counters["T"] = report.mean_tile_iterations;
+                state.counters["unconverged"] = static_cast<double>(report.unconverged);
+                state.counters["direct_rows"] = static_cast<double>(report.direct_rows);
+              });
+}
+
+void add_apply_rows() {
+  for (const index_t d : {64, 128})
+    for (const index_t n : {1024, 4096})
+      add(number("apply/D", d) + number("/N", n), [=](State& state, const std::string& row) {
+        show_progress(row);
+        const shape s{.n = n, .m = n, .d = d, .e = d};
+        tensors<float> x(s);
+        std::vector<double> ratios;
+        for (auto _ : state) {
+          const double ours = seconds_of(
+              [&] { heed::local_linear::apply(x.q_view(), x.k_view(), x.v_view(), x.q_view(), x.o_view()); });
+          const double plain =
+              seconds_of([&] { heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view()); });
+          state.SetIterationTime(ours);
+          ratios.push_back(ours / plain);
+        }
+        state.counters["x_softmax"] = median(ratios);
+      })->UseManualTime();
+}
+
+// What an author of a model would write first: one matrix per query.
+void regress_rows(tensors<float>& x, float ridge) {
+  using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const shape& s = x.at;
+  const Eigen::Map<const matrix> q(x.q.data(), s.n, s.d), k(x.k.data(), s.m, s.d), v(x.v.data(), s.m, s.e);
+  Eigen::Map<matrix> o(x.o.data(), s.n, s.e);
+  Eigen::VectorXf p(s.m), y(s.d);
+  matrix centred(s.m, s.d), c(s.d, s.d);
+  for (index_t i = 0; i < s.n; ++i) {
+    p.noalias() = k * q.row(i).transpose() / std::sqrt(static_cast<float>(s.d));
+    p = (p.array() - p.maxCoeff()).exp();
+    p /= p.sum();
+    const Eigen::RowVectorXf mean = p.transpose() * k;
+    centred = k.rowwise() - mean;
+    c.noalias() = centred.transpose() * p.asDiagonal() * centred;
+    c.diagonal().array() += ridge;
+    y = c.ldlt().solve((q.row(i) - mean).transpose());
+    p.array() *= 1 + (centred * y).array();
+    o.row(i).noalias() = p.transpose() * v;
+  }
+}
+
+void add_eigen_rows() {
+  for (const index_t d : {64, 128})
+    add(number("eigen/D", d) + "/N1024", [=](State& state, const std::string& row) {
+      show_progress(row);
+      const shape s{.n = 1024, .m = 1024, .d = d, .e = d};
+      tensors<float> x(s);
+      std::vector<double> ratios;
+      for (auto _ : state) {
+        const double theirs = seconds_of([&] { regress_rows(x, 1); });
+        const double ours =
+            seconds_of([&] { heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), 1.0, x.o_view()); });
+        state.SetIterationTime(theirs);
+        ratios.push_back(theirs / ours);
+      }
+      state.counters["x_heed"] = median(ratios);
+    })->UseManualTime();
+}
+
+void add_thread_rows() {
+  for (const index_t d : {64, 128})
+    add(number("threads/D", d), [=](State& state, const std::string& row) {
+      show_progress(row);
+      static two_threads pool;
+      const shape s{.n = 2048, .m = 2048, .d = d, .e = d, .mask = masking::causal};
+      tensors<float> x(s);
+      options how;
+      how.mask = options_of<float>(s).mask;
+      std::vector<double> ours, peaks;
+      for (auto _ : state) {
+        const auto run = [&](const heed::context& where) {
+          heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), 1.0, x.o_view(), how, where);
+        };
+        const double one = seconds_of([&] { run({}); }, now);
+        const double two = seconds_of([&] { run({.executor = pool}); }, now);
+        const auto peak = [](index_t) { run_multiply_adds<float>(1'000'000); };
+        const double peak_one = seconds_of([&] { peak(0); }, now);
+        const double peak_two = seconds_of([&] { pool.parallel_for(2, peak); }, now);
+        state.SetIterationTime(two);
+        ours.push_back(one / two);
+        peaks.push_back(2 * peak_one / peak_two);
+      }
+      state.counters["x_one_thread"] = median(ours);
+      state.counters["x_one_peak"] = median(peaks);
+    })->UseManualTime();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_forward_rows();
+  add_eigen_rows();
+  add_solver_rows();
+  add_apply_rows();
+  add_thread_rows();
+  return run_all(argc, argv);
+}

@@ -1,0 +1,275 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/local_linear/weights.hpp"
+#include "heed/tile/solve.hpp"
+
+namespace heed::local_linear::detail {
+inline namespace HEED_ISA {
+
+// C y = q - mean key by Cholesky factors, in double whatever T is, for a vector of double of the tile's lanes at a time:
+//
+//   C = sum_j p_j (k_j - c)(k_j - c)^T - m m^T + ridge,   c the mean key as T,   m = sum_j p_j (k_j - c)
+//
+// With few keys the smaller matrix of the keys among themselves takes its place: for the rows x_j = sqrt(p_j) (k_j - mean)
+// of X, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge with r = q - mean.
+//
+// The weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
+// product with a key loses to rounding what the ridge is about.
+template <class T> class direct_solver {
+ public:
+  using matrix = tile::lane_matrix<double>;
+  using batch = simd::batch<double>;
+  static constexpr index_t w = simd::width<T>, wide = simd::width<double>, groups = tile::max_lanes<T> / wide;
+  static constexpr index_t depth = 8;  // keys whose products join the matrix at once
+
+  // Numbers of double per group: mean, slope, sum of weighted keys; shift, total
+  direct_solver(const problem<T>& p, heed::detail::arena& memory)
+      : d_(p.d),
+        n_(matrix::padded(p.d)),
+        storage_(memory.take<double>(matrix::size(p.d))),
+        x_(memory.take<double>(depth * n_ * wide)),
+        mean_(memory.take<double>(groups * n_ * wide)),
+        y_(memory.take<double>(groups * n_ * wide)),
+        sum_(memory.take<double>(groups * n_ * wide)),
+        shift_(memory.take<double>(groups * wide)),
+        total_(memory.take<double>(groups * wide)),
+        roots_(memory.take<double>(few(p.d) * wide)),
+        p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
+        keys_(memory.take<T>(few(p.d) * p.d)) {}
+
+  // Up to so many keys the matrix of the keys is the smaller one. bench/local_linear_bench.cpp, rows solver.
+  static constexpr index_t few(index_t d) { return d / 2; }
+
+  // Slopes of the lanes of a group, from q and mean keys [d][lane] and one ridge per lane
+  HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const T* ridge) {
+    const index_t lane = group * wide, row = weights.row();
+    double *const c = at(mean_, group), *const y = at(y_, group);
+    for (index_t d = 0; d < n_; ++d)
+      simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
+    const batch penalty = simd::load_double(ridge + lane);
+    if (weights.keys() <= few(d_))
+      solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
+    else
+      solve_among_dims(weights, lane, q + lane, row, c, y, penalty);
+    batch shift(0.0);
+    for (index_t d = 0; d < d_; ++d) shift = simd::fma(simd::load(c + d * wide), simd::load(y + d * wide), shift);
+    simd::store(shift_ + lane, shift);
+  }
+
+  double slope(index_t lane, index_t d) const { return at(y_, lane / wide)[d * wide + lane % wide]; }
+
+  // Before the weights of a tile's first keys
+  void begin_weights(index_t group) {
+    std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0);
+    std::fill(total_ + group * wide, total_ + (group + 1) * wide, 0.0);
+  }
+  // The weights of the group's lanes in `which`, in place of those at out [key][lane] (of the tile's first key)
+  HEED_NOINLINE void weigh(index_t group, std::uint64_t which, const tile::weight_block& b,
+                           const tile::known_weights<T>& p, const T* k, index_t k_row, T* out) {
+    const index_t lane = group * wide, x = lane / w;
+    if (x < b.from || x >= b.to) return;
+    tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
+    for (index_t j = 0; j < b.keys; j += 4) {
+      const index_t count = std::min<index_t>(4, b.keys - j);
+      batch weight[4];
+      weigh_keys(group, lane % w, j, count, k + (b.first + j) * k_row, k_row, weight);
+      for (index_t i = 0; i < count; ++i) {
+        double each[wide];
+        simd::store(&each[0], weight[i]);
+        for (index_t l = 0; l < wide; ++l)
+          if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.row + lane + l] = static_cast<T>(each[l]);
+      }
+    }
+  }
+
+  // After the last weights: |C y - r| / |r| of a lane, r = q - mean key, and the sum of its weights
+  double residual(index_t lane, const T* q, index_t row, double ridge) const {
+    const index_t g = lane / wide, l = lane % wide;
+    double rest = 0, all = 0;
+    for (index_t d = 0; d < d_; ++d) {
+      const index_t i = d * wide + l;
+      const double c = at(mean_, g)[i], r = static_cast<double>(q[d * row + lane]) - c;
+      const double image = at(sum_, g)[i] - c * total_[lane] + ridge * at(y_, g)[i];
+      rest += (r - image) * (r - image), all += r * r;
+    }
+    return all > 0 ? std::sqrt(rest / all) : 0;
+  }
+  double total(index_t lane) const { return total_[lane]; }
+
+ private:
+  double* at(double* x, index_t group) const { return x + group * n_ * wide; }
+  const double* at(const double* x, index_t group) const { return x + group * n_ * wide; }
+
+  // c: the mean key as T, then exactly; y: the slope
+  void solve_among_dims(tile_weights<T>& weights, index_t lane, const T* q, index_t row, double* c, double* y,
+                        batch penalty) {
+    double* const first = y;
+    std::fill(first, first + n_ * wide, 0.0);
+    matrix_ = matrix(storage_, d_);
+    const batch sum = add_moments(weights, lane, c, first);
+    const batch gain = reciprocal(sum);
+    batch trace(0.0);
+    for (index_t i = 0; i < n_; ++i) {
+      const batch m = simd::load(first + i * wide) * gain;
+      simd::store(first + i * wide, m);
+      for (index_t j = 0; j <= i; ++j) {
+        double* const e = matrix_.entry(i, j);
+        simd::store(e, simd::load(e) * gain - m * simd::load(first + j * wide));
+      }
+      trace += simd::load(matrix_.entry(i, i));
+    }
+    factor(d_, trace, penalty);
+    for (index_t d = 0; d < n_; ++d) {
+      const batch exact = simd::load(c + d * wide) + simd::load(first + d * wide);
+      simd::store(c + d * wide, exact);
+      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row) - exact : batch(0.0));
+    }
+    matrix_.solve(y);
+  }
+
+  void solve_among_keys(tile_weights<T>& weights, index_t lane, const T* q, index_t row, double* c, double* y,
+                        batch penalty) {
+    const index_t keys = collect(weights, lane), order = matrix::padded(keys);
+    batch sum(0.0);
+    for (index_t j = 0; j < keys; ++j) sum = simd::fma(root(j), root(j), sum);
+    const batch gain = reciprocal(sum), unit = simd::sqrt(gain);
+    matrix_ = matrix(storage_, keys);
+    matrix_.clear();
+    double* const b = at(sum_, lane / wide);  // X r, then the solution
+    std::fill(b, b + order * wide, 0.0);
+    batch trace(0.0);
+    for (index_t first = 0; first < d_; first += depth) {
+      const index_t count = std::min(depth, d_ - first);
+      for (index_t d = first; d < first + count; ++d) {
+        batch m(0.0);
+        const batch near = simd::load(c + d * wide);
+        for (index_t j = 0; j < keys; ++j) m = simd::fma(root(j) * root(j), key(j, d) - near, m);
+        const batch exact = simd::fma(m, gain, near), r = simd::load_double(q + d * row) - exact;
+        simd::store(c + d * wide, exact);
+        double* const x = x_ + (d - first) * order * wide;
+        for (index_t j = 0; j < order; ++j) {
+          const batch each = j < keys ? root(j) * unit * (key(j, d) - exact) : batch(0.0);
+          simd::store(x + j * wide, each);
+          simd::store(b + j * wide, simd::fma(each, r, simd::load(b + j * wide)));
+          trace = simd::fma(each, each, trace);
+        }
+      }
+      matrix_.add_products(x_, count);
+    }
+    factor(keys, trace, penalty);
+    matrix_.solve(b);
+    for (index_t d = 0; d < d_; ++d) {
+      const batch exact = simd::load(c + d * wide);
+      batch rest = simd::load_double(q + d * row) - exact;
+      for (index_t j = 0; j < keys; ++j) rest = rest - root(j) * unit * (key(j, d) - exact) * simd::load(b + j * wide);
+      simd::store(y + d * wide, rest / penalty);
+    }
+  }
+  batch root(index_t j) const { return simd::load(roots_ + j * wide); }
+  batch key(index_t j, index_t d) const { return batch(static_cast<double>(keys_[j * d_ + d])); }
+
+  // All keys and the roots of their weights. Returns how many they are.
+  index_t collect(tile_weights<T>& weights, index_t lane) {
+    index_t keys = 0;
+    const index_t x = lane / w;
+    weights.each([&](const tile::key_tile& tile, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+      for (index_t i = 0; i < tile.count; ++i) {
+        const tile::weight_block& b = tile.block[static_cast<std::size_t>(i)];
+        if (x < b.from || x >= b.to) continue;
+        tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
+        for (index_t j = 0; j < b.keys; ++j, ++keys) {
+          std::copy_n(k + (b.first + j) * k_row, d_, keys_ + keys * d_);
+          simd::store(roots_ + keys * wide, simd::sqrt(simd::load_double(p_ + j * w + lane % w)));
+        }
+      }
+    });
+    return keys;
+  }
+
+  static batch reciprocal(batch x) { return simd::select<double>(x == batch(0.0), batch(0.0), batch(1.0) / x); }
+  // Of the matrix plus the ridge
+  void factor(index_t order, batch trace, batch penalty) {
+    for (index_t i = 0; i < matrix_.order(); ++i) {
+      double* const e = matrix_.entry(i, i);
+      simd::store(e, i < order ? simd::load(e) + penalty : batch(1.0));
+    }
+    double least[wide];
+    simd::store(&least[0], trace * batch(2.2e-16));
+    matrix_.factor(&least[0]);
+  }
+
+  // The matrix and `first`: sums over the keys of p (k - c)(k - c)^T and p (k - c). Returns the sum of p.
+  batch add_moments(tile_weights<T>& weights, index_t lane, const double* c, double* first) {
+    batch sum(0.0);
+    matrix_.clear();
+    const index_t x = lane / w;
+    weights.each([&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+      for (index_t i = 0; i < keys.count; ++i) {
+        const tile::weight_block& b = keys.block[static_cast<std::size_t>(i)];
+        if (x < b.from || x >= b.to) continue;
+        tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
+        for (index_t j = 0; j < b.keys; j += depth) {
+          const index_t count = std::min(depth, b.keys - j);
+          sum += centre(j, lane % w, count, k + (b.first + j) * k_row, k_row, c, first);
+          matrix_.add_products(x_, count);
+        }
+      }
+    });
+    return sum;
+  }
+  // x = sqrt(p) (k - c) for `count` keys from j on; adds p (k - c) to first. Returns the sum of p.
+  batch centre(index_t j, index_t lane, index_t count, const T* k, index_t k_row, const double* c, double* first) {
+    batch root[depth], sum(0.0);
+    for (index_t i = 0; i < count; ++i) {
+      const batch p = simd::load_double(p_ + (j + i) * w + lane);
+      sum += p;
+      root[i] = simd::sqrt(p);
+    }
+    for (index_t d = 0; d < n_; ++d) {
+      const batch centre = simd::load(c + d * wide);
+      batch total = simd::load(first + d * wide);
+      for (index_t i = 0; i < count; ++i) {
+        const batch key(d < d_ ? static_cast<double>(k[i * k_row + d]) : 0.0);
+        const batch x = root[i] * (key - centre);
+        simd::store(x_ + (i * n_ + d) * wide, x);
+        total = simd::fma(root[i], x, total);
+      }
+      simd::store(first + d * wide, total);
+    }
+    return sum;
+  }
+
+  // p (1 + (k - c) . y) of up to 4 keys, into the sums too
+  void weigh_keys(index_t group, index_t lane, index_t j, index_t count, const T* k, index_t k_row, batch* weight) {
+    const double* const y = at(y_, group);
+    double* const sum = at(sum_, group);
+    const batch shift = simd::load(shift_ + group * wide);
+    for (index_t i = 0; i < count; ++i) weight[i] = batch(1.0) - shift;
+    for (index_t d = 0; d < d_; ++d) {
+      const batch slope = simd::load(y + d * wide);
+      for (index_t i = 0; i < count; ++i)
+        weight[i] = simd::fma(batch(static_cast<double>(k[i * k_row + d])), slope, weight[i]);
+    }
+    batch total = simd::load(total_ + group * wide);
+    for (index_t i = 0; i < count; ++i) {
+      weight[i] = weight[i] * simd::load_double(p_ + (j + i) * w + lane);
+      total += weight[i];
+    }
+    simd::store(total_ + group * wide, total);
+    for (index_t d = 0; d < d_; ++d) {
+      batch image = simd::load(sum + d * wide);
+      for (index_t i = 0; i < count; ++i)
+        image = simd::fma(batch(static_cast<double>(k[i * k_row + d])), weight[i], image);
+      simd::store(sum + d * wide, image);
+    }
+  }
+
+  index_t d_, n_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *shift_, *total_, *roots_;
+  T *p_, *keys_;
+  matrix matrix_;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::local_linear::detail

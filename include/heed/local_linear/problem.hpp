@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/local_linear/options.hpp"
+#include "heed/tile/problem.hpp"
+
+namespace heed::local_linear::detail {
+inline namespace HEED_ISA {
+
+template <class T> struct problem : tile::attention<T> {
+  const options<T>& opt;
+  per_head ridge = {};                 // forward
+  tensor_view<const T, 4> given = {};  // apply: the slopes
+  bool solves = true;                  // forward, not apply
+
+  const T* given_slope(const tile::sequence& s, index_t head, index_t i) const {
+    return given.data() + s.batch * given.stride(0) + head * given.stride(1) + (s.first_query + i) * given.stride(2);
+  }
+};
+
+// A tensor shaped like q but with the heads of o
+template <class T, class Element>
+void check_rows(heed::detail::checker& check, const char* name, const tensor_view<Element, 4>& x, const problem<T>& p) {
+  check.tensor(name, x, true);
+  heed::detail::check_extents(check, name, x, {p.q.extent(0), p.heads, p.q.extent(2), p.d}, false);
+}
+
+template <class T>
+void check_output(heed::detail::checker& check, const char* name, const tensor_view<T, 4>& x, const problem<T>& p) {
+  if (x.data() == nullptr) return;
+  check_rows(check, name, x, p);
+  check.written(name, x);
+  check.distinct(name, x, "q", p.q), check.distinct(name, x, "k", p.k), check.distinct(name, x, "v", p.v);
+  check.distinct(name, x, "o", p.o), check.distinct(name, x, "lse", p.lse);
+  check.distinct(name, x, "bias", p.scores.bias);
+}
+
+template <class T> bool check_call(const problem<T>& p, heed::detail::problem_text& text) {
+  heed::detail::checker check(text);
+  tile::check_attention(check, p);
+  check_output(check, "mean_key", p.opt.mean_key, p);
+  if (!p.solves) {
+    check_rows(check, "slope", p.given, p);
+    check.distinct("o", p.o, "slope", p.given), check.distinct("mean_key", p.opt.mean_key, "slope", p.given);
+    check.distinct("lse", p.lse, "slope", p.given);
+    return check.ok();
+  }
+  check_output(check, "slope", p.opt.slope, p);
+  check.distinct("slope", p.opt.slope, "mean_key", p.opt.mean_key);
+  check.require(p.opt.tolerance > 0, "tolerance is ", p.opt.tolerance, ", must be more than 0");
+  check.require(p.opt.max_iterations >= 1, "max_iterations is ", p.opt.max_iterations, ", must be at least 1");
+  check.require(p.ridge.set(), "ridge has no numbers, needs one or ", p.heads);
+  check.require(!p.ridge.one_each() || p.ridge.size() == p.heads, "ridge has ", p.ridge.size(), " entries, o has ",
+                p.heads, " heads");
+  for (index_t h = 0; check.ok() && h < (p.ridge.one_each() ? p.heads : 1); ++h)
+    check.require(p.ridge.at(h) > 0, "ridge[", h, "] is ", p.ridge.at(h), ", must be more than 0");
+  return check.ok();
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::local_linear::detail
