@@ -6,8 +6,8 @@
 //   group/<mask>/N<N>/f<percent>            8 heads on one key/value head, D = 64, random: heads share tiles
 //   softmax/<mask>/D<D>/N<N>                all heads, as a share of the peak
 //   router/<kind>/H<H>                      4096 tokens, half of the heads: time of a routing
-// Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal the
-// one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
+// Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal
+// the one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
 // stride 0, so that no two heads share a tile. GFLOP/s and % of peak count active pairs alone.
 // plot.py draws <mask> rows. For numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include <algorithm>

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "heed/mixture_of_head/options.hpp"
+#include "heed/simd/stream.hpp"
 #include "heed/tile/softmax_driver.hpp"
 
 namespace heed::mixture_of_head::detail {
@@ -49,7 +50,8 @@ template <class T> index_t tasks_of(index_t active, index_t rows) {
 template <class T> class row_finder {
  public:
   // active: of each (sequence, key/value head)
-  row_finder(const problem<T>& p, const index_t* active) : p_(p), active_(active) {}
+  row_finder(const problem<T>& p, const index_t* active)
+      : p_(p), active_(active), far_(elements(p.o) * sizeof(T) > 4 << 20) {}
 
   void find(index_t task) {
     while (task >= end_) enter(pair_ + 1);
@@ -58,6 +60,7 @@ template <class T> class row_finder {
     while (left_ > range.first + range.count) step();  // tiles of other workers
     rows_.count = range.count;
     while (left_ > range.first || (number == 0 && !at_begin())) take_or_clear(range.first);
+    if (far_) simd::stream_end();
   }
 
   const tile::sequence& sequence() const { return sequence_; }
@@ -67,6 +70,12 @@ template <class T> class row_finder {
   bool few() const { return active_[pair_] < tile::few_rows<T>; }
 
  private:
+  static double elements(const tensor_view<T, 4>& x) {
+    double count = 1;
+    for (int axis = 0; axis < 4; ++axis) count *= static_cast<double>(x.extent(axis));
+    return count;
+  }
+
   void enter(index_t pair) {
     pair_ = pair;
     sequence_ = p_.sequence_at(pair / p_.kv_heads);
@@ -93,13 +102,14 @@ template <class T> class row_finder {
       rows_.row[lane] = {head, query_}, gates_[lane] = gate;
     } else {
       T* const o = p_.output(sequence_, head, query_);
-      std::fill(o, o + p_.e, T(0));
+      far_ ? simd::stream_zeros(o, p_.e) : static_cast<void>(std::fill(o, o + p_.e, T(0)));
       if (p_.lse.data() != nullptr) *p_.lse_at(sequence_, head, query_) = -std::numeric_limits<T>::infinity();
     }
   }
 
   const problem<T>& p_;
   const index_t* active_;
+  bool far_;                     // o is longer than the caches: bench/mixture_of_head_bench.cpp, 2 % at f25
   index_t pair_ = -1, end_ = 0;  // end_: of the pair's tasks
   tile::sequence sequence_;
   index_t query_ = 0, head_ = 0;  // where the last step led; head_: within the group

@@ -173,8 +173,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
 
 // o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0, lse = -inf, and
 // its q is not read. A gate of NaN is active. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), gates (B, H, N) in any
-// strides, o (B, H, N, E); H is a multiple of Hk. options::lse is that of the head, without its gate. Masks, options and
-// errors as softmax::forward; with all gates 1 its bits too. Jin et al., MoH (arXiv 2410.11842).
+// strides, o (B, H, N, E); H is a multiple of Hk. options::lse is that of the head, without its gate. Masks, options
+// and errors as softmax::forward; with all gates 1 its bits too. Jin et al., MoH (arXiv 2410.11842).
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Which heads a token uses, and with which weight: the routers of the authors, on logits from the caller's dense layers.
+// Which heads a token uses, and with which weight: the authors' routers, on logits from the caller's dense layers.
 // Of H heads the first S = shared are always on; of the E = H - S routed ones each token keeps K = active. In double.
 //
 //   trained (ViT, DiT)   P = softmax(routed logits);  kept: the K largest;  r_h = K P_h / sum of the kept P
@@ -106,10 +106,10 @@ template <class R, class S, class A, class G> struct trained {
 inline namespace HEED_ISA {
 
 // gates (B, H, N) from logits (B, head, N) of float or double in any strides: routed_logits has the H - shared routed
-// heads, shared_logits the shared ones (not read for one), mix_logits two (read where both kinds are there); a null view
-// stands for logits that are not read. active = 0: all heads are shared. Returns the load-balance loss, `active` where
-// every head is kept as often as any other; 0 without routed heads. Ties go to the lower head. Throws heed::error where
-// counts do not fit.
+// heads, shared_logits the shared ones (not read for one), mix_logits two (read where both kinds are there); a null
+// view stands for logits that are not read. active = 0: all heads are shared. Returns the load-balance loss: `active`
+// where every head is kept as often as any other, 0 without routed heads. Ties go to the lower head. Throws heed::error
+// where counts do not fit.
 template <viewable R, viewable S, viewable A, viewable G>
 double route_trained(const R& routed_logits, const S& shared_logits, const A& mix_logits, const routing& how,
                      G&& gates) {

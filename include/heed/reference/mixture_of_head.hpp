@@ -8,6 +8,8 @@
 // The kernels are tested against it. It takes the types of core/ from them and no code: masks, places, the head map and
 // the order of heads are read here once more, beside those of the reference of softmax. Slow on purpose.
 
+#include "heed/reference/eigen.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -52,6 +54,15 @@ template <class T> T& at(const tensor_view<T, 3>& x, index_t b, index_t h, index
 template <class T> T& shared_at(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, index_t j) {
   return at(x, std::min(b, x.extent(0) - 1), std::min(h, x.extent(1) - 1), std::min(i, x.extent(2) - 1),
             std::min(j, x.extent(3) - 1));
+}
+
+// The rows of one head
+using row_major = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T> row_major head_of(const tensor_view<T, 4>& x, index_t b, index_t h) {
+  row_major rows(x.extent(2), x.extent(3));
+  for (index_t i = 0; i < rows.rows(); ++i)
+    for (index_t d = 0; d < rows.cols(); ++d) rows(i, d) = number(at(x, b, h, i, d));
+  return rows;
 }
 
 // A query and the sequence that it belongs to: keys are those of the tensor from first_key on.
@@ -176,22 +187,22 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
   if (rule.mask.conflict != nullptr) heed::detail::fail(rule.mask.conflict);
 
   for (index_t b = 0; b < q4.extent(0); ++b)
-    for (index_t h = 0; h < q4.extent(1); ++h)
+    for (index_t h = 0; h < q4.extent(1); ++h) {
+      const index_t kv = h / (q4.extent(1) / k4.extent(1));
+      const row_major queries = head_of(q4, b, h), keys = head_of(k4, b, kv), values = head_of(v4, b, kv);
+      const double sink = options.sink_logits.set() ? options.sink_logits.at(h) : minus_infinity;
       for (index_t i = 0; i < q4.extent(2); ++i) {
-        const index_t kv = h / (q4.extent(1) / k4.extent(1));
         const double gate = number(at(g3, b, h, i));
         double lse = minus_infinity;
-        std::vector<double> head(static_cast<std::size_t>(v4.extent(3)), 0.0);
+        Eigen::RowVectorXd head = Eigen::RowVectorXd::Zero(v4.extent(3));
         if (gate != 0) {
           const row r = row_of(rule.mask, b, i, q4.extent(2), k4.extent(2));
-          const double sink = options.sink_logits.set() ? options.sink_logits.at(h) : minus_infinity;
           std::vector<double> scores;
           double top = sink;
           for (index_t j = 0; j < r.keys; ++j) {
-            double dot = 0;
-            for (index_t d = 0; d < q4.extent(3); ++d)
-              dot += number(at(q4, b, h, i, d)) * number(at(k4, b, kv, r.first_key + j, d));
-            scores.push_back(rule.sees(r, h, j) ? rule.score(r, h, j, dot, q4.extent(3)) : minus_infinity);
+            scores.push_back(minus_infinity);
+            if (!rule.sees(r, h, j)) continue;
+            scores.back() = rule.score(r, h, j, queries.row(i).dot(keys.row(r.first_key + j)), q4.extent(3));
             top = std::max(top, scores.back());
           }
           double sum = sink == minus_infinity ? 0 : std::exp(sink - top);
@@ -199,17 +210,14 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
             const double s = scores[static_cast<std::size_t>(j)];
             if (s == minus_infinity) continue;
             sum += std::exp(s - top);
-            for (std::size_t e = 0; e < head.size(); ++e)
-              head[e] += std::exp(s - top) * number(at(v4, b, kv, r.first_key + j, static_cast<index_t>(e)));
+            head += std::exp(s - top) * values.row(r.first_key + j);
           }
-          if (sum != 0) {
-            lse = top + std::log(sum);
-            for (double& x : head) x = gate * (x / sum);
-          }
+          if (sum != 0) head *= gate / sum, lse = top + std::log(sum);
         }
-        for (std::size_t e = 0; e < head.size(); ++e) put(at(o4, b, h, i, static_cast<index_t>(e)), head[e]);
+        for (index_t e = 0; e < head.size(); ++e) put(at(o4, b, h, i, e), head(e));
         if (options.lse.data() != nullptr) put(at(options.lse, b, h, i), lse);
       }
+    }
 }
 
 // heed::mixture_of_head::route_trained: logits (B, H - shared, N), (B, shared, N) and (B, 2, N) or null where the
