@@ -106,7 +106,8 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
   CHECK(pairs.any() == (m.present != 0));
   const index_t vectors = (rows + w - 1) / w;
   tile::joint_sight<T> eyes(all, pairs, first);
-  const tile::key_runs runs = tile::make_runs(eyes, first, count, vectors, step);
+  tile::key_runs runs;
+  tile::make_runs(eyes, first, count, vectors, step, runs);
 
   int wrong_sees = 0, wrong_sight = 0, wrong_hidden = 0, left_out = 0;
   std::vector<T> memory(at(step * w) + 64 / sizeof(T));

@@ -15,7 +15,7 @@ class error : public std::invalid_argument {
   HEED_INLINE explicit error(const std::string& what) : std::invalid_argument(what) {}
 };
 
-// local_linear with an explicit solver and no report, after its output is written.
+// local_linear without a report, after its output is written: rows are above the tolerance.
 class not_converged : public std::runtime_error {
  public:
   HEED_INLINE explicit not_converged(const char* what) : std::runtime_error(what) {}

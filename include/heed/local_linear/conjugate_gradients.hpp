@@ -23,7 +23,13 @@ template <class T> class conjugate_gradients {
         image_(p.d, memory),
         t_(memory.take<T>(lanes * tile::query_tile<T>::most_keys)),
         direction_(memory.take<T>(lanes * p.d)),
-        per_lane_(memory.take<T>(8 * lanes)) {}
+        step_(memory.take<T>(lanes)),
+        turn_(memory.take<T>(lanes)),
+        shift_(memory.take<T>(lanes)),
+        square_(memory.take<T>(lanes)),
+        curve_(memory.take<T>(lanes)),
+        sum_(memory.take<T>(lanes)),
+        factor_(memory.take<T>(lanes)) {}
 
   struct outcome {
     index_t iterations = 0;              // of the tile
@@ -37,72 +43,82 @@ template <class T> class conjugate_gradients {
     const index_t row = weights.row();
     outcome out;
     out.each.fill(0), out.residual.fill(0);
-    std::array<double, lanes> bound, first, largest;  // largest: of the eigenvalues, roughly and from below
-    largest.fill(0);
-    T *const square = lane_values(0), *const step = lane_values(1), *const turn = lane_values(2),
-             *const shift = lane_values(3), *const curve = lane_values(4);
-    std::copy(r, r + d_ * row, direction_);
-    std::fill(y, y + d_ * row, T(0));
-    tile::lane_dot(r, r, row, d_, row, square);
-    tile::lane_dot(mean, direction_, row, d_, row, shift);
-    for (index_t l = 0; l < row; ++l) {
-      first[at(l)] = static_cast<double>(square[l]);
-      bound[at(l)] = tolerance * tolerance * first[at(l)];
-      if (!(square[l] > T(0))) which &= ~bit(l);
-    }
+    which = begin(which, mean, r, row, tolerance);
+    for (index_t d = 0; d < d_; ++d)  // 0, or NaN in a row that saw one
+      for (index_t l = 0; l < row; l += w) simd::store(y + d * row + l, simd::batch<T>(T(0)) * simd::load(square_ + l));
     std::uint64_t active = which;
-    std::fill(step, step + row, T(0));
-    std::array<T, lanes> now;
-    std::copy(square, square + row, now.begin());
     while (active != 0 && out.iterations < most) {
-      apply(weights, direction_, mean, shift, ridge, curve);
-      for (index_t l = 0; l < row; ++l) {
-        if ((active & bit(l)) != 0 && !(curve[l] > T(0))) active &= ~bit(l);  // rounding ate the ridge
-        const T before = step[l];
-        step[l] = (active & bit(l)) != 0 ? now[at(l)] / curve[l] : T(0);
-        if (step[l] > T(0))  // a diagonal entry of the tridiagonal matrix of the Lanczos process
-          largest[at(l)] =
-              std::max(largest[at(l)], static_cast<double>(T(1) / step[l] + (before > T(0) ? turn[l] / before : T(0))));
-      }
-      tile::take_step(y, r, direction_, image_.data(), step, row, d_, row, square);
+      apply(weights, direction_, mean, shift_, ridge, curve_);
+      active = choose_steps(active, row);
+      tile::take_step(y, r, direction_, image_.data(), step_, row, d_, row, square_);
       ++out.iterations;
-      for (index_t l = 0; l < row; ++l) {
-        turn[l] = T(0);
-        if ((active & bit(l)) == 0) continue;
-        ++out.each[at(l)];
-        turn[l] = square[l] / now[at(l)];
-        now[at(l)] = square[l];
-        if (!(static_cast<double>(square[l]) > bound[at(l)])) active &= ~bit(l);
-      }
-      tile::turn(direction_, r, turn, mean, row, d_, row, shift);
+      active = choose_turns(active, row, out);
+      tile::turn(direction_, r, turn_, mean, row, d_, row, shift_);
     }
-    if (loses_to_rounding(which, mean, y, row, tolerance, first, largest)) {
+    if (loses_to_rounding(which, mean, y, row, tolerance)) {
       true_residual(weights, q, mean, ridge, y, r);
-      tile::lane_dot(r, r, row, d_, row, now.data());
+      tile::lane_dot(r, r, row, d_, row, now_.data());
     }
     for (index_t l = 0; l < row; ++l)
-      if ((which & bit(l)) != 0) out.residual[at(l)] = std::sqrt(static_cast<double>(now[at(l)]) / first[at(l)]);
+      if ((which & bit(l)) != 0) out.residual[at(l)] = std::sqrt(static_cast<double>(now_[at(l)]) / first_[at(l)]);
     return out;
   }
 
  private:
   static constexpr std::size_t at(index_t l) { return static_cast<std::size_t>(l); }
   static constexpr std::uint64_t bit(index_t l) { return std::uint64_t{1} << l; }
-  T* lane_values(index_t i) const { return per_lane_ + i * lanes; }
+
+  // Returns the lanes that have a residual.
+  std::uint64_t begin(std::uint64_t which, const T* mean, const T* r, index_t row, double tolerance) {
+    std::copy(r, r + d_ * row, direction_);
+    tile::lane_dot(r, r, row, d_, row, square_);
+    tile::lane_dot(mean, r, row, d_, row, shift_);
+    for (index_t l = 0; l < row; ++l) {
+      now_[at(l)] = square_[l];
+      first_[at(l)] = static_cast<double>(square_[l]);
+      bound_[at(l)] = tolerance * tolerance * first_[at(l)];
+      step_[l] = turn_[l] = T(0), largest_[at(l)] = 0;
+      if (!(square_[l] > T(0))) which &= ~bit(l);
+    }
+    return which;
+  }
+  // How far along the direction; lanes where rounding ate the ridge stop.
+  std::uint64_t choose_steps(std::uint64_t active, index_t row) {
+    for (index_t l = 0; l < row; ++l) {
+      if ((active & bit(l)) != 0 && !(curve_[l] > T(0))) active &= ~bit(l);
+      const T before = step_[l];
+      step_[l] = (active & bit(l)) != 0 ? now_[at(l)] / curve_[l] : T(0);
+      if (!(step_[l] > T(0))) continue;
+      // an entry on the diagonal of the tridiagonal matrix of the Lanczos process
+      const T entry = T(1) / step_[l] + (before > T(0) ? turn_[l] / before : T(0));
+      largest_[at(l)] = std::max(largest_[at(l)], static_cast<double>(entry));
+    }
+    return active;
+  }
+  // How much of the direction stays; lanes that have converged stop.
+  std::uint64_t choose_turns(std::uint64_t active, index_t row, outcome& out) {
+    for (index_t l = 0; l < row; ++l) {
+      turn_[l] = T(0);
+      if ((active & bit(l)) == 0) continue;
+      ++out.each[at(l)];
+      turn_[l] = square_[l] / now_[at(l)];
+      now_[at(l)] = square_[l];
+      if (!(static_cast<double>(square_[l]) > bound_[at(l)])) active &= ~bit(l);
+    }
+    return active;
+  }
 
   // Whether rounding in C y may have come near the tolerance: the recursion of the residual does not see it.
-  bool loses_to_rounding(std::uint64_t which, const T* mean, const T* y, index_t row, double tolerance,
-                         const std::array<double, lanes>& first, const std::array<double, lanes>& largest) const {
-    T *const y2 = lane_values(3), *const mean2 = lane_values(4);
-    tile::lane_dot(y, y, row, d_, row, y2);
-    tile::lane_dot(mean, mean, row, d_, row, mean2);
+  bool loses_to_rounding(std::uint64_t which, const T* mean, const T* y, index_t row, double tolerance) {
+    tile::lane_dot(y, y, row, d_, row, step_);
+    tile::lane_dot(mean, mean, row, d_, row, turn_);
     constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     for (index_t l = 0; l < row; ++l) {
       if ((which & bit(l)) == 0) continue;
-      const double spread = std::sqrt(largest[at(l)]);
+      const double spread = std::sqrt(largest_[at(l)]);
       const double image =
-          std::sqrt(static_cast<double>(y2[l])) * spread * (spread + std::sqrt(static_cast<double>(mean2[l])));
-      if (unit * image > tolerance * std::sqrt(first[at(l)])) return true;
+          std::sqrt(static_cast<double>(step_[l])) * spread * (spread + std::sqrt(static_cast<double>(turn_[l])));
+      if (unit * image > tolerance * std::sqrt(first_[at(l)])) return true;
     }
     return false;
   }
@@ -110,9 +126,8 @@ template <class T> class conjugate_gradients {
   // r <- q - mean - C y: what the recursion of the residual may have lost to rounding
   void true_residual(tile_weights<T>& weights, const T* q, const T* mean, const T* ridge, const T* y, T* r) {
     const index_t row = weights.row();
-    T *const shift = lane_values(3), *const curve = lane_values(4);
-    tile::lane_dot(mean, y, row, d_, row, shift);
-    apply(weights, y, mean, shift, ridge, curve);
+    tile::lane_dot(mean, y, row, d_, row, shift_);
+    apply(weights, y, mean, shift_, ridge, curve_);
     for (index_t i = 0; i < d_ * row; i += w)
       simd::store(r + i, simd::load(q + i) - simd::load(mean + i) - simd::load(image_.data() + i));
   }
@@ -120,25 +135,26 @@ template <class T> class conjugate_gradients {
   // image = C x; curve = x . C x
   void apply(tile_weights<T>& weights, const T* x, const T* mean, const T* shift, const T* ridge, T* curve) {
     const index_t row = weights.row();
-    T* const sum = lane_values(5);
-    std::fill(sum, sum + row, T(0));
-    image_.begin(weights.vectors(), lane_values(6));
+    std::fill(sum_, sum_ + row, T(0));
+    image_.begin(weights.vectors(), factor_);
     weights.each([&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
       for (index_t i = 0; i < keys.count; ++i) {
         const tile::weight_block& b = keys.block[at(i)];
         key_products(k, k_row, b, x, d_, row, t_);
         const index_t lane = b.from * w;
-        tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift + lane, sum + lane);
+        tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift + lane, sum_ + lane);
         image_.add(k, k_row, t_, b);
       }
     });
     image_.finish();
-    tile::complete_image(image_.data(), sum, mean, ridge, x, row, d_, row, curve);
+    tile::complete_image(image_.data(), sum_, mean, ridge, x, row, d_, row, curve);
   }
 
   index_t d_;
   tile::lane_sums<T> image_;
-  T *t_, *direction_, *per_lane_;
+  T *t_, *direction_, *step_, *turn_, *shift_, *square_, *curve_, *sum_, *factor_;
+  std::array<T, lanes> now_;                           // squares of the residuals
+  std::array<double, lanes> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below
 };
 
 }  // namespace HEED_ISA

@@ -7,12 +7,12 @@
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
-// C y = q - mean key by Cholesky factors, in double whatever T is, for a vector of double of the tile's lanes at a time:
+// C y = q - mean key by Cholesky factors, in double whatever T is, for a vector of double of a tile's lanes at a time:
 //
 //   C = sum_j p_j (k_j - c)(k_j - c)^T - m m^T + ridge,   c the mean key as T,   m = sum_j p_j (k_j - c)
 //
-// With few keys the smaller matrix of the keys among themselves takes its place: for the rows x_j = sqrt(p_j) (k_j - mean)
-// of X, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge with r = q - mean.
+// With few keys the smaller matrix of the keys among themselves takes its place: for the rows of X,
+// x_j = sqrt(p_j) (k_j - mean), and r = q - mean, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge.
 //
 // The weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
 // product with a key loses to rounding what the ridge is about.
@@ -23,17 +23,16 @@ template <class T> class direct_solver {
   static constexpr index_t w = simd::width<T>, wide = simd::width<double>, groups = tile::max_lanes<T> / wide;
   static constexpr index_t depth = 8;  // keys whose products join the matrix at once
 
-  // Numbers of double per group: mean, slope, sum of weighted keys; shift, total
   direct_solver(const problem<T>& p, heed::detail::arena& memory)
       : d_(p.d),
         n_(matrix::padded(p.d)),
         storage_(memory.take<double>(matrix::size(p.d))),
         x_(memory.take<double>(depth * n_ * wide)),
-        mean_(memory.take<double>(groups * n_ * wide)),
+        mean_(memory.take<double>(2 * groups * n_ * wide)),
         y_(memory.take<double>(groups * n_ * wide)),
         sum_(memory.take<double>(groups * n_ * wide)),
-        shift_(memory.take<double>(groups * wide)),
-        total_(memory.take<double>(groups * wide)),
+
+        gain_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
@@ -42,28 +41,22 @@ template <class T> class direct_solver {
   static constexpr index_t few(index_t d) { return d / 2; }
 
   // Slopes of the lanes of a group, from q and mean keys [d][lane] and one ridge per lane
-  HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const T* ridge) {
+  HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const double* ridge) {
     const index_t lane = group * wide, row = weights.row();
     double *const c = at(mean_, group), *const y = at(y_, group);
     for (index_t d = 0; d < n_; ++d)
       simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
-    const batch penalty = simd::load_double(ridge + lane);
+    const batch penalty = simd::load(ridge + lane);
     if (weights.keys() <= few(d_))
       solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
     else
       solve_among_dims(weights, lane, q + lane, row, c, y, penalty);
-    batch shift(0.0);
-    for (index_t d = 0; d < d_; ++d) shift = simd::fma(simd::load(c + d * wide), simd::load(y + d * wide), shift);
-    simd::store(shift_ + lane, shift);
   }
 
   double slope(index_t lane, index_t d) const { return at(y_, lane / wide)[d * wide + lane % wide]; }
 
   // Before the weights of a tile's first keys
-  void begin_weights(index_t group) {
-    std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0);
-    std::fill(total_ + group * wide, total_ + (group + 1) * wide, 0.0);
-  }
+  void begin_weights(index_t group) { std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0); }
   // The weights of the group's lanes in `which`, in place of those at out [key][lane] (of the tile's first key)
   HEED_NOINLINE void weigh(index_t group, std::uint64_t which, const tile::weight_block& b,
                            const tile::known_weights<T>& p, const T* k, index_t k_row, T* out) {
@@ -83,25 +76,28 @@ template <class T> class direct_solver {
     }
   }
 
-  // After the last weights: |C y - r| / |r| of a lane, r = q - mean key, and the sum of its weights
+  // After the last weights: |C y - r| / |r| of a lane, r = q - mean key
   double residual(index_t lane, const T* q, index_t row, double ridge) const {
     const index_t g = lane / wide, l = lane % wide;
     double rest = 0, all = 0;
     for (index_t d = 0; d < d_; ++d) {
       const index_t i = d * wide + l;
-      const double c = at(mean_, g)[i], r = static_cast<double>(q[d * row + lane]) - c;
-      const double image = at(sum_, g)[i] - c * total_[lane] + ridge * at(y_, g)[i];
+      const double* const c = at(mean_, g);
+      const double r = static_cast<double>(q[d * row + lane]) - c[i] - rest_of(c)[i];
+      const double image = at(sum_, g)[i] + ridge * at(y_, g)[i];
       rest += (r - image) * (r - image), all += r * r;
     }
     return all > 0 ? std::sqrt(rest / all) : 0;
   }
-  double total(index_t lane) const { return total_[lane]; }
 
  private:
+  // m of a group, behind the c of all
+  double* rest_of(double* c) const { return c + groups * n_ * wide; }
+  const double* rest_of(const double* c) const { return c + groups * n_ * wide; }
   double* at(double* x, index_t group) const { return x + group * n_ * wide; }
   const double* at(const double* x, index_t group) const { return x + group * n_ * wide; }
 
-  // c: the mean key as T, then exactly; y: the slope
+  // c: the mean key as T; y: the slope
   void solve_among_dims(tile_weights<T>& weights, index_t lane, const T* q, index_t row, double* c, double* y,
                         batch penalty) {
     double* const first = y;
@@ -109,6 +105,7 @@ template <class T> class direct_solver {
     matrix_ = matrix(storage_, d_);
     const batch sum = add_moments(weights, lane, c, first);
     const batch gain = reciprocal(sum);
+    simd::store(gain_ + lane, gain);
     batch trace(0.0);
     for (index_t i = 0; i < n_; ++i) {
       const batch m = simd::load(first + i * wide) * gain;
@@ -121,9 +118,9 @@ template <class T> class direct_solver {
     }
     factor(d_, trace, penalty);
     for (index_t d = 0; d < n_; ++d) {
-      const batch exact = simd::load(c + d * wide) + simd::load(first + d * wide);
-      simd::store(c + d * wide, exact);
-      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row) - exact : batch(0.0));
+      const batch m = simd::load(first + d * wide);
+      simd::store(rest_of(c) + d * wide, m);
+      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row) - simd::load(c + d * wide) - m : batch(0.0));
     }
     matrix_.solve(y);
   }
@@ -134,6 +131,7 @@ template <class T> class direct_solver {
     batch sum(0.0);
     for (index_t j = 0; j < keys; ++j) sum = simd::fma(root(j), root(j), sum);
     const batch gain = reciprocal(sum), unit = simd::sqrt(gain);
+    simd::store(gain_ + lane, gain);
     matrix_ = matrix(storage_, keys);
     matrix_.clear();
     double* const b = at(sum_, lane / wide);  // X r, then the solution
@@ -145,11 +143,12 @@ template <class T> class direct_solver {
         batch m(0.0);
         const batch near = simd::load(c + d * wide);
         for (index_t j = 0; j < keys; ++j) m = simd::fma(root(j) * root(j), key(j, d) - near, m);
-        const batch exact = simd::fma(m, gain, near), r = simd::load_double(q + d * row) - exact;
-        simd::store(c + d * wide, exact);
+        m = m * gain;
+        const batch r = simd::load_double(q + d * row) - near - m;
+        simd::store(rest_of(c) + d * wide, m);
         double* const x = x_ + (d - first) * order * wide;
         for (index_t j = 0; j < order; ++j) {
-          const batch each = j < keys ? root(j) * unit * (key(j, d) - exact) : batch(0.0);
+          const batch each = j < keys ? root(j) * unit * (key(j, d) - near - m) : batch(0.0);
           simd::store(x + j * wide, each);
           simd::store(b + j * wide, simd::fma(each, r, simd::load(b + j * wide)));
           trace = simd::fma(each, each, trace);
@@ -160,9 +159,10 @@ template <class T> class direct_solver {
     factor(keys, trace, penalty);
     matrix_.solve(b);
     for (index_t d = 0; d < d_; ++d) {
-      const batch exact = simd::load(c + d * wide);
-      batch rest = simd::load_double(q + d * row) - exact;
-      for (index_t j = 0; j < keys; ++j) rest = rest - root(j) * unit * (key(j, d) - exact) * simd::load(b + j * wide);
+      const batch near = simd::load(c + d * wide), m = simd::load(rest_of(c) + d * wide);
+      batch rest = simd::load_double(q + d * row) - near - m;
+      for (index_t j = 0; j < keys; ++j)
+        rest = rest - root(j) * unit * (key(j, d) - near - m) * simd::load(b + j * wide);
       simd::store(y + d * wide, rest / penalty);
     }
   }
@@ -240,33 +240,32 @@ template <class T> class direct_solver {
     return sum;
   }
 
-  // p (1 + (k - c) . y) of up to 4 keys, into the sums too
+  // p (1 + (k - c - m) . y) of up to 4 keys, into the sums too
   void weigh_keys(index_t group, index_t lane, index_t j, index_t count, const T* k, index_t k_row, batch* weight) {
-    const double* const y = at(y_, group);
+    const double *const y = at(y_, group), *const c = at(mean_, group), *const m = rest_of(c);
     double* const sum = at(sum_, group);
-    const batch shift = simd::load(shift_ + group * wide);
-    for (index_t i = 0; i < count; ++i) weight[i] = batch(1.0) - shift;
+    const batch gain = simd::load(gain_ + group * wide);
+    const auto centred = [&](index_t i, index_t d) {  // in this order: what keys have in common leaves first
+      return batch(static_cast<double>(k[i * k_row + d])) - simd::load(c + d * wide) - simd::load(m + d * wide);
+    };
+    for (index_t i = 0; i < count; ++i) weight[i] = batch(1.0);
     for (index_t d = 0; d < d_; ++d) {
       const batch slope = simd::load(y + d * wide);
-      for (index_t i = 0; i < count; ++i)
-        weight[i] = simd::fma(batch(static_cast<double>(k[i * k_row + d])), slope, weight[i]);
+      for (index_t i = 0; i < count; ++i) weight[i] = simd::fma(centred(i, d), slope, weight[i]);
     }
-    batch total = simd::load(total_ + group * wide);
     for (index_t i = 0; i < count; ++i) {
-      weight[i] = weight[i] * simd::load_double(p_ + (j + i) * w + lane);
-      total += weight[i];
+      const batch p = gain * simd::load_double(p_ + (j + i) * w + lane);
+      weight[i] = simd::select<double>(p == batch(0.0), batch(0.0), p * weight[i]);
     }
-    simd::store(total_ + group * wide, total);
     for (index_t d = 0; d < d_; ++d) {
       batch image = simd::load(sum + d * wide);
-      for (index_t i = 0; i < count; ++i)
-        image = simd::fma(batch(static_cast<double>(k[i * k_row + d])), weight[i], image);
+      for (index_t i = 0; i < count; ++i) image = simd::fma(centred(i, d), weight[i], image);
       simd::store(sum + d * wide, image);
     }
   }
 
   index_t d_, n_;
-  double *storage_, *x_, *mean_, *y_, *sum_, *shift_, *total_, *roots_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *gain_, *roots_;
   T *p_, *keys_;
   matrix matrix_;
 };

@@ -13,7 +13,8 @@
 namespace heed::local_linear {
 
 // How C y = q - mean key is solved for the slope y of a query. automatic chooses between the two by the sizes of the
-// call and finishes directly what conjugate gradients leave unconverged: it always converges.
+// call and finishes directly, in double, what conjugate gradients leave unconverged: it always converges, short of
+// ridges that double cannot tell from 0 beside the keys (1e-15 of their variance).
 enum class solver { automatic, conjugate_gradient, direct };
 
 // How the solves of a call went. A row is one query of one head.
@@ -43,7 +44,7 @@ template <class Acc = float> struct options {
   tensor_view<Acc, 3> lse = {};            // (B, H, N), natural log
   tensor_view<Acc, 4> slope = {};          // (B, H, N, D): y
   tensor_view<Acc, 4> mean_key = {};       // (B, H, N, D): the mean of the visible keys under the softmax weights
-  local_linear::report* report = nullptr;  // conjugate_gradient without one throws not_converged after writing o
+  local_linear::report* report = nullptr;  // without one, unconverged rows throw not_converged
 };
 
 // Overwritten, never added to; what is left out is not computed.

@@ -12,10 +12,6 @@ template <class T> struct problem : tile::attention<T> {
   per_head ridge = {};                 // forward
   tensor_view<const T, 4> given = {};  // apply: the slopes
   bool solves = true;                  // forward, not apply
-
-  const T* given_slope(const tile::sequence& s, index_t head, index_t i) const {
-    return given.data() + s.batch * given.stride(0) + head * given.stride(1) + (s.first_query + i) * given.stride(2);
-  }
 };
 
 // A tensor shaped like q but with the heads of o

@@ -84,8 +84,7 @@ template <class T> class tile_weights {
   // f(tile, weights of its blocks, rows of k as they may enter a sum, their stride)
   template <class F> void each(F f) {
     for (index_t i = 0; i < count_; ++i)
-      if (tiles_[i].count > 0)
-        call(f, tiles_[i], {kept_ + offset_[static_cast<std::size_t>(i)] * row(), row(), factors_ + i * lanes});
+      if (tiles_[i].count > 0) call(f, tiles_[i], kept(i));
     if (all_kept_) return;
     tile_.each(
         [&](index_t, const tile::key_tile& keys) {
@@ -96,16 +95,20 @@ template <class T> class tile_weights {
         count_);
   }
 
-  // The same with what of the scores is asked: which lanes see a key is known from them only.
+  // The same with scores() beside: which lanes see a key is known from them only.
   template <class F> void each_with_scores(F f) {
-    tile_.each([&](index_t, const tile::key_tile& keys) {
+    tile_.each([&](index_t number, const tile::key_tile& keys) {
       if (keys.count == 0) return;
       tile_.scores(keys, scores_, nullptr, nullptr);
-      call(f, keys, {scores_, row(), gain_, m_});
+      call(f, keys, number < count_ ? kept(number) : tile::known_weights<T>{scores_, row(), gain_, m_});
     });
   }
+  const T* scores() const { return scores_; }
 
  private:
+  tile::known_weights<T> kept(index_t i) const {
+    return {kept_ + offset_[static_cast<std::size_t>(i)] * row(), row(), factors_ + i * lanes};
+  }
   template <class F> void call(F f, const tile::key_tile& keys, const tile::known_weights<T>& p) {
     const T* k = k_ + keys.key * p_.k.stride(2);
     index_t k_row = p_.k.stride(2);

@@ -77,8 +77,8 @@ struct piece {
 // One query of one head, and the keys that it sees.
 struct row {
   index_t batch, head, query;  // of o
-  vector q, p;                 // p: their weights, none if it sees no key
-  matrix k, v;
+  vector q, scores, p;         // p: weights; no elements if it sees no key
+  matrix k, v, x;              // x: keys about their mean
   vector mean;
   double lse;
 };
@@ -176,7 +176,7 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
       for (index_t i = 0; i < s.queries; ++i) {
         // query heads and key/value heads each serve equal runs of the heads of o
         const index_t q_head = head * q.extent(1) / heads, kv_head = head * k.extent(1) / heads;
-        row x{s.batch, head, s.first_query + i, vector(d), {}, {}, {}, vector::Zero(d), -infinite};
+        row x{s.batch, head, s.first_query + i, vector(d), {}, {}, {}, {}, {}, vector::Zero(d), -infinite};
         for (index_t c = 0; c < d; ++c) x.q(c) = get(row_at(q, s.batch, q_head, x.query)[c]);
         std::vector<index_t> seen;
         std::vector<real> scores;
@@ -189,15 +189,19 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
           if (one != -infinite) seen.push_back(s.first_key + j), scores.push_back(real{one});
         }
         const auto n = static_cast<index_t>(seen.size());
-        x.p.resize(n), x.k.resize(n, d), x.v.resize(n, e);
-        real top = n == 0 ? 0 : *std::max_element(scores.begin(), scores.end()), sum = 0;
+        x.scores = Eigen::Map<const vector>(scores.data(), n), x.p.resize(n), x.k.resize(n, d), x.v.resize(n, e);
+        const real top = n > 0 ? x.scores.maxCoeff() : 0;
+        real sum = 0;
         for (index_t j = 0; j < n; ++j) {
           const index_t key = seen[static_cast<std::size_t>(j)];
           for (index_t c = 0; c < d; ++c) x.k(j, c) = get(row_at(k, s.batch, kv_head, key)[c]);
           for (index_t c = 0; c < e; ++c) x.v(j, c) = get(row_at(v, s.batch, kv_head, key)[c]);
-          sum += x.p(j) = std::exp(scores[static_cast<std::size_t>(j)] - top);
+          sum += x.p(j) = std::exp(x.scores(j) - top);
         }
-        if (n > 0) x.p /= sum, x.mean = x.k.transpose() * x.p, x.lse = static_cast<double>(top + std::log(sum));
+        if (n > 0) {
+          x.p /= sum, x.mean = x.k.transpose() * x.p, x.x = x.k.rowwise() - x.mean.transpose();
+          x.lse = static_cast<double>(top + std::log(sum));
+        }
         visit(x);
       }
 }
@@ -216,7 +220,7 @@ template <class Factor> solution solve_as(const matrix& x, const vector& p, cons
   solution out{vector::Zero(x.cols()), 1};
   vector rest = r;
   const real size = r.norm();
-  for (int round = 0; round < 4 && out.residual > 1e-18L; ++round) {
+  for (int round = 0; round < 4 && out.residual > 1e-16L; ++round) {
     const vector correction = factors.solve(rest.template cast<Factor>()).template cast<real>();
     const vector y = out.y + correction;
     rest = r - ridge * y - x.transpose() * p.cwiseProduct(x * y);
@@ -227,26 +231,29 @@ template <class Factor> solution solve_as(const matrix& x, const vector& p, cons
   return out;
 }
 
-inline solution solve(const matrix& x, const vector& p, const vector& r, real ridge) {
-  if (r.norm() == 0) return {vector::Zero(r.size()), 0};
-  const solution out = solve_as<double>(x, p, r, ridge);
-  return out.residual > 1e-12L ? solve_as<real>(x, p, r, ridge) : out;
+// The slope of a row; 0 where there is nothing to solve
+inline solution slope_of(const row& x, double ridge) {
+  const vector r = x.q - x.mean;
+  if (x.p.size() == 0 || ridge == infinite || r.norm() == 0) return {vector::Zero(r.size()), 0};
+  const solution out = solve_as<double>(x.x, x.p, r, real{ridge});
+  return out.residual > 1e-12L ? solve_as<real>(x.x, x.p, r, real{ridge}) : out;
+}
+inline vector output_of(const row& x, const vector& y) {
+  if (x.p.size() == 0) return vector::Zero(x.v.cols());
+  return x.v.transpose() * (x.p + x.p.cwiseProduct(x.x * y));
 }
 
-// o, lse and mean_key of a row with slope y
+template <class T> void put_row(const tensor_view<T, 4>& to, const row& x, const vector& from) {
+  for (index_t c = 0; to.data() != nullptr && c < from.size(); ++c)
+    put(row_at(to, x.batch, x.head, x.query)[c], from(c));
+}
 template <class O, class Acc>
 void write(const row& x, const vector& y, const tensor_view<O, 4>& o, const heed::local_linear::options<Acc>& options) {
-  vector out = vector::Zero(o.extent(3));
-  if (x.p.size() > 0) {
-    const vector t = (x.k.rowwise() - x.mean.transpose()) * y;
-    out = x.v.transpose() * (x.p + x.p.cwiseProduct(t));
-  }
-  for (index_t c = 0; c < out.size(); ++c) put(row_at(o, x.batch, x.head, x.query)[c], out(c));
+  put_row(o, x, output_of(x, y));
+  put_row(options.mean_key, x, x.mean);
   const auto& lse = options.lse;
   if (lse.data() != nullptr)
     put(lse.data()[x.batch * lse.stride(0) + x.head * lse.stride(1) + x.query * lse.stride(2)], real{x.lse});
-  if (options.mean_key.data() == nullptr) return;
-  for (index_t c = 0; c < x.mean.size(); ++c) put(row_at(options.mean_key, x.batch, x.head, x.query)[c], x.mean(c));
 }
 
 }  // namespace HEED_ISA
@@ -254,29 +261,23 @@ void write(const row& x, const vector& y, const tensor_view<O, 4>& o, const heed
 
 inline namespace HEED_ISA {
 
-// heed::local_linear::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E),
-// each of float, double or a 16-bit type. Every row with something to solve counts as solved directly; options::solver
-// and max_iterations have no effect. Shapes and values are the caller's duty.
+// heed::local_linear::forward without context: q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o of shape
+// (B, max(H, Hk), N, E), each of float, double or a 16-bit type. Every row with something to solve counts as solved
+// directly; options::solver and max_iterations have no effect. Shapes and values are the caller's duty.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o,
              const heed::local_linear::options<acc_of<Q>>& options = {}) {
   const auto output = view(o);
   heed::local_linear::report report;
   detail::each_row(view(q), view(k), view(v), options, [&](const detail::row& x) {
-    detail::vector y = detail::vector::Zero(x.q.size());
     const double penalty = ridge.at(x.head);
-    if (x.p.size() > 0 && penalty < detail::infinite) {
-      const auto found = detail::solve(x.k.rowwise() - x.mean.transpose(), x.p, x.q - x.mean, penalty);
-      y = found.y;
-      const auto residual = static_cast<double>(found.residual);
-      report.max_residual = std::max(report.max_residual, residual);
-      report.unconverged += residual > options.tolerance ? 1 : 0;
-      ++report.direct_rows;
-    }
-    detail::write(x, y, output, options);
-    if (options.slope.data() == nullptr) return;
-    for (index_t c = 0; c < y.size(); ++c)
-      detail::put(detail::row_at(options.slope, x.batch, x.head, x.query)[c], y(c));
+    const detail::solution found = detail::slope_of(x, penalty);
+    const auto residual = static_cast<double>(found.residual);
+    report.max_residual = std::max(report.max_residual, residual);
+    report.unconverged += residual > options.tolerance ? 1 : 0;
+    report.direct_rows += x.p.size() > 0 && penalty < detail::infinite ? 1 : 0;
+    detail::write(x, found.y, output, options);
+    detail::put_row(options.slope, x, found.y);
   });
   if (options.report != nullptr) *options.report = report;
 }

@@ -173,9 +173,10 @@ class interval_sight {
 
 // Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a
 // causal diagonal becomes a staircase. Between from and to a vector may see nothing: it is masked there.
-template <class Sight> key_runs make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step) {
+template <class Sight>
+void make_runs(Sight& eyes, index_t first, index_t keys, index_t vectors, index_t step, key_runs& out) {
   HEED_ASSERT(vectors <= most_vectors && keys <= key_runs::most * step);
-  key_runs out;
+  out.count = 0;
   for (index_t v = 0; v < vectors; ++v)
     out.first_key[static_cast<std::size_t>(v)] = keys, out.end_key[static_cast<std::size_t>(v)] = 0;
   for (index_t j = 0; j < keys; j += step) {
@@ -198,12 +199,13 @@ template <class Sight> key_runs make_runs(Sight& eyes, index_t first, index_t ke
     else
       out.run[static_cast<std::size_t>(out.count++)] = {j, count, from, to};
   }
-  return out;
 }
 
 inline key_runs make_runs(const positions& p, index_t first, index_t keys, index_t vectors, index_t step) {
   interval_sight eyes(p);
-  return make_runs(eyes, first, keys, vectors, step);
+  key_runs runs;
+  make_runs(eyes, first, keys, vectors, step, runs);
+  return runs;
 }
 
 }  // namespace HEED_ISA

@@ -47,14 +47,12 @@ template <class T> struct attention {
   index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
 
   HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
-    const index_t query_head = repeat == 1 ? head : head / repeat;  // a division per row would be felt
+    const index_t query_head = repeat == 1 ? head : head / repeat;
     return q.data() + s.batch * q.stride(0) + query_head * q.stride(1) + (s.first_query + i) * q.stride(2);
   }
-  // The row of a tensor shaped like o
-  HEED_INLINE static T* row(const tensor_view<T, 4>& x, const sequence& s, index_t head, index_t i) {
-    return x.data() + s.batch * x.stride(0) + head * x.stride(1) + (s.first_query + i) * x.stride(2);
+  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const {
+    return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
   }
-  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const { return row(o, s, head, i); }
   HEED_INLINE const T* key(const sequence& s, index_t kv_head, index_t j) const {
     return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
   }

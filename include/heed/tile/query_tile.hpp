@@ -5,10 +5,10 @@
 //
 //   s[key][lane] = score(scale q[lane] . k[key])  in units of log 2,  -inf where lane does not see key
 //
-// Any rows that share keys make a tile, each lane with its own place. Full key tiles, which every lane sees, run without
-// a test. In partial ones the keys are cut into runs that the same vectors see, and pairs are tested only in the steps
-// where a mask cuts through a vector. Where scores pass further steps (tile/scores.hpp) they are made and changed 48
-// keys at a time, in L1.
+// Any rows that share keys make a tile, each lane with its own place. Full key tiles, which every lane sees, run
+// without a test. In partial ones the keys are cut into runs that the same vectors see, and pairs are tested only in
+// the steps where a mask cuts through a vector. Where scores pass further steps (tile/scores.hpp) they are made and
+// changed 48 keys at a time, in L1.
 
 #include <array>
 
@@ -39,6 +39,18 @@ struct tile_rows {
     }
   }
 };
+
+// Where the rows of a tile are in a tensor (batch, head, query, anything) each head of which serves `repeat` compute
+// heads. A division per row would be felt.
+template <class E>
+HEED_INLINE void find_rows(const tile_rows& rows, const tensor_view<E, 4>& x, const sequence& s, index_t repeat,
+                           std::array<E*, most_lanes>& out) {
+  E* const first = x.data() + s.batch * x.stride(0) + s.first_query * x.stride(2);
+  const index_t head = x.stride(1), query = x.stride(2);
+  const auto count = static_cast<std::size_t>(rows.count);
+  for (std::size_t l = 0; l < count; ++l)
+    out[l] = first + (repeat == 1 ? rows.row[l].head : rows.row[l].head / repeat) * head + rows.row[l].query * query;
+}
 
 // Keys [first, first + keys) of a key tile over vectors [from, to) of lanes: all of its weights are worth a product.
 struct weight_block {
@@ -72,10 +84,9 @@ template <class T> class query_tile {
     if (s.keys > 0) k_ = p_.key(s, kv_head, 0);
     at_.lanes = rows.count, at_.keep_first = rule.keep_first;
     std::array<const T*, most_lanes> q;
-    for (std::size_t l = 0; l < static_cast<std::size_t>(rows.count); ++l) {
-      q[l] = p_.query(s, rows.row[l].head, rows.row[l].query);
+    find_rows(rows, p_.q, s, p_.repeat, q);
+    for (std::size_t l = 0; l < static_cast<std::size_t>(rows.count); ++l)
       at_.lane[l] = rule.at(place + rows.row[l].query);
-    }
     summarize(at_, w);
     gather(q.data(), rows.count, p_.d, p_.scores.query_factor, q_, row_);
     pairs_ = pair_mask<T>::asked_by(p_.mask);
@@ -139,10 +150,10 @@ template <class T> class query_tile {
     if (partial || pairs_) {
       if (pairs_) {
         joint_sight<T> eyes(at_, pair_mask_, j);
-        runs_ = make_runs(eyes, j, keys, vectors_, step);
+        make_runs(eyes, j, keys, vectors_, step, runs_);
       } else {
         interval_sight eyes(at_);
-        runs_ = make_runs(eyes, j, keys, vectors_, step);
+        make_runs(eyes, j, keys, vectors_, step, runs_);
       }
       if (runs_.count == 0) return tile;
       if (!hides_nothing(keys)) {

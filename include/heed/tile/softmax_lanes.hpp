@@ -80,10 +80,10 @@ template <class T> class softmax_lanes {
   // o = gain sums / l, lse = log(2) m + log(l); a row without a key: 0 and -inf
   void finish(const sequence& s, const tile_rows& rows, const T* gain) {
     std::array<T*, most_lanes> o;
-    for (index_t lane = 0; lane < rows.count; ++lane) {
+    find_rows(rows, p_.o, s, 1, o);
+    for (index_t lane = 0; p_.lse.data() != nullptr && lane < rows.count; ++lane) {
       const auto [head, query] = rows.row[static_cast<std::size_t>(lane)];
-      o[static_cast<std::size_t>(lane)] = p_.output(s, head, query);
-      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = natural_lse(m_[lane], l_[lane]);
+      *p_.lse_at(s, head, query) = natural_lse(m_[lane], l_[lane]);
     }
     reciprocals(l_, tile_.row(), factor_);
     for (index_t lane = 0; gain != nullptr && lane < rows.count; ++lane)

@@ -104,27 +104,27 @@ template <class T> struct known_weights {
 };
 
 // product: t(key, lane) = p(key, lane) * (t(key, lane) - shift(lane)), and sum(lane) += its sum: local-linear's p t and
-// backward's p (dp - delta).
+// backward's p (dp - delta). Where p is 0 it is 0, whatever t is: a hidden key may be of any size.
 template <bool Scores, int NR, class T>
 HEED_NOINLINE void product(const known_weights<T>& p, index_t keys, T* t, const T* shift, T* sum) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+    const batch zero(T(0));
     const std::array<batch, NR> f{simd::load(p.factor + N * w)...};
-    const std::array<batch, NR> g{(batch(T(0)) - f[N] * simd::load(shift + N * w))...};
-    std::array<batch, NR> m, total{simd::load(sum + N * w)...};
+    const std::array<batch, NR> g{(zero - f[N] * simd::load(shift + N * w))...};
+    std::array<batch, NR> m, total;
+    ((total[N] = zero), ...);
     if constexpr (Scores) ((m[N] = simd::load(p.m + N * w)), ...);
     const T* x = p.p;
     for (; keys > 0; --keys, x += p.row, t += p.row) {
-      std::array<batch, NR> y{simd::fma(simd::load(t + N * w), f[N], g[N])...};
-      if constexpr (Scores)
-        ((y[N] = y[N] * simd::exp2_nonpositive(simd::load(x + N * w) - m[N])), ...);
-      else
-        ((y[N] = y[N] * simd::load(x + N * w)), ...);
+      std::array<batch, NR> y{simd::load(x + N * w)...};
+      if constexpr (Scores) ((y[N] = simd::exp2_nonpositive(y[N] - m[N])), ...);
+      ((y[N] = simd::select<T>(y[N] == zero, zero, y[N] * simd::fma(simd::load(t + N * w), f[N], g[N]))), ...);
       ((total[N] += y[N]), ...);
       (simd::store(t + N * w, y[N]), ...);
     }
-    (simd::store(sum + N * w, total[N]), ...);
+    (simd::store(sum + N * w, simd::load(sum + N * w) + total[N]), ...);
   }
   (std::make_integer_sequence<int, NR>{});
 }
