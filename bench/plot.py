@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Draws benchmark rows.
 
-Of softmax_bench, the share of the multiply-add peak against the number of tokens; of mixture_of_head_bench, the time over
-that of all heads against the share of active pairs, beside the ideal.
+Of softmax_bench, the share of the multiply-add peak against the number of tokens; of mixture_of_head_bench, the time
+over that of all heads against the share of active pairs, beside the ideal.
 
     ./softmax_bench --benchmark_filter=prefill --benchmark_out=softmax.json
     bench/plot.py softmax.json -o softmax.svg

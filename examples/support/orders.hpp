@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Mixture-of-head rows of next_byte.cpp: six heads, one for each length of context. Head h compares the last h + 1 bytes
-// alone (its key and query are a random code of their hash), so its softmax weighs what followed the same bytes before.
-// A context that has not been seen before has nothing to say: its gate is 0, and the others share its weight. Longer
-// contexts weigh more. Softmax attention computes all heads and the gates multiply zeros in; mixture_of_head skips them:
-// the same bits per byte in less time.
+// Mixture-of-head rows of next_byte.cpp: six heads, one for each length of context. Head h compares the last h + 1
+// bytes alone (its key and query are a random code of their hash), so its softmax weighs what followed the same bytes
+// before. A context that has not been seen before has nothing to say: its gate is 0, and the others share its weight.
+// Longer contexts weigh more. Softmax attention computes all heads and the gates multiply zeros in; mixture_of_head
+// skips them: the same bits per byte in less time.
 
 #include <algorithm>
 #include <cmath>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Executors and workspaces: the same bits whoever runs the tasks in whatever order, no allocation in planned memory, and
-// memory that is enough for any gates.
+// Executors and workspaces: the same bits whoever runs the tasks in whatever order, no allocation in planned memory,
+// and memory that is enough for any gates.
 
 #include <algorithm>
 #include <string>
