@@ -29,6 +29,7 @@
 #include "heed/softmax.hpp"
 #include "support/compressors.hpp"
 #include "support/memory.hpp"
+#include "support/orders.hpp"
 #include "support/source_text.hpp"
 
 namespace {
@@ -221,6 +222,12 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   std::vector<std::pair<const kernel*, result>> results;
   for (const kernel& kernel : kernels)
     if (only.empty() || only == kernel.name) results.emplace_back(&kernel, evaluate(kernel, whole, half));
+  progress("mixture_of_head");
+  next_byte::orders_result orders;
+  if (only.empty())
+    orders = next_byte::run_orders(text, [](const auto& o, const std::string& of, index_t from, index_t end, double x) {
+      return mean_bits(o, of, from, end, x);
+    });
   progress("writing on");
   const std::string continued = continuation(*results[0].first, whole, results[0].second.chosen.scale);
   progress("counts and compressors");
@@ -241,6 +248,7 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   }
   for (const auto& [label, bits] : others) std::printf("%-20s %9.3f\n", label.c_str(), bits);
   std::printf("    gzip and xz: what these bytes add to the compressed file\n");
+  if (orders.size > 0) next_byte::print_orders(orders), good = good && orders.difference < 1e-5;
   std::printf("\n--- the last bytes, >>> and %td more from %s ---\n", continued_bytes, results[0].first->name);
   std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(),
               continued.c_str());

@@ -4,5 +4,7 @@
 // Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
 
 #include "heed/local_linear.hpp"
+#include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
+#include "heed/sparse_query.hpp"
 #include "heed/version.hpp"

@@ -36,15 +36,15 @@ template <class T> struct golden_tensor {
 
  private:
   template <class E, int Rank> heed::tensor_view<E, Rank> shaped(E* first) const {
-    std::array<heed::index_t, Rank> extents, strides;
+    std::array<heed::index_t, Rank> sizes, strides;
     std::size_t from = shape.size();
     heed::index_t stride = 1;
     for (std::size_t axis = Rank; axis-- > 0;) {
-      extents[axis] = from > 0 ? shape[--from] : 1;
+      sizes[axis] = from > 0 ? shape[--from] : 1;
       strides[axis] = stride;
-      stride *= extents[axis];
+      stride *= sizes[axis];
     }
-    return {first, extents, strides};
+    return {first, sizes, strides};
   }
 };
 

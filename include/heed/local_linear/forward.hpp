@@ -93,14 +93,6 @@ template <class... Tensors> constexpr bool same_storage() {
   return true;
 }
 
-// o of a plan is not written, whatever the caller's constness
-template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
-  const tensor_view<const T, 4> x(o);
-  return {const_cast<T*>(x.data()),
-          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
-          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
-}
-
 template <class T, viewable Q, viewable K, viewable V>
 problem<T> make_problem(const Q& q, const K& k, const V& v, tensor_view<T, 4> o, const options<T>& opt) {
   return {tile::make_attention<T, options<T>>(q, k, v, o, opt), opt};
@@ -117,7 +109,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
   static_assert(detail::same_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, detail::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
   p.ridge = ridge;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);
@@ -149,7 +141,7 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
                 const context& where = {}) noexcept {
   static_assert(detail::same_storage<Q, K, V, Y, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, detail::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
   p.given = slope, p.solves = false;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);

@@ -3,66 +3,45 @@
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/softmax/lanes.hpp"
-#include "heed/softmax/problem.hpp"
-#include "heed/softmax/rows.hpp"
+#include "heed/softmax/options.hpp"
+#include "heed/tile/softmax_driver.hpp"
+#include "heed/tile/softmax_problem.hpp"
 #include "heed/tile/tasks.hpp"
 
 namespace heed::softmax {
 namespace detail {
 inline namespace HEED_ISA {
 
-// Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
-template <class T> inline constexpr index_t few_rows = rows_driver<T>::most_rows;
+template <class T> using problem = tile::softmax_problem<T>;
 
-// How the rows of a call are cut. Packed sequences are cut one by one, each as a call of its own would be.
-struct tiling {
-  index_t tasks = 0;
-  index_t most_few = 0;  // rows of the longest sequence that runs with the head dim in lanes
-  bool many = false;     // some run with queries in lanes
-};
-
-template <class T> index_t tasks_per_head(index_t rows) {
-  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : tile::query_tile<T>::tiles(rows);
-}
-
-template <class T> tiling make_tiling(const problem<T>& p) {
-  tiling out;
-  if (p.heads == 0) return out;
+// Packed sequences are cut one by one, each as a call of its own would be.
+template <class T> tile::softmax_cut make_cut(const problem<T>& p) {
+  tile::softmax_cut cut;
+  if (p.heads == 0) return cut;
   const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
-  for (index_t s = 0; s < different; ++s) {
-    const index_t rows = p.rows(p.sequence_at(s));
-    out.tasks += p.kv_heads * tasks_per_head<T>(rows) * (p.packed() ? 1 : sequences);
-    if (rows < few_rows<T>)
-      out.most_few = std::max(out.most_few, rows);
-    else
-      out.many = true;
-  }
-  return out;
+  for (index_t s = 0; s < different; ++s)
+    cut.add<T>(p.rows(p.sequence_at(s)), p.kv_heads * (p.packed() ? 1 : sequences));
+  return cut;
 }
 
-template <class T> std::size_t slot_bytes(const problem<T>& p, const tiling& cut) {
-  heed::detail::arena few, many;
-  if (cut.most_few > 0) static_cast<void>(typename rows_driver<T>::scratch(p, cut.most_few, few));
-  if (cut.many) static_cast<void>(lanes_driver<T>(p, many));
-  return std::max(few.needed(), many.needed());
-}
-
-template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers, tiling& cut) noexcept {
+template <class T>
+plan make_plan(const problem<T>& p, const context& where, index_t workers, tile::softmax_cut& cut) noexcept {
   plan out{};
-  if (!check_call(p, out.problem)) return out;
-  cut = make_tiling(p);
+  heed::detail::checker check(out.problem);
+  tile::check_softmax(check, p);
+  if (!check.ok()) return out;
+  cut = make_cut(p);
   const bool few = !cut.many;
   out.isa = HEED_NAME(HEED_LEVEL);
   out.path = few                 ? "softmax: head dim in lanes"
              : cut.most_few == 0 ? "softmax: queries in lanes"
                                  : "softmax: queries in lanes, head dim in lanes for short sequences";
   out.query_tile = few ? cut.most_few : tile::query_tile<T>::most_rows;
-  out.key_tile = few ? rows_driver<T>::key_tile : tile::query_tile<T>::most_keys;
+  out.key_tile = few ? tile::softmax_rows<T>::key_tile : tile::query_tile<T>::most_keys;
   out.chunk = !few && p.scores.any() ? tile::query_tile<T>::chunk : 0;
   out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
-  out.workspace_bytes = slots == 0 ? 0 : static_cast<std::size_t>(slots) * slot_bytes(p, cut);
+  out.workspace_bytes = slots == 0 ? 0 : static_cast<std::size_t>(slots) * tile::softmax_driver<T>::bytes(p, cut);
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;
 }
@@ -75,30 +54,23 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   else if (p.packed())
     text << "packed: each sequence as a call of its own";
   else
-    text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << few_rows<T>;
+    text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << tile::few_rows<T>;
   tile::name_options(text, p);
-  if (p.sink_logits.set()) text << "; sums start from sink_logits";
 }
 
 template <class T>
-void run(const problem<T>& p, const plan& how, const tiling& cut, const context& where, index_t workers) {
+void run(const problem<T>& p, const plan& how, const tile::softmax_cut& cut, const context& where, index_t workers) {
   tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
-    tile::task_list tasks(static_cast<const tile::attention<T>&>(p), &tasks_per_head<T>);
-    const auto each_task = [&](auto f) { claim([&](index_t task) { tasks.visit(task, f); }); };
-    heed::detail::arena few_scratch(memory, memory.size()), many_scratch(memory, memory.size());  // one at a time
-    if (cut.many && cut.most_few > 0) {
-      rows_driver<T> few(p, cut.most_few, few_scratch);
-      lanes_driver<T> many(p, many_scratch);
-      each_task([&](const tile::sequence& s, index_t kv_head, index_t tile) {
-        p.rows(s) < few_rows<T> ? few.run(s, kv_head) : many.run(s, kv_head, tile);
+    tile::task_list tasks(static_cast<const tile::attention<T>&>(p), &tile::softmax_tasks<T>);
+    tile::softmax_driver<T> driver(p, cut, memory);
+    tile::tile_rows rows;
+    claim([&](index_t task) {
+      tasks.visit(task, [&](const tile::sequence& s, index_t kv_head, index_t tile) {
+        const tile::row_range range = tile::rows_of_task<T>(p.rows(s), tile);
+        rows.take(kv_head, p.group, range.first, range.count);
+        driver.run(s, kv_head, rows, p.rows(s) < tile::few_rows<T>);
       });
-    } else if (cut.many) {
-      lanes_driver<T> many(p, many_scratch);
-      each_task([&](const tile::sequence& s, index_t kv_head, index_t tile) { many.run(s, kv_head, tile); });
-    } else {
-      rows_driver<T> few(p, cut.most_few, few_scratch);
-      each_task([&](const tile::sequence& s, index_t kv_head, index_t) { few.run(s, kv_head); });
-    }
+    });
   });
 }
 
@@ -123,12 +95,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
                   const context& where = {}) noexcept {
   static_assert(detail::same_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  const tensor_view<const T, 4> output(o);  // read-only here, whatever the caller's constness
-  const tensor_view<T, 4> o_view(const_cast<T*>(output.data()),
-                                 {output.extent(0), output.extent(1), output.extent(2), output.extent(3)},
-                                 {output.stride(0), output.stride(1), output.stride(2), output.stride(3)});
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, o_view, opt);
-  detail::tiling cut;
+  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tile::as_output<T>(o), opt);
+  tile::softmax_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
   if (how.ok()) detail::explain(how, p);
   return how;
@@ -144,9 +112,9 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
   static_assert(detail::same_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
+  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  detail::tiling cut;
+  tile::softmax_cut cut;
   const plan how = detail::make_plan(p, where, workers, cut);
   if (!how.ok()) heed::detail::fail(how.problem.data());
   detail::run(p, how, cut, where, workers);

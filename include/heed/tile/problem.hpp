@@ -85,6 +85,14 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   return p;
 }
 
+// o of a plan is not written, whatever the caller's constness
+template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
+  const tensor_view<const T, 4> x(o);
+  return {const_cast<T*>(x.data()),
+          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
+          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
 // For the `why` of a plan: which options change the scores, and which cut tiles.
 template <class T> void name_options(heed::detail::message& text, const attention<T>& p) {
   using kind = heed::detail::mask_parts;

@@ -2,61 +2,63 @@
 #pragma once
 
 // Softmax attention with the head dim in lanes, for fewer rows than fill a vector of queries (single tokens, small
-// groups). One task is all rows of a key/value head: K and V are read once, 128 keys at a time.
+// groups). One task is a few rows that share a key/value head: K and V are read once, 128 keys at a time.
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
-// [key][row], so that maxima and sums are vertical. Output: tile::multiply with A = weights and B = the rows of V, as
+// [key][row], so that maxima and sums are vertical. Output: multiply with A = weights and B = the rows of V, as
 // they are. Up to 8 rows a pass over the tile, in cache. Masks and score steps see lane i of a vector as row i % R at
 // key i / R of the vector's keys (tile/scores.hpp).
 
 #include <bit>
 
 #include "heed/core/context.hpp"
-#include "heed/softmax/problem.hpp"
+#include "heed/tile/pair_mask.hpp"
+#include "heed/tile/query_tile.hpp"
+#include "heed/tile/softmax_problem.hpp"
 
-namespace heed::softmax::detail {
+namespace heed::tile {
 inline namespace HEED_ISA {
 
-template <class T> class rows_driver {
+template <class T> class softmax_rows {
  public:
   static constexpr index_t w = simd::width<T>, key_tile = 128;
   static constexpr index_t pass = w < 8 ? w : 8;       // rows of a pass
   static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
-  static_assert((most_rows + pass - 1) / pass * w <= tile::most_lanes);
+  static_assert((most_rows + pass - 1) / pass * w <= most_lanes);
 
   struct scratch {
-    scratch(const problem<T>& p, index_t rows, heed::detail::arena& memory)
+    scratch(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
         : q(memory.take<T>(padded_rows(rows) * round_up(p.d))),
           scores(memory.take<T>((key_tile + w) * pass)),
           acc(memory.take<T>(padded_rows(rows) * round_up(p.e))),
           m(memory.take<T>(passes(rows) * w)),
           l(memory.take<T>(passes(rows) * w)),
           tail(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)),
-          finite(memory.take<T>(key_tile * tile::max_lanes<T>)) {}
+          finite(memory.take<T>(key_tile * max_lanes<T>)) {}
     T *q, *scores, *acc, *m, *l, *tail, *finite;
   };
 
   // rows: the most that a run will have
-  rows_driver(const problem<T>& p, index_t rows, heed::detail::arena& memory)
+  softmax_rows(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
       : p_(p), d_(round_up(p.d)), e_(round_up(p.e)), to_(p, rows, memory) {}
 
-  // All rows of key/value head kv_head
-  void run(const tile::sequence& s, index_t kv_head) {
+  // o and lse of rows of key/value head kv_head; gain: if not null, what o of each row is multiplied with
+  void run(const sequence& s, index_t kv_head, const tile_rows& rows, const T* gain = nullptr) {
     careful_ = false;
-    attend(s, kv_head);
-    if (!tile::all_finite(to_.acc, e_, rows_, e_)) {  // it may be a value that some row must not see: 0 * NaN is NaN
+    attend(s, kv_head, rows);
+    if (!all_finite(to_.acc, e_, rows_, e_)) {  // it may be a value that some row must not see: 0 * NaN is NaN
       careful_ = true;
-      attend(s, kv_head);
+      attend(s, kv_head, rows);
     }
-    finish(s, kv_head);
+    finish(s, rows, gain);
   }
 
  private:
-  void attend(const tile::sequence& s, index_t kv_head) {
-    begin(s, kv_head);
-    const tile::key_spans spans = tile::make_spans(at_);
+  void attend(const sequence& s, index_t kv_head, const tile_rows& rows) {
+    begin(s, kv_head, rows);
+    const key_spans spans = make_spans(at_);
     for (index_t i = 0; i < spans.count; ++i) {
-      const tile::key_span& span = spans.span[static_cast<std::size_t>(i)];
+      const key_span& span = spans.span[static_cast<std::size_t>(i)];
       for (index_t j = span.first; j < span.end; j += key_tile)
         visit(j, std::min(key_tile, span.end - j), span.partial || pairs_.any());
     }
@@ -72,39 +74,38 @@ template <class T> class rows_driver {
     return rows == 0 ? 0 : (passes(rows) - 1) * pass + pass_rows(rows, (passes(rows) - 1) * pass);
   }
 
-  void begin(const tile::sequence& s, index_t kv_head) {
-    const tile::key_rule rule = tile::make_rule(p_.mask, s.number, s.keys);
-    const index_t place = tile::first_place(p_.align, s.number, s.queries, s.keys);
+  void begin(const sequence& s, index_t kv_head, const tile_rows& rows) {
+    const key_rule rule = make_rule(p_.mask, s.number, s.keys);
+    const index_t place = first_place(p_.align, s.number, s.queries, s.keys);
     if (s.keys > 0) k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
-    rows_ = p_.rows(s);
+    rows_ = rows.count;
     keys_ = s.keys;
     far_ = keys_ * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20);  // no cache of a core
     at_.lanes = rows_, at_.keep_first = rule.keep_first;
     for (index_t r = 0; r < rows_; ++r) {
-      const index_t i = r / p_.group;
-      const T* q = p_.query(s, kv_head * p_.group + r % p_.group, i);
+      const auto [head, query] = rows.row[static_cast<std::size_t>(r)];
+      const T* q = p_.query(s, head, query);
       for (index_t c = 0; c < p_.d; c += w)
         simd::store(to_.q + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.scores.query_factor));
-      at_.lane[static_cast<std::size_t>(r)] = rule.at(place + i);
+      at_.lane[static_cast<std::size_t>(r)] = rule.at(place + query);
     }
-    tile::summarize(at_, 1);
+    summarize(at_, 1);
     const index_t padded = padded_rows(rows_);
     std::fill(to_.q + rows_ * d_, to_.q + padded * d_, T(0));
     std::fill(to_.acc, to_.acc + padded * e_, T(0));
     std::fill(to_.m, to_.m + passes(rows_) * w, std::numeric_limits<T>::lowest());
     std::fill(to_.l, to_.l + passes(rows_) * w, T(0));
-    if (p_.scores.any() || tile::pair_mask<T>::asked_by(p_.mask) || p_.sink_logits.set())
-      begin_options(s, kv_head, place);
+    if (p_.scores.any() || pair_mask<T>::asked_by(p_.mask) || p_.sink_logits.set()) begin_options(s, rows, place);
   }
 
-  void begin_options(const tile::sequence& s, index_t kv_head, index_t place) {
+  void begin_options(const sequence& s, const tile_rows& rows, index_t place) {
     steps_.begin(p_.scores, s, p_.calls_functions());
     pairs_.begin(p_.mask, s);
     for (index_t r = 0; r < rows_; r += pass) {
       const index_t apart = pass_rows(rows_, r), first_lane = r / pass * w;
       for (index_t i = 0; i < w; ++i) {
-        const index_t row = std::min(r + i % apart, rows_ - 1), query = row / p_.group,
-                      head = kv_head * p_.group + row % p_.group;
+        const index_t row = std::min(r + i % apart, rows_ - 1);
+        const auto [head, query] = rows.row[static_cast<std::size_t>(row)];
         steps_.set(p_.scores, first_lane + i, head, query, place + query, i / apart);
         T sum;
         p_.start(head, to_.m[first_lane + i], sum);
@@ -128,7 +129,7 @@ template <class T> class rows_driver {
       for (index_t x = 0; x < keys; ++x)
         simd::store(to_.tail + x * w, simd::load_partial(v_ + (j + x) * p_.v.stride(2) + c, p_.e - c));
     }
-    const bool careful = careful_ && !tile::all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
+    const bool careful = careful_ && !all_finite(v_ + j * p_.v.stride(2), p_.v.stride(2), keys, p_.e);
     for (index_t r = 0; r < rows_; r += pass) part(r, pass_rows(rows_, r), j, keys, partial, careful);
   }
 
@@ -146,7 +147,7 @@ template <class T> class rows_driver {
   void part(index_t r, index_t apart, index_t j, index_t keys, bool partial, bool careful) {
     with_rows(apart, [&](auto rows) { score<rows>(r, j, keys); });
     const index_t x = r / pass;
-    const tile::score_region<T> region{to_.scores, w, j, keys, x, x + 1, w / apart};
+    const score_region<T> region{to_.scores, w, j, keys, x, x + 1, w / apart};
     if (p_.scores.any()) steps_.apply(p_.scores, region);
     if (partial) hide(r, apart, j, keys), pairs_.hide_by_user(region, steps_);
     for (index_t i = keys * apart; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
@@ -207,7 +208,7 @@ template <class T> class rows_driver {
   // All but what a user's predicate hides
   HEED_NOINLINE void hide(index_t r, index_t apart, index_t j, index_t keys) {
     for (index_t x = 0; x < std::min(apart, rows_ - r); ++x) {
-      const tile::visible sees = at_.lane[static_cast<std::size_t>(r + x)];
+      const visible sees = at_.lane[static_cast<std::size_t>(r + x)];
       for (index_t key = j; key < j + keys; ++key)
         if (key >= sees.hi || (key < sees.lo && key >= at_.keep_first) || !pairs_.sees(r + x, key))
           to_.scores[(key - j) * apart + x] = -std::numeric_limits<T>::infinity();
@@ -254,10 +255,10 @@ template <class T> class rows_driver {
 
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
   void weigh(index_t r, index_t apart, index_t j, index_t keys, bool careful) {
-    for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
-      const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w;
+    for (index_t c = 0; c < p_.e; c += max_lanes<T>) {
+      const index_t whole = std::min(max_lanes<T>, p_.e - c) / w;
       if (whole > 0) columns(r, apart, v_ + j * p_.v.stride(2) + c, p_.v.stride(2), c, whole, keys, careful);
-      if (const index_t tail = c + whole * w; whole < tile::max_vectors && tail < p_.e)
+      if (const index_t tail = c + whole * w; whole < max_vectors && tail < p_.e)
         columns(r, apart, to_.tail, w, tail, 1, keys, careful);
     }
   }
@@ -265,17 +266,17 @@ template <class T> class rows_driver {
                bool careful) {
     const index_t rows = std::min(apart, rows_ - r);
     if (careful) copy_finite(v, v_row, vectors, keys);
-    tile::multiply<T>({.a = to_.scores,
-                       .a_row = 1,
-                       .a_col = apart,
-                       .b = careful ? to_.finite : v,
-                       .b_row = careful ? vectors * w : v_row,
-                       .c = to_.acc + r * e_ + c,
-                       .c_row = e_,
-                       .rows = rows,
-                       .depth = keys,
-                       .start = tile::start::keep},
-                      vectors);
+    multiply<T>({.a = to_.scores,
+                 .a_row = 1,
+                 .a_col = apart,
+                 .b = careful ? to_.finite : v,
+                 .b_row = careful ? vectors * w : v_row,
+                 .c = to_.acc + r * e_ + c,
+                 .c_row = e_,
+                 .rows = rows,
+                 .depth = keys,
+                 .start = start::keep},
+                vectors);
     for (index_t y = 0; careful && y < keys; ++y)  // what was left out, for the rows that see it
       for (index_t x = 0; x < vectors * w; ++x) {
         if (std::isfinite(v[y * v_row + x])) continue;
@@ -290,16 +291,16 @@ template <class T> class rows_driver {
         to_.finite[y * vectors * w + x] = std::isfinite(v[y * v_row + x]) ? v[y * v_row + x] : T(0);
   }
 
-  void finish(const tile::sequence& s, index_t kv_head) {
+  void finish(const sequence& s, const tile_rows& rows, const T* gain) {
     for (index_t r = 0; r < rows_; ++r) {
-      const index_t i = r / p_.group, head = kv_head * p_.group + r % p_.group;
+      const auto [head, query] = rows.row[static_cast<std::size_t>(r)];
       const T m = to_.m[r / pass * w + r % pass], l = total(r);
-      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, i) = tile::natural_lse(m, l);
-      T* const o = p_.output(s, head, i);
-      const simd::batch<T> gain(l == T(0) ? T(0) : T(1) / l);
+      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = natural_lse(m, l);
+      T* const o = p_.output(s, head, query);
+      const simd::batch<T> factor(l == T(0) ? T(0) : gain == nullptr ? T(1) / l : gain[r] * (T(1) / l));
       index_t c = 0;
-      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(to_.acc + r * e_ + c) * gain);
-      if (c < p_.e) simd::store_partial(o + c, simd::load(to_.acc + r * e_ + c) * gain, p_.e - c);
+      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(to_.acc + r * e_ + c) * factor);
+      if (c < p_.e) simd::store_partial(o + c, simd::load(to_.acc + r * e_ + c) * factor, p_.e - c);
     }
   }
 
@@ -311,12 +312,12 @@ template <class T> class rows_driver {
     return sum;
   }
 
-  const problem<T>& p_;
+  const softmax_problem<T>& p_;
   index_t d_, e_, rows_ = 0, keys_ = 0;
   scratch to_;
-  tile::positions at_;
-  tile::pair_mask<T> pairs_;
-  tile::score_steps<T> steps_;
+  positions at_;
+  pair_mask<T> pairs_;
+  score_steps<T> steps_;
   std::array<std::uint8_t, key_tile> seen_;  // bit i: row i of the pass sees the key; with care only
   const T *k_ = nullptr, *v_ = nullptr;
   bool far_ = false;      // K and V are longer than the caches
@@ -324,4 +325,4 @@ template <class T> class rows_driver {
 };
 
 }  // namespace HEED_ISA
-}  // namespace heed::softmax::detail
+}  // namespace heed::tile

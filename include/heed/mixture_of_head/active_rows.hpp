@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The rows that have work: (query, head) pairs whose gate is not 0, of the heads that share a key/value head. They are
+// taken query by query, in each query head by head, so that a tile of them spans few places; with all gates on they are
+// softmax's tiles. No list is kept: a worker goes over the gates backwards, from the last tile of a head to the first,
+// and on its way clears the rows that have none.
+
+#include <algorithm>
+#include <limits>
+
+#include "heed/mixture_of_head/options.hpp"
+#include "heed/simd/stream.hpp"
+#include "heed/tile/softmax_driver.hpp"
+
+namespace heed::mixture_of_head::detail {
+inline namespace HEED_ISA {
+
+template <class T> struct problem : tile::softmax_problem<T> {
+  tensor_view<const T, 3> gates = {};
+
+  HEED_INLINE const T* gate(const tile::sequence& s, index_t head, index_t query) const {
+    return gates.data() + s.batch * gates.stride(0) + head * gates.stride(1) +
+           (s.first_query + query) * gates.stride(2);
+  }
+  // (sequence, key/value head) pairs
+  index_t pairs() const { return this->heads == 0 ? 0 : this->sequences() * this->kv_heads; }
+};
+
+// NaN is active
+template <class T> HEED_INLINE bool is_active(T gate) { return !(gate == T(0)); }
+
+template <class T> index_t count_active(const problem<T>& p, const tile::sequence& s, index_t kv_head) {
+  index_t count = 0;
+  if (s.queries == 0) return count;
+  const index_t step = p.gates.stride(2);
+  for (index_t head = kv_head * p.group; head < (kv_head + 1) * p.group; ++head) {
+    const T* gate = p.gate(s, head, 0);
+    for (index_t i = s.queries; i > 0; --i, gate += step) count += is_active(*gate) ? 1 : 0;
+  }
+  return count;
+}
+
+// Tasks of so many active rows of `rows`: tiles, few rows at once, or rows to clear
+template <class T> index_t tasks_of(index_t active, index_t rows) {
+  return active > 0 ? tile::softmax_tasks<T>(active) : rows > 0 ? 1 : 0;
+}
+
+// Finds the rows of task after task, in ascending order of tasks.
+template <class T> class row_finder {
+ public:
+  // active: of each (sequence, key/value head)
+  row_finder(const problem<T>& p, const index_t* active)
+      : p_(p), active_(active), far_(elements(p.o) * sizeof(T) > 4 << 20) {}
+
+  void find(index_t task) {
+    while (task >= end_) enter(pair_ + 1);
+    const index_t number = end_ - 1 - task;  // the last tile of a head comes first
+    const tile::row_range range = tile::rows_of_task<T>(active_[pair_], number);
+    while (left_ > range.first + range.count) step();  // tiles of other workers
+    rows_.count = range.count;
+    while (left_ > range.first || (number == 0 && !at_begin())) take_or_clear(range.first);
+    if (far_) simd::stream_end();
+  }
+
+  const tile::sequence& sequence() const { return sequence_; }
+  index_t kv_head() const { return pair_ % p_.kv_heads; }
+  const tile::tile_rows& rows() const { return rows_; }  // none: there was nothing but rows to clear
+  const T* gates() const { return gates_.data(); }       // of rows()
+  bool few() const { return active_[pair_] < tile::few_rows<T>; }
+
+ private:
+  static double elements(const tensor_view<T, 4>& x) {
+    double count = 1;
+    for (int axis = 0; axis < 4; ++axis) count *= static_cast<double>(x.extent(axis));
+    return count;
+  }
+
+  void enter(index_t pair) {
+    pair_ = pair;
+    sequence_ = p_.sequence_at(pair / p_.kv_heads);
+    left_ = active_[pair];
+    end_ += tasks_of<T>(left_, p_.rows(sequence_));
+    query_ = sequence_.queries, head_ = 0;
+  }
+
+  // One row back; its gate
+  HEED_INLINE T step() {
+    if (head_ == 0) head_ = p_.group, --query_;
+    --head_;
+    const T gate = *p_.gate(sequence_, kv_head() * p_.group + head_, query_);
+    if (is_active(gate)) --left_;
+    return gate;
+  }
+  bool at_begin() const { return query_ == 0 && head_ == 0; }
+
+  HEED_INLINE void take_or_clear(index_t first) {
+    const T gate = step();
+    const index_t head = kv_head() * p_.group + head_;
+    if (is_active(gate)) {
+      const auto lane = static_cast<std::size_t>(left_ - first);
+      rows_.row[lane] = {head, query_}, gates_[lane] = gate;
+    } else {
+      T* const o = p_.output(sequence_, head, query_);
+      far_ ? simd::stream_zeros(o, p_.e) : static_cast<void>(std::fill(o, o + p_.e, T(0)));
+      if (p_.lse.data() != nullptr) *p_.lse_at(sequence_, head, query_) = -std::numeric_limits<T>::infinity();
+    }
+  }
+
+  const problem<T>& p_;
+  const index_t* active_;
+  bool far_;                     // o is longer than the caches: bench/mixture_of_head_bench.cpp, 2 % at f25
+  index_t pair_ = -1, end_ = 0;  // end_: of the pair's tasks
+  tile::sequence sequence_;
+  index_t query_ = 0, head_ = 0;  // where the last step led; head_: within the group
+  index_t left_ = 0;              // active rows before it
+  tile::tile_rows rows_;
+  std::array<T, tile::most_lanes> gates_;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::mixture_of_head::detail

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// What softmax attention is asked beyond tile/problem.hpp: a sink in the sums.
+
+#include <limits>
+
+#include "heed/tile/problem.hpp"
+
+namespace heed::tile {
+inline namespace HEED_ISA {
+
+template <class T> struct softmax_problem : attention<T> {
+  per_head sink_logits = {};
+
+  // What the online softmax of a row starts from: nothing, or the sink. Units of log 2.
+  HEED_INLINE void start(index_t head, T& top, T& sum) const {
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    const double sink = sink_logits.set() ? sink_logits.at(head) : none;
+    top = sink == none ? std::numeric_limits<T>::lowest() : finite_factor<T>(sink, log2e);
+    sum = sink == none ? T(0) : T(1);
+  }
+};
+
+template <class T, class Options>
+softmax_problem<T> make_softmax_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
+                                        tensor_view<T, 4> o, const Options& opt) {
+  return {make_attention<T>(q, k, v, o, opt), opt.sink_logits};
+}
+
+template <class T> void check_softmax(heed::detail::checker& check, const softmax_problem<T>& p) {
+  check_attention(check, p);
+  if (check.ok()) check_per_head(check, "sink_logits", p.sink_logits, p, -std::numeric_limits<double>::infinity());
+}
+
+template <class T> void name_options(heed::detail::message& text, const softmax_problem<T>& p) {
+  name_options(text, static_cast<const attention<T>&>(p));
+  if (p.sink_logits.set()) text << "; sums start from sink_logits";
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile

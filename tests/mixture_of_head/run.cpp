@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "heed/mixture_of_head.hpp"
+
+#include "heed/softmax.hpp"
+#include "support/mixture_run.hpp"
+
+namespace heed_test {
+
+template <class T>
+void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                 const heed::context& ctx) {
+  heed::softmax::forward(q, k, v, o, options, ctx);
+}
+template <class T>
+heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
+                    const heed::context& ctx) {
+  return heed::softmax::plan_forward(q, k, v, o, options, ctx);
+}
+template <class T>
+void run_mixture(input<T> q, input<T> k, input<T> v, heads_in<T> gates, output<T> o,
+                 const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
+  heed::mixture_of_head::forward(q, k, v, gates, o, options, ctx);
+}
+template <class T>
+heed::plan run_mixture_plan(input<T> q, input<T> k, input<T> v, heads_in<T> gates, output<T> o,
+                            const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
+  return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);
+}
+template <class T>
+double run_route_trained(heads_in<T> routed, heads_in<T> shared, heads_in<T> mix,
+                         const heed::mixture_of_head::routing& how, heads_out<T> gates) {
+  return heed::mixture_of_head::route_trained(routed, shared, mix, how, gates);
+}
+template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_head::routing& how, heads_out<T> gates) {
+  heed::mixture_of_head::route_by_norm(q, how, gates);
+}
+
+#define INSTANTIATE(T)                                                                                               \
+  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,            \
+                               const heed::context&);                                                                \
+  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,         \
+                                  const heed::context&);                                                             \
+  template void run_mixture<T>(input<T>, input<T>, input<T>, heads_in<T>, output<T>,                                 \
+                               const heed::mixture_of_head::options<T>&, const heed::context&);                      \
+  template heed::plan run_mixture_plan<T>(input<T>, input<T>, input<T>, heads_in<T>, output<T>,                      \
+                                          const heed::mixture_of_head::options<T>&, const heed::context&);           \
+  template double run_route_trained<T>(heads_in<T>, heads_in<T>, heads_in<T>, const heed::mixture_of_head::routing&, \
+                                       heads_out<T>);                                                                \
+  template void run_route_by_norm<T>(input<T>, const heed::mixture_of_head::routing&, heads_out<T>);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace heed_test

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// One mixture-of-head call beside its reference, and gates of every pattern.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "heed/reference/mixture_of_head.hpp"
+#include "support/mixture_run.hpp"
+#include "support/softmax_case.hpp"
+
+namespace heed_test {
+
+enum class gating { all_ones, random, sparse, few, one_head, clustered, none };
+inline constexpr gating gatings[] = {gating::all_ones, gating::random,    gating::sparse, gating::few,
+                                     gating::one_head, gating::clustered, gating::none};
+inline const char* name_of(gating how) {
+  constexpr const char* names[] = {"all ones", "random", "sparse", "few", "one head", "clustered", "none"};
+  return names[static_cast<int>(how)];
+}
+
+template <class T> struct mixture_case : softmax_case<T> {
+  buffer<T> gates;  // (batch, head, seq)
+
+  explicit mixture_case(const shape& size, gating how = gating::random, heed::softmax::options<T> with = {},
+                        layouts in = {}, layout gates_in = layout::bhsd, std::uint32_t seed = 1)
+      : softmax_case<T>(size, with, in, seed),
+        gates(buffer<T>::input({size.batch, size.heads, size.queries, 1}, gates_in, in.skew)) {
+    set(how, seed);
+  }
+
+  void set(gating how, std::uint32_t seed = 1) {
+    random_numbers random(seed + 100);
+    for (index_t b = 0; b < this->s.batch; ++b)
+      for (index_t h = 0; h < this->s.heads; ++h)
+        for (index_t i = 0; i < this->s.queries; ++i) {
+          const double x = random.uniform();
+          bool on = true;
+          if (how == gating::random) on = x < 0.5;
+          if (how == gating::sparse) on = x < 0.1;
+          if (how == gating::few) on = i % 97 == 5;  // and less than a vector of them
+          if (how == gating::one_head) on = h == this->s.heads / 2;
+          if (how == gating::clustered) on = (i / 37 + h) % 2 == 0;
+          if (how == gating::none) on = false;
+          const double zero = random.uniform() < 0.5 ? 0.0 : -0.0;
+          gates(b, h, i) = static_cast<T>(!on ? zero : how == gating::all_ones ? 1 : random.normal() + 0.01);
+        }
+  }
+
+  void mix(const heed::context& ctx = {}) {
+    run_mixture<T>(this->q.cview(), this->k.cview(), this->v.cview(), gates.view3(), this->o.view(), this->options,
+                   ctx);
+  }
+  heed::plan mix_plan(const heed::context& ctx = {}) const {
+    return run_mixture_plan<T>(this->q.cview(), this->k.cview(), this->v.cview(), gates.view3(), this->o.view(),
+                               this->options, ctx);
+  }
+};
+
+// o and lse of a finished call beside the reference, in units of the tolerance of softmax times the gate.
+template <class T> verdict compare_mixture(const mixture_case<T>& x, heed::softmax::options<T> options) {
+  const auto expected = buffer<double>::output(x.o.size());
+  const auto expected_lse = buffer<T>::output(x.lse.size());
+  options.lse = expected_lse.view3();
+  heed::reference::mixture_of_head::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.gates.view3(), expected.view(),
+                                            options);
+  verdict result;
+  const tolerance allowed = tolerance_of<T>(x.s.keys, x.s.dim);
+  const auto row = [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
+    row_size size;
+    for (index_t j = 0; j < scores.size(); ++j) {
+      if (scores(j) == -HUGE_VAL) continue;
+      size.see_score(scores(j));
+      for (index_t e = 0; e < values.cols(); ++e) size.see_value(values(j, e));
+    }
+    const auto number = [](T element) { return static_cast<double>(element); };
+    const index_t b = sequence.batch, n = sequence.first_query + i;
+    const double gate = std::abs(number(x.gates(b, h, n)));
+    const double unit = std::max(std::isfinite(gate) ? gate : 0.0, static_cast<double>(std::numeric_limits<T>::min()));
+    for (index_t e = 0; e < x.s.value_dim; ++e)
+      result.add(number(x.o(b, h, n, e)), expected(b, h, n, e), unit * allowed.of_output(size), "o", b, h, n, e);
+    if (x.options.lse.data() == nullptr) return;
+    result.add(number(x.lse(b, h, n)), number(expected_lse(b, h, n)), allowed.of_lse(size), "lse", b, h, n, 0);
+  };
+  heed::reference::softmax::detail::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options, row);
+  return result;
+}
+
+// Runs the call and checks all that must hold of any call.
+template <class T> void check_mixture(mixture_case<T>& x, const heed::context& ctx = {}) {
+  INFO(to_string(x.s));
+  const std::uint64_t before[] = {x.q.hash(), x.k.hash(), x.v.hash(), x.gates.hash()};
+  x.mix(ctx);
+  const std::uint64_t after[] = {x.q.hash(), x.k.hash(), x.v.hash(), x.gates.hash()};
+  const verdict result = compare_mixture(x, x.options);
+  INFO(result.where);
+  const bool inputs_unchanged = std::equal(std::begin(before), std::end(before), std::begin(after));
+  const bool canaries_alive = x.o.canaries_alive() && x.lse.canaries_alive();
+  const bool outputs_written = all_written(x.o) && (x.options.lse.data() == nullptr || all_written(x.lse));
+  CHECK(result.worst <= 1);
+  CHECK(inputs_unchanged);
+  CHECK(canaries_alive);
+  CHECK(outputs_written);
+}
+
+}  // namespace heed_test
