@@ -92,6 +92,7 @@ TEST_CASE("packed, double: every option and mask, the bits of one call per seque
 TEST_CASE("packed: the same bits for any executor") {
   for (const packing& p : {packings[0], packings[1]})
     for (const index_t workers : {2, 5}) {
+      if (thinning > 1 && workers == 2) continue;
       const parts_of<float> parts(shape_of(p, groups[1]), &p);
       test_executor executor(workers, order::shuffled, true);
       for (const solver with : solvers) check_packed<float>(p, groups[1], parts, {}, with, {.executor = executor});

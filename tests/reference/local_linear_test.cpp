@@ -3,8 +3,8 @@
 // Two references on closed forms, and beside each other: the centred formula solved directly, and a ridge regression
 // per query as one stacked system.
 
-#include "heed/core/factories.hpp"
 #include "heed/reference/local_linear.hpp"
+#include "heed/core/factories.hpp"
 
 #include <cmath>
 #include <limits>
