@@ -1,9 +1,21 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# The pictures of docs/masks.md are what docs/draw_masks.cpp draws today.
+# The pictures of the docs are what their programs draw today, and so is the table beside one of them.
 
+# build FLAG SOURCE PROGRAM
+build() {
+  # shellcheck disable=SC2086
+  "$CXX" -std=c++20 "$1" -I "$SOURCE/include" $THIRD_PARTY "$SOURCE/$2" -o "$3"
+}
 rm -rf drawn
 mkdir drawn
-# shellcheck disable=SC2086
-"$CXX" -std=c++20 -O1 -I "$SOURCE/include" $THIRD_PARTY "$SOURCE/docs/draw_masks.cpp" -o draw_masks
+build -O1 docs/draw_masks.cpp draw_masks
 ./draw_masks drawn > draw.log
 diff -r drawn "$SOURCE/docs/masks"
+
+build -O2 examples/in_context_regression.cpp in_context_regression
+./in_context_regression in_context_regression.svg > table.log
+diff in_context_regression.svg "$SOURCE/docs/kernels/in_context_regression.svg"
+for row in context 'linear regression' softmax 'local linear'; do
+  line=$(grep "^$row" table.log)
+  grep -qxF "$line" "$SOURCE/docs/kernels/local_linear.md" || { echo "not in local_linear.md: $line"; exit 1; }
+done

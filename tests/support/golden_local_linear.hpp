@@ -44,7 +44,7 @@ template <class T> class golden_local_linear {
     options.align = align == "top_left" ? heed::top_left : heed::bottom_right;
     options.scale = file.number(at_ + "scale");
     options.lse = got_lse.template view<3>();
-    options.tolerance = std::is_same_v<T, double> ? 1e-14 : 1e-6;
+    options.tolerance = std::is_same_v<T, double> ? 1e-13 : 1e-6;
   }
   golden_local_linear(const golden_local_linear&) = delete;
   golden_local_linear& operator=(const golden_local_linear&) = delete;

@@ -15,7 +15,7 @@ namespace heed_test {
 #if defined(__OPTIMIZE__)
 inline constexpr std::size_t thinning = 1;
 #else
-inline constexpr std::size_t thinning = 6;
+inline constexpr std::size_t thinning = 12;
 #endif
 
 using heed::index_t;

@@ -52,9 +52,10 @@ enum class part_kind {
   user
 };
 
-template <class T> class option_parts {
+// Options: of softmax, or of a kernel with the same members but perhaps without sinks.
+template <class T, class Options = heed::softmax::options<T>> class option_parts {
  public:
-  using options = heed::softmax::options<T>;
+  using options = Options;
   struct part {
     std::string name;
     part_kind kind;
@@ -156,7 +157,8 @@ template <class T> class option_parts {
         return (p.query + 2 * p.key + p.head) % 5 == 0 ? -std::numeric_limits<T>::infinity() : s + T(0.25);
       };
     });
-    add("sinks", kind::sink, [this](options& how, const scope&) { how.sink_logits = sinks_; });
+    if constexpr (requires(options how) { how.sink_logits; })
+      add("sinks", kind::sink, [this](options& how, const scope&) { how.sink_logits = sinks_; });
     add("top_left", kind::align, [](options& how, const scope&) { how.align = heed::top_left; });
     add("first_place", kind::align,
         [this](options& how, const scope& at) { how.align = heed::first_place(some(first_, at)); });

@@ -8,11 +8,9 @@
 #include "heed/core/plan.hpp"
 #include "heed/core/view.hpp"
 #include "heed/softmax/options.hpp"
+#include "support/tensors.hpp"
 
 namespace heed_test {
-
-template <class T> using input = heed::tensor_view<const T, 4>;
-template <class T> using output = heed::tensor_view<T, 4>;
 
 template <class T>
 void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,

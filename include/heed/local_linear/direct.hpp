@@ -12,7 +12,7 @@ inline namespace HEED_ISA {
 //   C = sum_j p_j (k_j - c)(k_j - c)^T - m m^T + ridge,   c the mean key as T,   m = sum_j p_j (k_j - c)
 //
 // With few keys the smaller matrix of the keys among themselves takes its place: for the rows of X,
-// x_j = sqrt(p_j) (k_j - mean), and r = q - mean, y = (r - X^T (X X^T + ridge)^-1 X r) / ridge.
+// x_j = sqrt(p_j) (k_j - mean), and r = q - mean, X y = (X X^T + ridge)^-1 X r and y = (r - X^T X y) / ridge.
 //
 // The weights p_j (1 + (k_j - c - m) . y) are made in double too: where C is nearly singular y is long, and its
 // product with a key loses to rounding what the ridge is about.
@@ -34,6 +34,7 @@ template <class T> class direct_solver {
 
         gain_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
+        among_keys_(memory.take<double>(groups * matrix::padded(few(p.d)) * wide)),
         p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
 
@@ -47,7 +48,8 @@ template <class T> class direct_solver {
     for (index_t d = 0; d < n_; ++d)
       simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
     const batch penalty = simd::load(ridge + lane);
-    if (weights.keys() <= few(d_))
+    few_ = weights.keys() <= few(d_);
+    if (few_)
       solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
     else
       solve_among_dims(weights, lane, q + lane, row, c, y, penalty);
@@ -56,7 +58,10 @@ template <class T> class direct_solver {
   double slope(index_t lane, index_t d) const { return at(y_, lane / wide)[d * wide + lane % wide]; }
 
   // Before the weights of a tile's first keys
-  void begin_weights(index_t group) { std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0); }
+  void begin_weights(index_t group) {
+    std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0);
+    next_[static_cast<std::size_t>(group)] = 0;
+  }
   // The weights of the group's lanes in `which`, in place of those at out [key][lane] (of the tile's first key)
   HEED_NOINLINE void weigh(index_t group, std::uint64_t which, const tile::weight_block& b,
                            const tile::known_weights<T>& p, const T* k, index_t k_row, T* out) {
@@ -91,6 +96,8 @@ template <class T> class direct_solver {
   }
 
  private:
+  // X y of a group, a number per key
+  double* solution(index_t group) const { return among_keys_ + group * matrix::padded(few(d_)) * wide; }
   // m of a group, behind the c of all
   double* rest_of(double* c) const { return c + groups * n_ * wide; }
   const double* rest_of(const double* c) const { return c + groups * n_ * wide; }
@@ -134,7 +141,7 @@ template <class T> class direct_solver {
     simd::store(gain_ + lane, gain);
     matrix_ = matrix(storage_, keys);
     matrix_.clear();
-    double* const b = at(sum_, lane / wide);  // X r, then the solution
+    double* const b = solution(lane / wide);  // X r, then X y
     std::fill(b, b + order * wide, 0.0);
     batch trace(0.0);
     for (index_t first = 0; first < d_; first += depth) {
@@ -158,6 +165,9 @@ template <class T> class direct_solver {
     }
     factor(keys, trace, penalty);
     matrix_.solve(b);
+    batch excess(0.0);  // sum_j sqrt(p_j) x_j is 0: where the ridge is small rounding of it would be large
+    for (index_t j = 0; j < keys; ++j) excess = simd::fma(root(j) * unit, simd::load(b + j * wide), excess);
+    for (index_t j = 0; j < keys; ++j) simd::store(b + j * wide, simd::load(b + j * wide) - root(j) * unit * excess);
     for (index_t d = 0; d < d_; ++d) {
       const batch near = simd::load(c + d * wide), m = simd::load(rest_of(c) + d * wide);
       batch rest = simd::load_double(q + d * row) - near - m;
@@ -249,13 +259,16 @@ template <class T> class direct_solver {
       return batch(static_cast<double>(k[i * k_row + d])) - simd::load(c + d * wide) - simd::load(m + d * wide);
     };
     for (index_t i = 0; i < count; ++i) weight[i] = batch(1.0);
-    for (index_t d = 0; d < d_; ++d) {
+    for (index_t d = 0; !few_ && d < d_; ++d) {
       const batch slope = simd::load(y + d * wide);
       for (index_t i = 0; i < count; ++i) weight[i] = simd::fma(centred(i, d), slope, weight[i]);
     }
+    const double* const known = solution(group) + next_[static_cast<std::size_t>(group)] * wide;
+    next_[static_cast<std::size_t>(group)] += count;
     for (index_t i = 0; i < count; ++i) {
       const batch p = gain * simd::load_double(p_ + (j + i) * w + lane);
-      weight[i] = simd::select<double>(p == batch(0.0), batch(0.0), p * weight[i]);
+      weight[i] = few_ ? simd::fma(simd::sqrt(p), simd::load(known + i * wide), p)
+                       : simd::select<double>(p == batch(0.0), batch(0.0), p * weight[i]);
     }
     for (index_t d = 0; d < d_; ++d) {
       batch image = simd::load(sum + d * wide);
@@ -265,7 +278,9 @@ template <class T> class direct_solver {
   }
 
   index_t d_, n_;
-  double *storage_, *x_, *mean_, *y_, *sum_, *gain_, *roots_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *gain_, *roots_, *among_keys_;
+  std::array<index_t, static_cast<std::size_t>(groups)> next_{};  // keys weighed so far
+  bool few_ = false;
   T *p_, *keys_;
   matrix matrix_;
 };

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Numbers at the ends of their ranges: hidden keys of any size, slopes far longer than keys, ridges and tolerances that
+// T cannot tell from nothing, everything scaled far up or down.
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/local_linear_case.hpp"
+
+using namespace heed_test;
+
+namespace {
+
+template <class T> void scale(buffer<T>& x, double factor) {
+  x.each([&](T& e) { e = static_cast<T>(factor * static_cast<double>(e)); });
+}
+template <class T> double largest(const buffer<T>& x) {
+  double most = 0;
+  x.each([&](const T& e) { most = std::max(most, std::abs(static_cast<double>(e))); });
+  return most;
+}
+template <class T> constexpr double eps = static_cast<double>(std::numeric_limits<T>::epsilon());
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("hidden keys of any finite size leave the bits alone", "", float, double) {
+  using T = TestType;
+  const shape s{1, 1, 1, 20, 20, 8, 8};
+  for (const solver how : solvers)
+    for (const double sign : {-1.0, 1.0}) {
+      INFO(name_of(how));
+      local_linear_case<T> small(s, 0.1, {.mask = heed::causal(), .solver = how}),
+          huge = local_linear_case<T>(s, 0.1, {.mask = heed::causal(), .solver = how});
+      for (index_t d = 0; d < s.dim; ++d)
+        huge.k(0, 0, 19, d) = static_cast<T>(sign * 0.9 * static_cast<double>(std::numeric_limits<T>::max()));
+      small.forward(), huge.forward();
+      bool same = true;
+      for (index_t i = 0; i < 19; ++i)
+        for (index_t e = 0; e < 8; ++e)
+          same = same && small.o(0, 0, i, e) == huge.o(0, 0, i, e) && small.slope(0, 0, i, e) == huge.slope(0, 0, i, e);
+      CHECK(same);
+    }
+}
+
+// Weights 1 + (k - mean) . y whose product is 0 or should be, while k . y is of any size
+TEMPLATE_TEST_CASE("one key gives its value whatever the ridge", "", float, double) {
+  using T = TestType;
+  for (const solver how : solvers)
+    for (const double ridge : {1e-3, 1e-12, 1e-30}) {
+      INFO(name_of(how) << ", ridge " << ridge);
+      local_linear_case<T> x({1, 1, 1, 3, 1, 4, 5}, ridge, {.solver = how});
+      x.forward();
+      double worst = 0;
+      for (index_t i = 0; i < 3; ++i)
+        for (index_t e = 0; e < 5; ++e)
+          worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, i, e) - x.v(0, 0, 0, e))));
+      CHECK(worst <= 4 * eps<T> * largest(x.v));
+    }
+}
+
+TEMPLATE_TEST_CASE("long slopes of the caller move o by the rounding of k . y only", "", float, double) {
+  using T = TestType;
+  const shape s{1, 1, 1, 16, 40, 8, 6};
+  for (const double length : {1.0, 1e2, 1e4, 1e6}) {
+    INFO("slopes of " << length);
+    local_linear_case<T> x(s);
+    auto slope = buffer<T>::input({1, 1, 16, 8});
+    random_numbers random(3);
+    slope.randomize(random);
+    scale(slope, length);
+    x.apply(slope);
+    auto view = slope.cview();
+    const auto rows = fitted(x, x.ridge, x.options, &view);
+    double worst = 0, size = 0;
+    for (const fitted_row& f : rows)
+      for (index_t e = 0; e < 6; ++e) {
+        worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, f.query, e)) - static_cast<double>(f.o(e))));
+        size = std::max(size, std::abs(static_cast<double>(f.o(e))));
+      }
+    CHECK(worst <= 60 * eps<T> * size);
+  }
+}
+
+// v = A k + b far outside of the keys: o is large, and its error is small beside it.
+TEST_CASE("regression carries far") {
+  for (const double far : {1.0, 1e3, 1e5}) {
+    INFO("queries times " << far);
+    local_linear_case<float> x({1, 1, 1, 20, 60, 4, 3}, 1e-3, {.scale = 0});
+    for (index_t j = 0; j < 60; ++j)
+      for (index_t e = 0; e < 3; ++e) x.v(0, 0, j, e) = 2 * x.k(0, 0, j, e) - x.k(0, 0, j, 3) + static_cast<float>(e);
+    scale(x.q, far);
+    x.forward();
+    const auto rows = fitted(x, x.ridge, x.options);
+    double worst = 0, size = 0;
+    for (const fitted_row& f : rows)
+      for (index_t e = 0; e < 3; ++e) {
+        worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, f.query, e)) - static_cast<double>(f.o(e))));
+        size = std::max(size, std::abs(static_cast<double>(f.o(e))));
+      }
+    CHECK(worst <= 1e-4 * size);
+    CHECK(x.report->unconverged == 0);
+  }
+}
+
+TEST_CASE("automatic reaches tolerances that float cannot") {
+  for (const double tolerance : {1e-7, 1e-10, 1e-12}) {
+    local_linear_case<float> x({1, 1, 1, 20, 50, 12, 5}, 0.3, {.tolerance = tolerance});
+    x.forward();
+    INFO("tolerance " << tolerance << ", largest residual " << x.report->max_residual);
+    CHECK(x.report->unconverged == 0);
+    CHECK(compare(x, fitted(x, x.ridge, x.options)).worst <= 1);
+  }
+}
+
+// Keys and queries times a, scale / a^2, ridge a^2: the same problem, in numbers whose squares or products overflow.
+TEMPLATE_TEST_CASE("the same problem far up and far down", "", float, double) {
+  using T = TestType;
+  const shape s{1, 1, 1, 20, 50, 8, 5};
+  local_linear_case<T> plain(s, 0.3);
+  plain.forward();
+  for (const double a : {1e-12, 1e-6, 1e6, 1e13, 1e17}) {
+    local_linear_case<T> x(s, 0.3 * a * a, {.scale = 1 / (std::sqrt(8.0) * a * a)});
+    scale(x.q, a), scale(x.k, a);
+    x.forward();
+    INFO("times " << a << ", largest residual " << x.report->max_residual);
+    CHECK(x.report->unconverged == 0);
+    double worst = 0;
+    for (index_t i = 0; i < 20; ++i)
+      for (index_t e = 0; e < 5; ++e)
+        worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, i, e) - plain.o(0, 0, i, e))));
+    CHECK(worst <= 1e-4 * largest(plain.o));
+  }
+}
+
+TEST_CASE("a row without a key is 0 whatever its slope") {
+  const std::vector<std::int32_t> none{0};
+  local_linear_case<float> x({1, 1, 1, 3, 9, 4, 2}, 0.5, {.mask = heed::key_lengths(none)});
+  auto slope = buffer<float>::input({1, 1, 3, 4});
+  slope.each([](float& e) { e = std::numeric_limits<float>::quiet_NaN(); });
+  x.apply(slope);
+  CHECK(largest(x.o) == 0);
+  x.forward();
+  CHECK(largest(x.o) == 0);
+  CHECK(largest(x.slope) == 0);
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "heed/local_linear.hpp"
+#include "support/local_linear_run.hpp"
+
+namespace heed_test {
+
+template <class T> using how = heed::local_linear::options<T>;
+
+template <class T>
+void run_forward(input<T> q, input<T> k, input<T> v, const heed::per_head& ridge, output<T> o, const how<T>& options,
+                 const heed::context& ctx) {
+  heed::local_linear::forward(q, k, v, ridge, o, options, ctx);
+}
+template <class T>
+heed::plan run_plan_forward(input<T> q, input<T> k, input<T> v, const heed::per_head& ridge, output<T> o,
+                            const how<T>& options, const heed::context& ctx) {
+  return heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
+}
+template <class T>
+void run_apply(input<T> q, input<T> k, input<T> v, input<T> slope, output<T> o, const how<T>& options,
+               const heed::context& ctx) {
+  heed::local_linear::apply(q, k, v, slope, o, options, ctx);
+}
+template <class T>
+heed::plan run_plan_apply(input<T> q, input<T> k, input<T> v, input<T> slope, output<T> o, const how<T>& options,
+                          const heed::context& ctx) {
+  return heed::local_linear::plan_apply(q, k, v, slope, o, options, ctx);
+}
+
+#define INSTANTIATE(T)                                                                                                \
+  template void run_forward<T>(input<T>, input<T>, input<T>, const heed::per_head&, output<T>, const how<T>&,         \
+                               const heed::context&);                                                                 \
+  template heed::plan run_plan_forward<T>(input<T>, input<T>, input<T>, const heed::per_head&, output<T>,             \
+                                          const how<T>&, const heed::context&);                                       \
+  template void run_apply<T>(input<T>, input<T>, input<T>, input<T>, output<T>, const how<T>&, const heed::context&); \
+  template heed::plan run_plan_apply<T>(input<T>, input<T>, input<T>, input<T>, output<T>, const how<T>&,             \
+                                        const heed::context&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace heed_test

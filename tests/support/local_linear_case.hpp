@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// One local_linear call beside the reference: the comparison row by row, and what must hold after every call.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "heed/reference/local_linear.hpp"
+#include "support/buffer.hpp"
+#include "support/catch.hpp"
+#include "support/comparison.hpp"
+#include "support/layouts.hpp"
+#include "support/local_linear_run.hpp"
+#include "support/random.hpp"
+#include "support/shapes.hpp"
+#include "support/tolerance.hpp"
+
+namespace heed_test {
+
+using heed::local_linear::solver;
+inline constexpr solver solvers[] = {solver::automatic, solver::conjugate_gradient, solver::direct};
+inline const char* name_of(solver s) {
+  constexpr const char* names[] = {"automatic", "conjugate_gradient", "direct"};
+  return names[static_cast<int>(s)];
+}
+
+template <class T> struct local_linear_case {
+  shape s;
+  heed::per_head ridge;
+  buffer<T> q, k, v, o, lse, slope, mean;
+  std::unique_ptr<heed::local_linear::report> report = std::make_unique<heed::local_linear::report>();
+  heed::local_linear::options<T> options;
+
+  explicit local_linear_case(const shape& size, const heed::per_head& penalty = 0.5,
+                             heed::local_linear::options<T> how = {}, layouts in = {}, std::uint32_t seed = 1)
+      : s(size),
+        ridge(penalty),
+        q(buffer<T>::input({s.batch, s.heads, s.queries, s.dim}, in.q, in.skew)),
+        k(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.dim}, in.k, in.skew)),
+        v(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.value_dim}, in.v, in.skew)),
+        o(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.value_dim}, in.o, in.skew)),
+        lse(buffer<T>::output({s.batch, s.out_heads(), s.queries, 1}, in.lse, in.skew)),
+        slope(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.dim}, in.o, in.skew)),
+        mean(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.dim}, in.o, in.skew)),
+        options(how) {
+    random_numbers random(seed);
+    q.randomize(random);
+    k.randomize(random);
+    v.randomize(random);
+    options.lse = lse.view3();
+    options.slope = slope.view();
+    options.mean_key = mean.view();
+    options.report = report.get();
+  }
+
+  void forward(const heed::context& ctx = {}) {
+    run_forward<T>(q.cview(), k.cview(), v.cview(), ridge, o.view(), options, ctx);
+  }
+  heed::plan plan(const heed::context& ctx = {}) const {
+    return run_plan_forward<T>(q.cview(), k.cview(), v.cview(), ridge, o.view(), options, ctx);
+  }
+  void apply(const buffer<T>& given, const heed::context& ctx = {}) {
+    run_apply<T>(q.cview(), k.cview(), v.cview(), given.cview(), o.view(), options, ctx);
+  }
+};
+
+// What the reference says of a row, and the sizes on which its accuracy depends.
+struct fitted_row {
+  index_t batch, head, query;
+  heed::reference::local_linear::detail::vector o, y, mean;
+  double lse;
+  double ridge;
+  row_size size;        // |s|, |v|
+  double key = 0;       // the largest |k|
+  double distance = 0;  // |r|, r = q - mean
+  double spread = 0;    // of the keys: sqrt(trace C - D ridge)
+  double gain = 1;      // sqrt(sum_j p_j (1 + t_j)^2), at least sum_j |p_j (1 + t_j)|
+  double sigma = 0;     // the largest standard deviation of a column of v under p
+};
+
+// With given slopes (a pointer to their view): of apply.
+template <class T>
+std::vector<fitted_row> fitted(const local_linear_case<T>& x, const heed::per_head& ridge,
+                               const heed::local_linear::options<T>& options,
+                               const heed::tensor_view<const T, 4>* given = nullptr) {
+  namespace reference = heed::reference::local_linear::detail;
+  std::vector<fitted_row> rows;
+  reference::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options, [&](const reference::row& row) {
+    const double penalty = given != nullptr ? 1 : ridge.at(row.head);
+    fitted_row f{row.batch, row.head, row.query, {}, {}, row.mean, row.lse, penalty, {}};
+    if (given == nullptr) {
+      f.y = reference::slope_of(row, penalty).y;
+    } else {
+      f.y.resize(row.q.size());
+      for (index_t c = 0; c < f.y.size(); ++c)
+        f.y(c) = reference::get(reference::row_at(*given, row.batch, row.head, row.query)[c]);
+    }
+    f.o = reference::output_of(row, f.y);
+    const auto number = [](reference::real a) { return static_cast<double>(a); };
+    for (const reference::real score : row.scores) f.size.see_score(number(score));
+    for (index_t j = 0; j < row.p.size(); ++j) {
+      for (index_t e = 0; e < row.v.cols(); ++e) f.size.see_value(number(row.v(j, e)));
+      f.key = std::max(f.key, number(row.k.row(j).norm()));
+    }
+    if (row.p.size() > 0) {
+      const reference::vector weight = (row.x * f.y).array() + 1;
+      f.distance = number((row.q - row.mean).norm());
+      f.spread = number(std::sqrt(row.p.dot(row.x.rowwise().squaredNorm())));
+      f.gain = number(std::sqrt(row.p.dot(weight.cwiseAbs2())));
+      const reference::vector centre = row.v.transpose() * row.p;
+      for (index_t e = 0; e < row.v.cols(); ++e) {
+        const double variance = number(row.p.dot((row.v.col(e).array() - centre(e)).matrix().cwiseAbs2()));
+        if (std::isfinite(variance)) f.sigma = std::max(f.sigma, std::sqrt(variance));
+      }
+    }
+    rows.push_back(std::move(f));
+  });
+  return rows;
+}
+
+// The largest error that a correct kernel may show in one row, a sum of
+//
+// - rounding of the weights: relative errors of p_j, as in softmax (tolerance.hpp), in the sum of |p_j (1 + t_j) v_j|;
+// - rounding of t_j = k_j . y, eps |k| |y|: as an error of all weights it moves o by at most that times |v| + |o|. The
+//   direct solver makes weights in double. Where others have found |C y - r| <= tolerance |r|, rounding of t is no
+//   larger than such a residual either;
+// - what the solver left: a residual e moves o by Cov(v, k) C^-1 e, at most sigma_v |e| / (2 sqrt(ridge)) since
+//   Cov(v, k) u <= sigma_v sqrt(u' Cov u) and s / (s^2 + ridge) <= 1 / (2 sqrt(ridge)) for every s^2 of Cov. The direct
+//   solver leaves rounding in double; all leave the rounding of the mean key in r.
+//
+// A slope moves by |e| / ridge.
+struct allowed_errors {
+  double o, lse, mean, slope;
+};
+template <class T>
+allowed_errors allowed(const fitted_row& f, index_t keys, index_t head_dim, double left_by_solver, bool direct) {
+  const tolerance rounding = tolerance_of<T>(keys, head_dim);
+  const double eps = rounding.eps * rounding.c0, weights = rounding.of_lse(f.size);
+  const double fine = std::numeric_limits<double>::epsilon() * rounding.c0;
+  const double ridge = std::isinf(f.ridge) ? 1 : f.ridge, length = static_cast<double>(f.y.norm());
+  const double left = direct ? fine * (f.key * f.spread + ridge) * length : 2 * left_by_solver * f.distance;
+  const double product =
+      direct ? fine * f.key * length
+             : std::min(eps * f.key * length, 4 * left_by_solver * f.distance / std::hypot(f.spread, std::sqrt(ridge)));
+  const double residual = left + eps * f.key, largest = static_cast<double>(f.o.template lpNorm<Eigen::Infinity>());
+  return {weights * f.gain * f.size.max_value + product * (f.size.max_value + largest) +
+              f.sigma / (2 * std::sqrt(ridge)) * residual,
+          weights, weights * f.key, (residual + weights * f.gain * f.key) / ridge + eps * length};
+}
+
+// A finished call beside rows of the reference; what it reports as unconverged is allowed for.
+template <class T> verdict compare(const local_linear_case<T>& x, const std::vector<fitted_row>& rows) {
+  verdict result;
+  const auto number = [](T element) { return static_cast<double>(element); };
+  const double left =
+      x.options.report != nullptr ? std::max(x.options.tolerance, x.options.report->max_residual) : x.options.tolerance;
+  for (const fitted_row& f : rows) {
+    const index_t b = f.batch, h = f.head, i = f.query;
+    const allowed_errors most = allowed<T>(f, x.s.keys, x.s.dim, left, x.options.solver == solver::direct);
+    for (index_t e = 0; e < f.o.size(); ++e)
+      result.add(number(x.o(b, h, i, e)), static_cast<double>(f.o(e)), most.o, "o", b, h, i, e);
+    if (x.options.lse.data() != nullptr) result.add(number(x.lse(b, h, i)), f.lse, most.lse, "lse", b, h, i, 0);
+    for (index_t c = 0; c < f.y.size(); ++c) {
+      if (x.options.slope.data() != nullptr)
+        result.add(number(x.slope(b, h, i, c)), static_cast<double>(f.y(c)), most.slope, "slope", b, h, i, c);
+      if (x.options.mean_key.data() != nullptr)
+        result.add(number(x.mean(b, h, i, c)), static_cast<double>(f.mean(c)), most.mean, "mean_key", b, h, i, c);
+    }
+  }
+  return result;
+}
+
+// Runs the call and checks all that must hold of any call that is not too hard for its solver.
+template <class T>
+void check(local_linear_case<T>& x, const std::vector<fitted_row>& rows, const heed::context& ctx = {}) {
+  INFO(to_string(x.s) << ", " << name_of(x.options.solver));
+  const auto inputs = [&] { return std::vector<std::uint64_t>{x.q.hash(), x.k.hash(), x.v.hash()}; };
+  const std::vector<std::uint64_t> before = inputs();
+  x.forward(ctx);
+  const bool inputs_unchanged = inputs() == before;
+  const verdict result = compare(x, rows);
+  INFO(result.where);
+  bool canaries_alive = true, outputs_written = true;
+  for (const buffer<T>* out : {&x.o, &x.lse, &x.slope, &x.mean}) {
+    canaries_alive = canaries_alive && out->canaries_alive();
+    outputs_written = outputs_written && all_written(*out);
+  }
+  CHECK(result.worst <= 1);
+  CHECK(inputs_unchanged);
+  CHECK(canaries_alive);
+  CHECK(outputs_written);
+  if (x.options.report == nullptr) return;
+  // With fewer keys than dims conjugate gradients may end at the rounding of T, a little above the tolerance.
+  const bool may_stall = x.options.solver == solver::conjugate_gradient && x.s.keys <= x.s.dim;
+  CHECK((x.report->max_residual <= x.options.tolerance) == (x.report->unconverged == 0));
+  CHECK((x.report->unconverged == 0 || (may_stall && x.report->max_residual < 3 * x.options.tolerance)));
+}
+
+// The same for every solver.
+template <class T>
+void check_solvers(const shape& s, const heed::per_head& ridge = 0.5,
+                   const heed::local_linear::options<T>& options = {}, layouts in = {}, const heed::context& ctx = {}) {
+  std::vector<fitted_row> rows;
+  for (const solver how : solvers) {
+    local_linear_case<T> x(s, ridge, options, in);
+    x.options.solver = how;
+    if (how == solvers[0]) rows = fitted(x, ridge, x.options);
+    check(x, rows, ctx);
+  }
+}
+
+}  // namespace heed_test
