@@ -10,6 +10,9 @@
 // followed long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row
 // j of the keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
 //
+// A row of softmax attention is an average of one-hot rows: a distribution. One of local linear attention is the value
+// of a regression line: its sum is 1, but entries can be negative. They are clipped at 0 and the rest renormalised.
+//
 //   next_byte [FILE] [--kernel NAME]     default text: the library's own headers
 #include <unistd.h>
 
@@ -25,9 +28,8 @@
 #include <vector>
 
 #include "../bench/support/meters.hpp"
-#include "../bench/support/naive.hpp"
-#include "heed/softmax.hpp"
 #include "support/compressors.hpp"
+#include "support/kernels.hpp"
 #include "support/memory.hpp"
 #include "support/orders.hpp"
 #include "support/source_text.hpp"
@@ -35,10 +37,8 @@
 namespace {
 
 using heed::index_t;
-using next_byte::const_rows;
-using rows = heed::tensor_view<float, 4>;
-
-using next_byte::at, next_byte::D, next_byte::E, next_byte::memory;
+using next_byte::at, next_byte::const_rows, next_byte::D, next_byte::E, next_byte::memory;
+using next_byte::kernel, next_byte::kernels, next_byte::settings;
 constexpr index_t max_bytes = 16384, continued_bytes = 200;
 
 // One line on stderr, overwritten on a terminal.
@@ -52,38 +52,6 @@ template <class... T> void progress(const char* format, T... values) {
   std::fputs(terminal ? "" : "\n", stderr);
 }
 
-// ---- kernels -------------------------------------------------------------------------------------------------------
-
-double pair_flops(double n) { return n * (n + 1) / 2 * 2 * static_cast<double>(D + E); }  // of visible pairs
-
-void softmax(const_rows q, const_rows k, const_rows v, rows o, double scale) {
-  heed::softmax::forward(q, k, v, o, {.mask = heed::causal(), .scale = scale});
-}
-
-// Plain loops for the queries step - 1, 2 step - 1, ...; returns the visible pairs.
-double naive_softmax(const_rows q, const_rows k, const_rows v, rows o, double scale, index_t step) {
-  std::vector<float> p;
-  double pairs = 0;
-  for (index_t i = step - 1; i < q.extent(2); i += step) {
-    heed_bench::naive_attention(
-        q.data() + i * D, k.data(), v.data(), o.data() + i * E, 1, D, E, static_cast<float>(scale), p,
-        [](index_t) { return index_t{0}; }, [&](index_t) { return i + 1; });
-    pairs += static_cast<double>(i + 1);
-  }
-  return pairs;
-}
-
-struct kernel {
-  const char* name;
-  void (*forward)(const_rows q, const_rows k, const_rows v, rows o, double scale);  // causal
-  double (*naive)(const_rows q, const_rows k, const_rows v, rows o, double scale, index_t step);
-  double (*flops)(double n);
-};
-
-constexpr kernel kernels[] = {
-    {"softmax", softmax, naive_softmax, pair_flops},
-};
-
 // ---- scores --------------------------------------------------------------------------------------------------------
 
 // A byte never seen has probability 0; mixing in a little of the uniform distribution keeps its cost finite.
@@ -94,43 +62,55 @@ double bits(const float* distribution, char byte, double floor) {
   return -std::log2((1 - floor) * p + floor / static_cast<double>(E));
 }
 
-// Mean over the bytes first .. end - 1; byte t is predicted by row t - 1.
-double mean_bits(const std::vector<float>& o, const std::string& text, index_t first, index_t end, double floor) {
+// Mean over the bytes first .. end - 1; byte t is predicted by row t - first of o.
+double mean_bits(const float* o, const std::string& text, index_t first, index_t end, double floor) {
   double sum = 0;
-  for (index_t t = first; t < end; ++t) sum += bits(o.data() + (t - 1) * E, text[at(t)], floor);
+  for (index_t t = first; t < end; ++t) sum += bits(o + (t - first) * E, text[at(t)], floor);
   return sum / static_cast<double>(end - first);
 }
 
-struct settings {
-  double scale = 0, floor = 0, bits = 1e9;  // bits: of the text that chose them
+// Rows that predict the bytes first .. m.size() - 1
+double predict(const kernel& kernel, const memory& m, index_t first, const settings& use, std::vector<float>& o) {
+  const index_t count = m.size() - first;
+  return kernel.forward(heed::slice(m.queries(), 2, first - 1, count), heed::slice(m.keys(), 2, 0, m.size() - 1),
+                        heed::slice(m.values(), 2, 0, m.size() - 1), heed::matrix(o.data(), count, E), use);
+}
+
+struct choice {
+  settings best, at_one;  // at_one: of those with scale 1
+  index_t first;          // chosen on the bytes first .. size - 1
 };
 
-settings choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
-  settings best;
-  for (const double scale : {1.0, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0}) {
-    kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), scale);
-    for (const double floor : {0.005, 0.01, 0.02, 0.05, 0.1}) {
-      const double b = mean_bits(o, m.text(), 1, m.size(), floor);
-      if (b < best.bits) best = {scale, floor, b};
+choice choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
+  choice out{.best = {}, .at_one = {}, .first = std::max<index_t>(1, m.size() - m.size() / kernel.chosen_on)};
+  for (const double scale : kernel.scales) {
+    for (const double ridge : kernel.ridges) {
+      predict(kernel, m, out.first, {.scale = scale, .ridge = ridge}, o);
+      for (const double floor : {0.005, 0.01, 0.02, 0.05, 0.1}) {
+        const settings now{scale, ridge, floor, mean_bits(o.data(), m.text(), out.first, m.size(), floor)};
+        if (now.bits < out.best.bits) out.best = now;
+        if (scale == 1 && now.bits < out.at_one.bits) out.at_one = now;
+      }
     }
-    progress("%s: scale %.2f; best so far %.3f bits per byte at %.2f", kernel.name, scale, best.bits, best.scale);
+    progress("%s: scale %.2f; best so far %.3f bits per byte at %.2f", kernel.name, scale, out.best.bits,
+             out.best.scale);
   }
-  return best;
+  return out;
 }
 
 // Changing byte t must change no prediction of the bytes up to t, to the last bit, and must change a later one.
-bool is_causal(const kernel& kernel, const std::string& text, double scale) {
-  const auto predict = [&](const std::string& bytes) {
+bool is_causal(const kernel& kernel, const std::string& text, const settings& use) {
+  const auto all_rows = [&](const std::string& bytes) {
     const memory m(bytes);
     std::vector<float> o(at(m.size() * E));
-    kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), scale);
+    kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), use);
     return o;
   };
-  const std::vector<float> before = predict(text);
+  const std::vector<float> before = all_rows(text);
   for (const std::size_t t : {text.size() / 7, text.size() / 2, text.size() - 70}) {
     std::string changed = text;
     changed[t] = static_cast<char>(changed[t] ^ 1);
-    const std::vector<float> after = predict(changed);
+    const std::vector<float> after = all_rows(changed);
     const auto boundary = static_cast<std::ptrdiff_t>(t) * E;  // rows 0 .. t - 1 predict the bytes 1 .. t
     if (!std::equal(before.begin(), before.begin() + boundary, after.begin())) return false;
     if (std::equal(before.begin() + boundary, before.end(), after.begin() + boundary)) return false;
@@ -139,13 +119,13 @@ bool is_causal(const kernel& kernel, const std::string& text, double scale) {
 }
 
 // Samples from the predictions, sharpened a little (p^1.5).
-std::string continuation(const kernel& kernel, memory m, double scale) {
+std::string continuation(const kernel& kernel, memory m, const settings& use) {
   std::mt19937 random(1);
   std::vector<float> o(at(E));
   std::string out;
   while (static_cast<index_t>(out.size()) < continued_bytes) {
     const const_rows query = heed::slice(m.queries(), 2, m.size() - 1, 1);
-    kernel.forward(query, m.keys(), m.values(), heed::matrix(o.data(), 1, E), scale);
+    kernel.forward(query, m.keys(), m.values(), heed::matrix(o.data(), 1, E), use);
     for (float& p : o) p = std::pow(std::max(0.f, p), 1.5f);
     const char byte = static_cast<char>(std::discrete_distribution<int>(o.begin(), o.end())(random));
     out.push_back(byte);
@@ -157,25 +137,28 @@ std::string continuation(const kernel& kernel, memory m, double scale) {
 // ---- the table -----------------------------------------------------------------------------------------------------
 
 struct timing {
-  double seconds = 0, naive_seconds = 0, naive_difference = 0;
+  double seconds = 0, gflops = 0, naive_seconds = 0, naive_difference = 0;
 };
 
-timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vector<float>& o) {
+timing time_kernel(const kernel& kernel, const memory& m, const settings& use, std::vector<float>& o) {
   timing best{.seconds = 1e9};
-  const rows out = heed::matrix(o.data(), m.size(), E);
-  for (int round = 0; round < 3; ++round) {
+  const double n = static_cast<double>(m.size()), pairs = n * (n + 1) / 2;
+  for (int round = 0; round < kernel.rounds; ++round) {
     const double start = heed_bench::now();
-    kernel.forward(m.queries(), m.keys(), m.values(), out, scale);
+    const double flops = kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), use);
     best.seconds = std::min(best.seconds, heed_bench::now() - start);
+    best.gflops = flops * pairs / best.seconds * 1e-9;
   }
-  progress("%s: %.0f ms; now plain loops on 1/16 of the queries", kernel.name, best.seconds * 1e3);
-  const index_t step = std::min<index_t>(16, m.size());
+  const index_t step = std::min(kernel.naive_step, m.size());
+  progress("%s: %.0f ms; now plain loops on 1/%td of the queries", kernel.name, best.seconds * 1e3, step);
   std::vector<float> plain(o.size());
+  double naive_pairs = 0;
   const double start = heed_bench::now();
-  const double pairs =
-      kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), scale, step);
-  const double n = static_cast<double>(m.size());
-  best.naive_seconds = (heed_bench::now() - start) * (n * (n + 1) / 2) / pairs;
+  for (index_t i = step - 1; i < m.size(); i += step) {
+    kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), use, i);
+    naive_pairs += static_cast<double>(i + 1);
+  }
+  best.naive_seconds = (heed_bench::now() - start) * pairs / naive_pairs;
   for (index_t i = step - 1; i < m.size(); i += step)
     for (index_t e = 0; e < E; ++e)
       best.naive_difference =
@@ -184,9 +167,9 @@ timing time_kernel(const kernel& kernel, const memory& m, double scale, std::vec
 }
 
 struct result {
-  settings chosen;
+  choice chosen;
   timing time;
-  double bits = 0, peak = 0;
+  double bits = 0, bits_at_one = 0, peak = 0;
   bool causal = false;
 };
 
@@ -195,21 +178,35 @@ result evaluate(const kernel& kernel, const memory& whole, const memory& half) {
   result r;
   r.chosen = choose_settings(kernel, half, o);
   r.peak = heed_bench::multiply_add_peak<float>();
-  r.time = time_kernel(kernel, whole, r.chosen.scale, o);
+  r.time = time_kernel(kernel, whole, r.chosen.best, o);
   r.peak = std::max(r.peak, heed_bench::multiply_add_peak<float>());
-  r.bits = mean_bits(o, whole.text(), half.size(), whole.size(), r.chosen.floor);
+  const index_t first = half.size();
+  r.bits = mean_bits(o.data() + (first - 1) * E, whole.text(), first, whole.size(), r.chosen.best.floor);
+  progress("%s: at scale 1", kernel.name);
+  predict(kernel, whole, first, r.chosen.at_one, o);
+  r.bits_at_one = mean_bits(o.data(), whole.text(), first, whole.size(), r.chosen.at_one.floor);
   progress("%s: self-check", kernel.name);
-  r.causal = is_causal(kernel, whole.text().substr(0, 4096), r.chosen.scale);
+  r.causal = is_causal(kernel, whole.text().substr(0, 4096), r.chosen.best);
   return r;
 }
 
+std::string text_of(const settings& use) {
+  char ridge[32] = "", floor[80];
+  if (use.ridge > 0) std::snprintf(ridge, sizeof ridge, "ridge %g, ", use.ridge);
+  std::snprintf(floor, sizeof floor, "%.1f %% of the uniform distribution (%.3f bits there)", 100 * use.floor,
+                use.bits);
+  return std::string(ridge) + floor;
+}
+
 void print_row(const kernel& kernel, const result& r, index_t n, index_t first) {
-  const double gflops = kernel.flops(static_cast<double>(n)) / r.time.seconds * 1e-9;
-  std::printf("%-20s %9.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, r.bits, r.time.seconds * 1e3,
-              static_cast<double>(n) / r.time.seconds, gflops, r.peak > 0 ? 100 * gflops / r.peak : 0,
-              r.time.naive_seconds / r.time.seconds);
-  std::printf("    scale %.2f and %.1f %% of the uniform distribution, chosen on the first %td bytes (%.3f bits)\n",
-              r.chosen.scale, 100 * r.chosen.floor, first, r.chosen.bits);
+  std::printf("%-20s %9.3f %8.3f %8.1f %9.0f %8.1f %7.1f %8.1f\n", kernel.name, r.bits, r.bits_at_one,
+              r.time.seconds * 1e3, static_cast<double>(n) / r.time.seconds, r.time.gflops,
+              r.peak > 0 ? 100 * r.time.gflops / r.peak : 0, r.time.naive_seconds / r.time.seconds);
+  std::printf("    chosen on the bytes %td to %td: scale %.2f, %s\n", r.chosen.first, first - 1, r.chosen.best.scale,
+              text_of(r.chosen.best).c_str());
+  std::printf("    chosen there at scale 1: %s\n", text_of(r.chosen.at_one).c_str());
+  if (r.chosen.best.ridge > 0)
+    std::printf("    negative entries clipped at 0, the rest renormalised; x naive: a D x D matrix per query\n");
   std::printf("    peak %.1f GFLOP/s on one core; largest difference to the plain loops %.1e\n", r.peak,
               r.time.naive_difference);
   std::printf("    self-check, changing byte t moves later predictions and none up to t: %s\n",
@@ -226,10 +223,10 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   next_byte::orders_result orders;
   if (only.empty())
     orders = next_byte::run_orders(text, [](const auto& o, const std::string& of, index_t from, index_t end, double x) {
-      return mean_bits(o, of, from, end, x);
+      return mean_bits(o.data() + (from - 1) * E, of, from, end, x);
     });
   progress("writing on");
-  const std::string continued = continuation(*results[0].first, whole, results[0].second.chosen.scale);
+  const std::string continued = continuation(*results[0].first, whole, results[0].second.chosen.best);
   progress("counts and compressors");
   std::vector<std::pair<std::string, double>> others;
   for (const int order : {0, 2, 3, 5})
@@ -241,13 +238,14 @@ int run(const std::string& name, const std::string& text, const std::string& onl
   bool good = true;
   std::printf("%s: %td bytes, scored on the last %td, each predicted from all before it\n\n", name.c_str(), n,
               n - first);
-  std::printf("%-20s %9s %8s %9s %8s %7s %8s\n", "", "bits/byte", "ms", "tokens/s", "GFLOP/s", "% peak", "x naive");
+  std::printf("%-20s %9s %8s %8s %9s %8s %7s %8s\n", "", "bits/byte", "scale 1", "ms", "tokens/s", "GFLOP/s", "% peak",
+              "x naive");
   for (const auto& [kernel, r] : results) {
     print_row(*kernel, r, n, first);
     good = good && r.causal && r.time.naive_difference < 1e-3;
   }
   for (const auto& [label, bits] : others) std::printf("%-20s %9.3f\n", label.c_str(), bits);
-  std::printf("    gzip and xz: what these bytes add to the compressed file\n");
+  std::printf("    scale 1: bits/byte at that scale; gzip and xz: what these bytes add to the compressed file\n");
   if (orders.size > 0) next_byte::print_orders(orders), good = good && orders.difference < 1e-5;
   std::printf("\n--- the last bytes, >>> and %td more from %s ---\n", continued_bytes, results[0].first->name);
   std::printf("%s>>>%s\n", text.substr(text.size() - std::min<std::size_t>(text.size(), 120)).c_str(),

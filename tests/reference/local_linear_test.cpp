@@ -81,13 +81,13 @@ TEST_CASE("one key: its value for any ridge") {
   }
 }
 
-TEST_CASE("equal keys: the mean of the values") {
+TEST_CASE("local_linear: equal keys, the mean of the values") {
   const answer a = both(queries, keys.topRows(1).replicate(23, 1), values, 0.1);
   CHECK(distance(a.o, values.colwise().mean().replicate(6, 1)) < 1e-14);
   CHECK(distance(0.1 * a.slope, queries.rowwise() - keys.row(0)) < 1e-14);
 }
 
-TEST_CASE("two keys by hand") {
+TEST_CASE("local_linear: two keys by hand") {
   const matrix q{{2.0}}, k{{1.0}, {-1.0}}, v{{10.0}, {20.0}};
   const answer a = both(q, k, v, 0.25, {.scale = 0.5});  // scores 1 and -1
   const double p = 1 / (1 + std::exp(-2.0)), mean = 2 * p - 1, variance = 4 * p * (1 - p);
@@ -253,7 +253,7 @@ TEST_CASE("stiff systems: solved to rounding") {
     }
 }
 
-TEST_CASE("float and bf16 inputs are computed in double") {
+TEST_CASE("local_linear: float and bf16 inputs are computed in double") {
   const Eigen::MatrixXf q = queries.cast<float>(), k = keys.cast<float>(), v = values.cast<float>();
   using rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   matrix o(6, 3);
