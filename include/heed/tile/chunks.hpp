@@ -81,11 +81,11 @@ template <class T> class chunk_driver {
         q_(memory.take<T>(tile * p.d)),
         q_block_(memory.take<T>(p.taylor() ? tile * block_ : 0)),
         k_(memory.take<T>(p.mapped() && !p.taylor() ? chunk * p.d : 0)),
-        k_block_(memory.take<T>(p.taylor() || p.decay != nullptr ? chunk * block_ : 0)),
+        k_block_(memory.take<T>(p.taylor() || p.decay != nullptr ? chunk * spread(block_) : 0)),
         v_(memory.take<T>(p.e % w != 0 ? chunk * padded(columns) : 0)),
         scores_(memory.take<T>(std::max(tile, std::min(chunk, key_tile)) * tile)),
         sums_(memory.take<T>(columns * tile)),
-        s_(memory.take<T>(p.features * padded(columns))),
+        s_(memory.take<T>(p.features * spread(columns))),
         z_(memory.take<T>(p.normalize ? padded(p.features) : 0)),
         below_(memory.take<T>(tile)),
         gain_(memory.take<T>(tile)),
@@ -103,19 +103,25 @@ template <class T> class chunk_driver {
     const index_t pairs = p_.causal ? std::min(n - blind, m - all_see) : 0;
     for (index_t j = 0; j < all_see; j += chunk_) absorb(j, std::min(chunk_, all_see - j));
     for (index_t i = 0; i < blind; i += tile) read_alone(i, std::min(tile, blind - i));
-    for (index_t i = 0; i < pairs; i += chunk_) pair(blind + i, all_see + i, std::min(chunk_, pairs - i));
+    for (index_t i = 0; i < pairs; i += chunk_)
+      pair(blind + i, all_see + i, std::min(chunk_, pairs - i), std::min(chunk_, pairs - i - std::min(chunk_, pairs - i)));
     for (index_t i = blind + pairs; i < n; i += tile) read_alone(i, std::min(tile, n - i));
     for (index_t j = all_see + pairs; j < m; j += chunk_) absorb(j, std::min(chunk_, m - j));
     end();
   }
 
  private:
+  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+
   static constexpr index_t padded(index_t count) { return (count + w - 1) / w * w; }
+  // Elements from one row to the next where columns are walked down: an odd number of lines, so that they spread over
+  // all sets of a cache.
+  static constexpr index_t spread(index_t count) { return ((count + line - 1) / line | 1) * line; }
 
   // ---- the state -----------------------------------------------------------------------------------------------------
 
   void begin(const track& t, index_t state, index_t first, index_t columns) {
-    t_ = t, state_ = state, first_ = first, columns_ = columns, s_row_ = padded(columns);
+    t_ = t, state_ = state, first_ = first, columns_ = columns, s_row_ = spread(columns);
     kv_head_ = state / p_.writers;
     fade_.begin_state(t, state);
     empty_ = p_.before.s.data() == nullptr;
@@ -124,7 +130,7 @@ template <class T> class chunk_driver {
     for (index_t f = 0; f < p_.features && !empty_; ++f) {
       const T* const from = row_of(p_.before.s, f) + first;
       std::copy(from, from + columns, s_ + f * s_row_);
-      std::fill(s_ + f * s_row_ + columns, s_ + (f + 1) * s_row_, T(0));
+      std::fill(s_ + f * s_row_ + columns, s_ + f * s_row_ + padded(columns), T(0));
     }
     for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f)
       z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
@@ -132,7 +138,7 @@ template <class T> class chunk_driver {
   void end() {
     if (p_.after.s.data() == nullptr) return;
     if (empty_) std::fill(s_, s_ + p_.features * s_row_, T(0));
-    if (fade_.fades()) flush_silence(s_, p_.features * s_row_);
+    if (fade_.fades()) flush();
     for (index_t f = 0; f < p_.features; ++f)
       std::copy(s_ + f * s_row_, s_ + f * s_row_ + columns_, row_of(p_.after.s, f) + first_);
     for (index_t f = 0; f < (p_.normalize && first_ == 0 ? p_.features : 0); ++f) *element_of(p_.after.z, f) = z_[f];
@@ -153,8 +159,9 @@ template <class T> class chunk_driver {
   void read_alone(index_t i, index_t lanes) {
     for (index_t head = state_ * p_.readers; head < (state_ + 1) * p_.readers; ++head) read(head, i, lanes, -1);
   }
-  void pair(index_t i, index_t j, index_t n) {
+  void pair(index_t i, index_t j, index_t n, index_t next) {
     begin_keys(j, n);
+    begin_drip(i + n, j + n, next);
     for (index_t head = state_ * p_.readers; head < (state_ + 1) * p_.readers; ++head)
       for (index_t at = 0; at < n; at += tile) read(head, i + at, std::min(tile, n - at), at);
     update();
@@ -172,6 +179,32 @@ template <class T> class chunk_driver {
     keys_ = k_, key_row_ = p_.d;
   }
 
+  // While a chunk is computed, the rows of the next are asked for: queries from i, keys from j, `next` of each.
+  void begin_drip(index_t i, index_t j, index_t next) {
+    drip_.clear();
+    if (next == 0) return;
+    drip_.add(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
+    drip_.add(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
+    drip_.add(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+    drip_.add(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
+    portion_ = drip_.lines() / drops(n_) + 1;
+  }
+  // Blocks of rows that the products of a chunk have, at least
+  index_t drops(index_t n) const {
+    const index_t rows = block_rows(max_vectors);
+    return std::max<index_t>(1, (columns_ + p_.features * (padded(columns_) / (max_vectors * w))) / rows);
+  }
+  void product(const matrix_product<T>& m, index_t vectors) {
+    const index_t rows = block_rows(static_cast<int>(vectors));
+    if (drip_.done()) return multiply(m, vectors);
+    matrix_product<T> part = m;
+    for (index_t r = 0; r < m.rows; r += rows) {
+      part.a = m.a + r * m.a_row, part.c = m.c + r * m.c_row, part.rows = std::min(rows, m.rows - r);
+      multiply(part, vectors);
+      drip_.next(portion_);
+    }
+  }
+
   // ---- reading -------------------------------------------------------------------------------------------------------
 
   // Queries [i, i + lanes) of a head; key `at` of the chunk comes with the first of them, at < 0: no key does
@@ -186,9 +219,14 @@ template <class T> class chunk_driver {
     gather(in.data(), lanes, p_.d, T(1), q_, row_);
     if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_, p_.d, row_);
     sum(at, false);
-    if (at >= 0 && !all_finite(sums_, row_, columns_, lanes)) sum(at, true);  // perhaps by what some lane must not see
+    if (at >= 0 && !finite()) sum(at, true);  // perhaps by what some lane must not see
     set_gain();
     scatter(sums_, row_, gain_, out.data(), lanes, columns_);
+  }
+
+  bool finite() const {
+    if (lanes_ == row_) return all_finite(sums_, row_ * columns_, 1, row_ * columns_);
+    return all_finite(sums_, row_, columns_, lanes_);
   }
 
   void sum(index_t at, bool careful) {
@@ -213,7 +251,7 @@ template <class T> class chunk_driver {
     start how = start::zero;
     each_block([&](index_t f, index_t count, index_t a) {
       const T* const b = query_block(f, count, a);
-      multiply<T>({.a = s_ + f * s_row_,
+      product({.a = s_ + f * s_row_,
                    .a_row = 1,
                    .a_col = s_row_,
                    .b = b,
@@ -225,7 +263,7 @@ template <class T> class chunk_driver {
                    .start = how},
                   vectors_);
       if (p_.normalize)
-        multiply<T>({.a = z_ + f,
+        product({.a = z_ + f,
                      .a_row = 0,
                      .a_col = 1,
                      .b = b,
@@ -243,7 +281,7 @@ template <class T> class chunk_driver {
   // Keys [j, j + keys) of the chunk for the vectors from `from` on; lane 0 of the tile is lane `at` of the chunk
   void intra(index_t at, index_t j, index_t keys, index_t from, bool careful) {
     T* const scores = scores_ + from * w;
-    multiply<T>({.a = keys_ + j * key_row_,
+    product({.a = keys_ + j * key_row_,
                  .a_row = key_row_,
                  .a_col = 1,
                  .b = q_ + from * w,
@@ -264,7 +302,7 @@ template <class T> class chunk_driver {
     next_ = start::keep;
   }
   void add_values(const T* v, index_t v_row, index_t c, index_t columns, index_t keys, index_t from, start how) {
-    multiply<T>({.a = v,
+    product({.a = v,
                  .a_row = 1,
                  .a_col = v_row,
                  .b = scores_ + from * w,
@@ -308,21 +346,21 @@ template <class T> class chunk_driver {
     const T* v = values_;
     index_t v_row = value_row_;
     if (columns_ % w != 0) {
+      v = v_, v_row = padded(columns_);
       for (index_t j = first; j < n_; ++j)
-        for (index_t c = 0; c < s_row_; c += w)
-          simd::store(v_ + j * s_row_ + c, simd::load_partial(values_ + j * value_row_ + c, std::min(w, columns_ - c)));
-      v = v_, v_row = s_row_;
+        for (index_t c = 0; c < v_row; c += w)
+          simd::store(v_ + j * v_row + c, simd::load_partial(values_ + j * value_row_ + c, std::min(w, columns_ - c)));
     }
     const bool fresh = empty_ || fade_.total() == T(0);
     const start how = fresh ? start::zero : fade_.total() == T(1) ? start::keep : start::scale;
     std::fill(total_, total_ + tile, fade_.total());
-    const index_t all = s_row_ / w, groups = (all + max_vectors - 1) / max_vectors;
+    const index_t all = padded(columns_) / w, groups = (all + max_vectors - 1) / max_vectors;
     each_block([&](index_t f, index_t count, index_t a) {
       index_t k_row = 0;
       const T* const k = key_block(f, count, a, k_row);
       for (index_t g = 0, from = 0; g < groups; ++g) {
         const index_t vectors = (all - from + groups - g - 1) / (groups - g);
-        multiply<T>({.a = k + first * k_row,
+        product({.a = k + first * k_row,
                      .a_row = 1,
                      .a_col = k_row,
                      .b = v + first * v_row + from * w,
@@ -340,7 +378,10 @@ template <class T> class chunk_driver {
     });
     empty_ = false;
     since_flush_ += fade_.lost();
-    if (since_flush_ > 26) flush_silence(s_, p_.features * s_row_), since_flush_ = 0;  // 2^-26 of silence is normal
+    if (since_flush_ > 26) flush(), since_flush_ = 0;  // 2^-26 of silence is a normal number
+  }
+  void flush() {
+    for (index_t f = 0; f < p_.features; ++f) flush_silence(s_ + f * s_row_, padded(columns_));
   }
   void add_rows(const T* rows, index_t row_stride, index_t count, T* sums) {
     for (index_t c = 0; c < count; c += w) {
@@ -378,10 +419,10 @@ template <class T> class chunk_driver {
   const T* key_block(index_t f, index_t count, index_t a, index_t& row) {  // [token][feature]
     if (!p_.taylor() && !fade_.fades()) return row = key_row_, keys_;
     if (p_.taylor() && f == 1) return row = key_row_, keys_;
-    row = count;
+    row = spread(count);
     for (index_t j = fade_.first_written(); j < n_; ++j) {
       const T* const key = keys_ + j * key_row_;
-      T* const out = k_block_ + j * count;
+      T* const out = k_block_ + j * row;
       if (!p_.taylor())
         scale_row(key, count, fade_.write()[j], out);
       else if (f == 0)
@@ -409,6 +450,8 @@ template <class T> class chunk_driver {
   index_t lanes_ = 0, vectors_ = 0, row_ = 0;                              // of the tile of queries
   const T *keys_ = nullptr, *values_ = nullptr, *read_factor_ = nullptr;
   start next_ = start::zero;
+  drip<T> drip_;
+  index_t portion_ = 0;
   double since_flush_ = 0;
   bool empty_ = true;
 };

@@ -27,6 +27,7 @@ template <class T> class drip {
     total_ += (s.dim + line - 1) / line * s.rows;
   }
   index_t lines() const { return total_; }
+  bool done() const { return at_ == count_; }
 
   void next(index_t lines) {
     for (; lines > 0 && at_ < count_; --lines) {
