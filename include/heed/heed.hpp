@@ -3,5 +3,8 @@
 
 // Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
 
+#include "heed/lightning.hpp"
+#include "heed/linear.hpp"
+#include "heed/slopes.hpp"
 #include "heed/softmax.hpp"
 #include "heed/version.hpp"

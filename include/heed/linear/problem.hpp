@@ -27,8 +27,8 @@ template <class T> bool check_call(const tile::recurrence<T>& p, heed::detail::p
                 "mask: linear attention takes causal, key_lengths and packed, no other mask");
   tile::check_recurrence(check, p);
   if (check.ok() && p.align.has_first)
-    check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ",
-                  p.align.first.size(), " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
+    check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ", p.align.first.size(),
+                  " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
   return check.ok();
 }
 

@@ -6,8 +6,8 @@
 //   forward     S_t = lambda_t S_{t-1} + k_t v_t^T;  o_t = scale q_t S_t, one token after the other
 //   quadratic   o_i = scale sum_{j <= i} (product of lambda_t, j < t <= i) (q_i.k_j) v_j, one pair after the other
 //
-// with lambda_t = exp(-slope) or exp(log_gate_t). The kernels are tested against them, and they against each other. They
-// take the types of core/ and no code. Slow on purpose.
+// with lambda_t = exp(-slope) or exp(log_gate_t). The kernels are tested against them, and they against each other.
+// They take the types of core/ and no code. Slow on purpose.
 
 #include "heed/reference/eigen.hpp"
 

@@ -8,6 +8,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/tile/chunks.hpp"
+#include "heed/tile/steps.hpp"
 #include "heed/tile/tasks.hpp"
 
 namespace heed::tile {
@@ -20,8 +21,9 @@ struct chunk_cut {
 };
 
 // The chunk that costs least. Per token, C / 2 pairs more cost (D + E) C FLOPs; a pass over the state, F x E numbers
-// that are loaded, multiplied with a short depth, and stored, costs as much as `pass` products for each of them, once per
-// C tokens. The sum is least at C^2 = 2 pass F E / (D + E). bench/lightning_bench.cpp, chunk rows, justifies `pass`.
+// that are loaded, multiplied with a short depth, and stored, costs as much as `pass` products for each of them, once
+// per C tokens. The sum is least at C^2 = 2 pass F E / (D + E). bench/lightning_bench.cpp, chunk rows, justifies
+// `pass`.
 template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
   constexpr double pass = 16;
   constexpr index_t w = simd::width<T>, lanes = max_lanes<T>, most = 512;
@@ -95,7 +97,8 @@ template <class T> void explain_chunks(plan& how, const recurrence<T>& p) {
   text << "; " << how.tasks / how.splits << " memories, columns of v in " << how.splits
        << (how.splits == 1 ? " block" : " blocks");
   if (p.packed()) text << "; packed: each sequence as a call of its own";
-  if (p.decay != nullptr) text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
+  if (p.decay != nullptr)
+    text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
 }
 
 // Tasks are (sequence, head of the state, block of columns).
@@ -108,6 +111,63 @@ void run_chunks(const recurrence<T>& p, const plan& how, const chunk_cut& cut, c
       const index_t block = task % cut.blocks, head = task / cut.blocks % p.states;
       const index_t first = block * cut.columns;
       driver.run(p.track_at(task / cut.blocks / p.states), head, first, std::min(cut.columns, p.e - first));
+    });
+  });
+}
+
+// ---- decode: a few new tokens on a state in place -------------------------------------------------------------------
+
+// Sequences of so many new tokens run step by step, longer ones in chunks. bench/lightning_bench.cpp, decode rows.
+inline constexpr index_t few_tokens = 4;
+
+// memory: what decode reads and updates
+template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
+  p.before = memory, p.after = memory;
+  p.align = {};
+  p.causal = true;
+}
+template <class T> void check_memory(heed::detail::checker& check, const recurrence<T>& p) {
+  const bool some = p.sequences() * p.states * p.features * p.e > 0;
+  check.equal("q", p.q.extent(2), "k", p.k.extent(2), "tokens");
+  check.require(!some || p.after.s.data() != nullptr, "memory.s is null, must hold the state");
+  check.require(!some || !p.normalize || p.after.z.data() != nullptr, "memory.z is null, must hold the normaliser");
+}
+
+struct step_cut : chunk_cut {
+  bool few = false, many = false;
+};
+template <class T> step_cut make_step_cut(const recurrence<T>& p) {
+  step_cut cut;
+  static_cast<chunk_cut&>(cut) = make_chunk_cut(p, 1);  // one block: states are updated in place
+  for (index_t s = 0; cut.tasks > 0 && s < (p.packed() ? p.sequences() : 1); ++s)
+    (p.track_at(s).queries <= few_tokens ? cut.few : cut.many) = true;
+  return cut;
+}
+
+template <class T>
+void plan_steps(plan& out, const recurrence<T>& p, const step_cut& cut, const context& where, index_t workers) {
+  out.isa = HEED_NAME(HEED_LEVEL);
+  out.tasks = cut.tasks, out.chunk = cut.many ? cut.chunk : 1;
+  out.query_tile = out.key_tile = out.chunk;
+  heed::detail::arena few, many;
+  if (cut.few) static_cast<void>(step_driver<T>(p, few));
+  if (cut.many) static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, many));
+  out.workspace_bytes = static_cast<std::size_t>(std::min(out.tasks, workers)) * std::max(few.needed(), many.needed());
+  heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
+}
+
+template <class T>
+void run_steps(const recurrence<T>& p, const plan& how, const step_cut& cut, const context& where, index_t workers) {
+  run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
+    heed::detail::arena few_scratch(memory, memory.size()), many_scratch(memory, memory.size());  // one at a time
+    const auto each_task = [&](auto f) {
+      claim([&](index_t task) { f(p.track_at(task / p.states), task % p.states); });
+    };
+    step_driver<T> few(p, few_scratch);
+    if (!cut.many) return each_task([&](const track& t, index_t state) { few.run(t, state); });
+    chunk_driver<T> many(p, cut.chunk, cut.columns, many_scratch);
+    each_task([&](const track& t, index_t state) {
+      t.queries <= few_tokens ? few.run(t, state) : many.run(t, state, 0, p.e);
     });
   });
 }

@@ -36,6 +36,8 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+inline constexpr double root_half = 0.70710678118654752440;  // of the squares among the taylor features
+
 // States below this fade to 0, so that a memory of silence never holds numbers that the CPU is slow with.
 template <class T> inline constexpr T silence = static_cast<T>(std::is_same_v<T, double> ? 1e-290 : 1e-30);
 
@@ -104,7 +106,8 @@ template <class T> class chunk_driver {
     for (index_t j = 0; j < all_see; j += chunk_) absorb(j, std::min(chunk_, all_see - j));
     for (index_t i = 0; i < blind; i += tile) read_alone(i, std::min(tile, blind - i));
     for (index_t i = 0; i < pairs; i += chunk_)
-      pair(blind + i, all_see + i, std::min(chunk_, pairs - i), std::min(chunk_, pairs - i - std::min(chunk_, pairs - i)));
+      pair(blind + i, all_see + i, std::min(chunk_, pairs - i),
+           std::min(chunk_, pairs - i - std::min(chunk_, pairs - i)));
     for (index_t i = blind + pairs; i < n; i += tile) read_alone(i, std::min(tile, n - i));
     for (index_t j = all_see + pairs; j < m; j += chunk_) absorb(j, std::min(chunk_, m - j));
     end();
@@ -118,7 +121,7 @@ template <class T> class chunk_driver {
   // all sets of a cache.
   static constexpr index_t spread(index_t count) { return ((count + line - 1) / line | 1) * line; }
 
-  // ---- the state -----------------------------------------------------------------------------------------------------
+  // ---- the state ----------------------------------------------------------------------------------------------------
 
   void begin(const track& t, index_t state, index_t first, index_t columns) {
     t_ = t, state_ = state, first_ = first, columns_ = columns, s_row_ = spread(columns);
@@ -132,8 +135,7 @@ template <class T> class chunk_driver {
       std::copy(from, from + columns, s_ + f * s_row_);
       std::fill(s_ + f * s_row_ + columns, s_ + f * s_row_ + padded(columns), T(0));
     }
-    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f)
-      z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
+    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
   }
   void end() {
     if (p_.after.s.data() == nullptr) return;
@@ -150,7 +152,7 @@ template <class T> class chunk_driver {
     return z.data() + t_.number * z.stride(0) + state_ * z.stride(1) + f * z.stride(2);
   }
 
-  // ---- tokens --------------------------------------------------------------------------------------------------------
+  // ---- tokens -------------------------------------------------------------------------------------------------------
 
   void absorb(index_t j, index_t n) {
     begin_keys(j, n);
@@ -161,7 +163,7 @@ template <class T> class chunk_driver {
   }
   void pair(index_t i, index_t j, index_t n, index_t next) {
     begin_keys(j, n);
-    begin_drip(i + n, j + n, next);
+    begin_drips(i + n, j + n, next);
     for (index_t head = state_ * p_.readers; head < (state_ + 1) * p_.readers; ++head)
       for (index_t at = 0; at < n; at += tile) read(head, i + at, std::min(tile, n - at), at);
     update();
@@ -180,32 +182,32 @@ template <class T> class chunk_driver {
   }
 
   // While a chunk is computed, the rows of the next are asked for: queries from i, keys from j, `next` of each.
-  void begin_drip(index_t i, index_t j, index_t next) {
-    drip_.clear();
-    if (next == 0) return;
-    drip_.add(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
-    drip_.add(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
-    drip_.add(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
-    drip_.add(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
-    portion_ = drip_.lines() / drops(n_) + 1;
+  void begin_drips(index_t i, index_t j, index_t next) {
+    drip_ = 0;
+    if (next == 0) return end_drips();
+    drips_[0] = drip<T>(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
+    drips_[1] = drip<T>(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
+    drips_[2] = drip<T>(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+    drips_[3] = drip<T>(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
   }
-  // Blocks of rows that the products of a chunk have, at least
-  index_t drops(index_t n) const {
-    const index_t rows = block_rows(max_vectors);
-    return std::max<index_t>(1, (columns_ + p_.features * (padded(columns_) / (max_vectors * w))) / rows);
-  }
+  void end_drips() { drip_ = drips_.size(); }
+
+  // A product of some depth, with prefetches
   void product(const matrix_product<T>& m, index_t vectors) {
     const index_t rows = block_rows(static_cast<int>(vectors));
-    if (drip_.done()) return multiply(m, vectors);
     matrix_product<T> part = m;
-    for (index_t r = 0; r < m.rows; r += rows) {
-      part.a = m.a + r * m.a_row, part.c = m.c + r * m.c_row, part.rows = std::min(rows, m.rows - r);
-      multiply(part, vectors);
-      drip_.next(portion_);
+    for (index_t r = 0; r < m.rows; r += part.rows) {
+      while (drip_ < drips_.size() && drips_[drip_].done()) ++drip_;
+      part.a = m.a + r * m.a_row, part.c = m.c + r * m.c_row;
+      part.rows = drip_ == drips_.size() ? m.rows - r : std::min(rows, m.rows - r);
+      if (drip_ == drips_.size())
+        multiply(part, vectors);
+      else
+        multiply(part, vectors, drips_[drip_]);
     }
   }
 
-  // ---- reading -------------------------------------------------------------------------------------------------------
+  // ---- reading ------------------------------------------------------------------------------------------------------
 
   // Queries [i, i + lanes) of a head; key `at` of the chunk comes with the first of them, at < 0: no key does
   void read(index_t head, index_t i, index_t lanes, index_t at) {
@@ -252,18 +254,18 @@ template <class T> class chunk_driver {
     each_block([&](index_t f, index_t count, index_t a) {
       const T* const b = query_block(f, count, a);
       product({.a = s_ + f * s_row_,
-                   .a_row = 1,
-                   .a_col = s_row_,
-                   .b = b,
-                   .b_row = row_,
-                   .c = sums_,
-                   .c_row = row_,
-                   .rows = columns_,
-                   .depth = count,
-                   .start = how},
-                  vectors_);
+               .a_row = 1,
+               .a_col = s_row_,
+               .b = b,
+               .b_row = row_,
+               .c = sums_,
+               .c_row = row_,
+               .rows = columns_,
+               .depth = count,
+               .start = how},
+              vectors_);
       if (p_.normalize)
-        product({.a = z_ + f,
+        multiply<T>({.a = z_ + f,
                      .a_row = 0,
                      .a_col = 1,
                      .b = b,
@@ -281,7 +283,7 @@ template <class T> class chunk_driver {
   // Keys [j, j + keys) of the chunk for the vectors from `from` on; lane 0 of the tile is lane `at` of the chunk
   void intra(index_t at, index_t j, index_t keys, index_t from, bool careful) {
     T* const scores = scores_ + from * w;
-    product({.a = keys_ + j * key_row_,
+    multiply<T>({.a = keys_ + j * key_row_,
                  .a_row = key_row_,
                  .a_col = 1,
                  .b = q_ + from * w,
@@ -302,7 +304,7 @@ template <class T> class chunk_driver {
     next_ = start::keep;
   }
   void add_values(const T* v, index_t v_row, index_t c, index_t columns, index_t keys, index_t from, start how) {
-    product({.a = v,
+    multiply<T>({.a = v,
                  .a_row = 1,
                  .a_col = v_row,
                  .b = scores_ + from * w,
@@ -339,7 +341,7 @@ template <class T> class chunk_driver {
     }
   }
 
-  // ---- writing -------------------------------------------------------------------------------------------------------
+  // ---- writing ------------------------------------------------------------------------------------------------------
 
   void update() {
     const index_t first = fade_.first_written();
@@ -361,17 +363,17 @@ template <class T> class chunk_driver {
       for (index_t g = 0, from = 0; g < groups; ++g) {
         const index_t vectors = (all - from + groups - g - 1) / (groups - g);
         product({.a = k + first * k_row,
-                     .a_row = 1,
-                     .a_col = k_row,
-                     .b = v + first * v_row + from * w,
-                     .b_row = v_row,
-                     .c = s_ + f * s_row_ + from * w,
-                     .c_row = s_row_,
-                     .rows = count,
-                     .depth = n_ - first,
-                     .start = how,
-                     .factor = total_},
-                    vectors);
+                 .a_row = 1,
+                 .a_col = k_row,
+                 .b = v + first * v_row + from * w,
+                 .b_row = v_row,
+                 .c = s_ + f * s_row_ + from * w,
+                 .c_row = s_row_,
+                 .rows = count,
+                 .depth = n_ - first,
+                 .start = how,
+                 .factor = total_},
+                vectors);
         from += vectors;
       }
       if (p_.normalize) add_rows(k, k_row, count, z_ + f);
@@ -388,12 +390,13 @@ template <class T> class chunk_driver {
       const index_t there = std::min(w, count - c);
       simd::batch<T> sum(T(0));
       for (index_t j = 0; j < n_; ++j)
-        sum += there == w ? simd::load(rows + j * row_stride + c) : simd::load_partial(rows + j * row_stride + c, there);
+        sum +=
+            there == w ? simd::load(rows + j * row_stride + c) : simd::load_partial(rows + j * row_stride + c, there);
       simd::store_partial(sums + c, simd::load_partial(sums + c, there) + sum, there);
     }
   }
 
-  // ---- features, block by block --------------------------------------------------------------------------------------
+  // ---- features, block by block -------------------------------------------------------------------------------------
 
   // f(first feature, how many, a): all at once; of taylor the 1, the x, then x_a x_b for some a from `a` on and all b
   template <class F> void each_block(F f) const {
@@ -403,8 +406,6 @@ template <class T> class chunk_driver {
     const index_t some = block_ / p_.d;
     for (index_t a = 0; a < p_.d; a += some) f(1 + p_.d + a * p_.d, std::min(some, p_.d - a) * p_.d, a);
   }
-  static constexpr double root_half = 0.70710678118654752440;
-
   const T* query_block(index_t f, index_t count, index_t a) {  // [feature][lane]
     if (!p_.taylor() || f == 1) return q_;
     if (f == 0) return ones_;
@@ -450,8 +451,8 @@ template <class T> class chunk_driver {
   index_t lanes_ = 0, vectors_ = 0, row_ = 0;                              // of the tile of queries
   const T *keys_ = nullptr, *values_ = nullptr, *read_factor_ = nullptr;
   start next_ = start::zero;
-  drip<T> drip_;
-  index_t portion_ = 0;
+  std::array<drip<T>, 4> drips_ = {};
+  std::size_t drip_ = 4;  // the one that runs
   double since_flush_ = 0;
   bool empty_ = true;
 };

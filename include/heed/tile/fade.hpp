@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// How much of a token is left in a memory that fades, inside one chunk of tokens 0 .. n - 1. With lambda_t the factor of
-// token t and W(i, j) = product of lambda_t for j < t <= i (W(j, j) = 1):
+// How much of a token is left in a memory that fades, inside one chunk of tokens 0 .. n - 1. With lambda_t the factor
+// of token t and W(i, j) = product of lambda_t for j < t <= i (W(j, j) = 1):
 //
 //   apply()   weighs pair (key j, lane i) by W(i, j), exactly 0 where j > i, whatever the score
 //   read()    W(i, -1): what lane i reads of the state before the chunk
@@ -41,8 +41,8 @@ HEED_NOINLINE void fade_by_sums(T* scores, index_t row, index_t keys, index_t la
   }
 }
 
-// scores(key j, lane i) = 0 where i < j or i >= end[j] (end null: no such bound), whatever is there; keys from `key` on,
-// lanes from `lane` on
+// scores(key j, lane i) = 0 where i < j or i >= end[j] (end null: no such bound), whatever is there; keys from `key`
+// on, lanes from `lane` on
 template <class T>
 HEED_NOINLINE void hide_unseen(T* scores, index_t row, index_t key, index_t keys, index_t lane, index_t lanes,
                                const T* end) {
@@ -116,9 +116,7 @@ template <class T> class fade {
   double lost() const { return lost_; }  // -log2 of total
   bool cuts() const { return cuts_; }    // some weight that is 0 hides what it weighs
 
-  bool sees(index_t lane, index_t key) const {
-    return lane >= key && (!cuts_ || static_cast<T>(lane) < end_[key]);
-  }
+  bool sees(index_t lane, index_t key) const { return lane >= key && (!cuts_ || static_cast<T>(lane) < end_[key]); }
 
   // scores: of keys [key, key + keys) and lanes [lane, lane + lanes) of the chunk
   void apply(T* scores, index_t row, index_t key, index_t keys, index_t lane, index_t lanes) const {

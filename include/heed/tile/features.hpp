@@ -55,9 +55,8 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
   const batch zero(T(0)), one(T(1));
   switch (map.built_in) {
     case feature::elu_plus_one:
-      return map_values(x, count, [=](batch a) {
-        return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a)));
-      });
+      return map_values(x, count,
+                        [=](batch a) { return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a))); });
     case feature::relu:
       return map_values(x, count, [=](batch a) { return simd::max(zero, a); });
     case feature::relu_squared:
@@ -92,8 +91,7 @@ template <class T> void map_rows(const heed::detail::feature_parts<T>& map, T* x
 // x: [d][lane], `lanes` a multiple of the vector width
 template <class T> void map_lanes(const heed::detail::feature_parts<T>& map, T* x, index_t d, index_t lanes) {
   if (map.map_value == nullptr && map.built_in == feature::softmax)
-    for (index_t l = 0; l < lanes; l += simd::width<T>)
-      detail::softmax_lanes(x + l, d, lanes);
+    for (index_t l = 0; l < lanes; l += simd::width<T>) detail::softmax_lanes(x + l, d, lanes);
   else
     detail::map_elements(map, x, d * lanes);
 }

@@ -36,9 +36,9 @@ template <class T> struct recurrence {
   state_view<T> after = {};                             // null: not wanted
   double scale = 1, eps = 0;
   bool causal = true, normalize = false;
-  index_t chunk = 0;                                 // as given
-  index_t heads = 0, kv_heads = 0, states = 0;       // states: heads of the state
-  index_t readers = 1, writers = 1;                  // query heads that read a state; states that a k/v head writes
+  index_t chunk = 0;                            // as given
+  index_t heads = 0, kv_heads = 0, states = 0;  // states: heads of the state
+  index_t readers = 1, writers = 1;             // query heads that read a state; states that a k/v head writes
   index_t d = 0, e = 0, features = 0;
 
   bool packed() const { return mask.has(mask.packed); }
@@ -113,7 +113,7 @@ template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
           {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
-// ---- checks ----------------------------------------------------------------------------------------------------------
+// ---- checks ---------------------------------------------------------------------------------------------------------
 
 template <class T> void check_tracks(heed::detail::checker& check, const recurrence<T>& p) {
   using kind = heed::detail::mask_parts;
@@ -131,8 +131,8 @@ template <class T> void check_tracks(heed::detail::checker& check, const recurre
                 p.packed() ? "packed has " : "q has ", p.sequences(), p.packed() ? " sequences" : " in its batch");
   for (std::size_t b = 0; check.ok() && b < n.size(); ++b) {
     const index_t keys = p.packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : p.k.extent(2);
-    check.require(n[b] >= 0 && n[b] <= keys, "key_lengths[", b, "] is ", n[b], ", must be 0 to ", keys, " (the keys of ",
-                  p.packed() ? "its sequence)" : "k)");
+    check.require(n[b] >= 0 && n[b] <= keys, "key_lengths[", b, "] is ", n[b], ", must be 0 to ", keys,
+                  " (the keys of ", p.packed() ? "its sequence)" : "k)");
   }
 }
 
