@@ -16,6 +16,7 @@
 #include "support/shapes.hpp"
 #include "support/softmax_run.hpp"
 #include "support/tolerance.hpp"
+#include "support/verdict.hpp"
 
 namespace heed_test {
 
@@ -49,30 +50,6 @@ template <class T> struct softmax_case {
   }
   heed::plan plan(const heed::context& ctx = {}) const {
     return run_plan<T>(q.cview(), k.cview(), v.cview(), o.view(), options, ctx);
-  }
-};
-
-// The largest error in units of the tolerance, over o and lse: a correct kernel stays at or below 1.
-struct verdict {
-  double worst = 0;
-  std::string where = "equal";
-
-  void add(double got, double expected, double allowed, const char* what, index_t b, index_t h, index_t i, index_t e) {
-    double ratio = 0;
-    if (std::isnan(expected))
-      ratio = std::isnan(got) ? 0 : HUGE_VAL;
-    else if (std::isinf(expected))
-      ratio = got == expected ? 0 : HUGE_VAL;
-    else if (!std::isfinite(got))
-      ratio = HUGE_VAL;
-    else if (got != expected)
-      ratio = std::abs(got - expected) / allowed;
-    if (!(ratio > worst)) return;
-    worst = ratio;
-    char text[200];
-    std::snprintf(text, sizeof text, "%s(%td, %td, %td, %td) is %.9g, expected %.9g: %.3g of the tolerance %.3g", what,
-                  b, h, i, e, got, expected, ratio, allowed);
-    where = text;
   }
 };
 
@@ -124,16 +101,6 @@ inline softmax_case<double> ran(const shape& s, const heed::softmax::options<dou
   softmax_case<double> x(s, how);
   x.forward();
   return x;
-}
-
-template <class T> bool all_written(const buffer<T>& x) {
-  bool all = true;
-  x.each([&](const T& element) {
-    T poison;
-    std::memset(&poison, 0xff, sizeof(T));
-    all = all && std::memcmp(&element, &poison, sizeof(T)) != 0;
-  });
-  return all;
 }
 
 // Runs the call and checks all that must hold of any call.
