@@ -22,17 +22,17 @@ template <class Row> auto* add(const std::string& name, Row row) {
   return benchmark::RegisterBenchmark(name.c_str(), [name, row](benchmark::State& state) { row(state, name); });
 }
 
-// The rates of a row whose iteration is one call of shape s.
-template <class T> void set_rates(benchmark::State& state, const shape& s) {
+// The rates of a row whose iteration is one call of shape s: n tokens, flops() and bytes<T>().
+template <class T, class Shape> void set_rates(benchmark::State& state, const Shape& s) {
   state.counters["GFLOP/s"] = benchmark::Counter(s.flops() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["GB/s"] = benchmark::Counter(s.bytes<T>() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] = benchmark::Counter(s.template bytes<T>() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["tokens/s"] =
       benchmark::Counter(static_cast<double>(s.n), benchmark::Counter::kIsIterationInvariantRate);
 }
 
 // One row: `call` again and again, on a workspace made once.
-template <class T, class Call>
-void time_row(benchmark::State& state, const std::string& name, const shape& s, Call call) {
+template <class T, class Shape, class Call>
+void time_row(benchmark::State& state, const std::string& name, const Shape& s, Call call) {
   show_progress(name);
   call();
   double start = 0;

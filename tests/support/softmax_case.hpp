@@ -16,6 +16,7 @@
 #include "support/shapes.hpp"
 #include "support/softmax_run.hpp"
 #include "support/tolerance.hpp"
+#include "support/verdict.hpp"
 
 namespace heed_test {
 

@@ -32,4 +32,10 @@ template <class Acc> tolerance tolerance_of(heed::index_t keys, heed::index_t he
   return {static_cast<double>(std::numeric_limits<Acc>::epsilon()), 16 + std::log2(m), 2 * std::sqrt(d)};
 }
 
+// Of sums over tokens, in units of the sum of the magnitudes of their terms: products of depth dim, chunk after chunk.
+template <class Acc> double recurrent_tolerance(heed::index_t tokens, heed::index_t dim) {
+  const double n = static_cast<double>(tokens < 1 ? 1 : tokens), d = static_cast<double>(dim);
+  return static_cast<double>(std::numeric_limits<Acc>::epsilon()) * (8 + std::log2(n) + std::sqrt(d));
+}
+
 }  // namespace heed_test

@@ -34,17 +34,6 @@ template <class T> HEED_NOINLINE void note_seen(const T* s, index_t row, const w
   }
 }
 
-// out[j][c] = rows[j][c] where that is finite, else 0
-template <class T>
-HEED_NOINLINE void copy_finite(const T* rows, index_t row_stride, index_t count, index_t columns, T* out,
-                               index_t out_row) {
-  for (index_t j = 0; j < count; ++j)
-    for (index_t c = 0; c < columns; ++c) {
-      const T x = rows[j * row_stride + c];
-      out[j * out_row + c] = std::isfinite(x) ? x : T(0);
-    }
-}
-
 template <class T> class lane_sums {
  public:
   static constexpr index_t w = simd::width<T>, slice = 16;  // slice: columns copied without what is not finite

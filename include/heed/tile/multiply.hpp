@@ -53,8 +53,8 @@ template <class T> inline constexpr index_t max_lanes = max_vectors* simd::width
 namespace detail {
 
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
-template <int MR, int NR, class T, int... I>
-HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequence<int, I...>) {
+template <int MR, int NR, class T, class Meanwhile, int... I>
+HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwhile, std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
@@ -63,8 +63,10 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
   ((sum[I] = batch(T(0))), ...);
   const T* a = p.a + m0 * a_row;
   const T* b = p.b;
+  Meanwhile step = meanwhile;
   HEED_UNROLL_2
   for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
+    step();
     if constexpr (NR == 1) {
       const batch b0 = simd::pinned(simd::load(b));
       ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
@@ -84,6 +86,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
       (std::make_integer_sequence<int, MR>{});
     }
   }
+  meanwhile = step;
   if (p.start == start::keep)
     ((sum[I] += simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
   else if (p.start == start::scale)
@@ -99,23 +102,33 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, std::integer_sequ
   (std::make_integer_sequence<int, NR>{});
 }
 
+struct nothing {
+  HEED_INLINE void operator()() const {}
+};
+
 template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, std::make_integer_sequence<int, MR * NR>{});
+  nothing step;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+}
+template <int MR, int NR, class T, class Meanwhile>
+HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Meanwhile& step) {
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
 
-// p over `vectors` vectors of lanes (1 .. max_vectors)
-template <int NR, class T> void multiply_columns(const matrix_product<T>& p) {
+// p over `vectors` vectors of lanes (1 .. max_vectors). meanwhile, if any: a small object that is called once per k of
+// every block.
+template <int NR, class T, class... Meanwhile> void multiply_columns(const matrix_product<T>& p, Meanwhile&... step) {
   constexpr int mr = block_rows(NR);
   index_t m = p.rows / mr * mr;
-  detail::blocks<mr, NR>(p, 0, m);
+  detail::blocks<mr, NR>(p, 0, m, step...);
   if constexpr (mr > 8)
-    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8), m += 8;
+    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8, step...), m += 8;
   if constexpr (mr > 4)
-    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4), m += 4;
-  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2), m += 2;
-  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
+    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4, step...), m += 4;
+  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2, step...), m += 2;
+  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1, step...);
 }
 
 // f with the number of vectors (1 .. max_vectors) as a constant
@@ -129,8 +142,9 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
-  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p); });
+template <class T, class... Meanwhile>
+void multiply(const matrix_product<T>& p, index_t vectors, Meanwhile&... meanwhile) {
+  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p, meanwhile...); });
 }
 
 }  // namespace HEED_ISA

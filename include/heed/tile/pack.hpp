@@ -5,6 +5,7 @@
 // row, so that a tile may hold any choice of rows.
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "heed/simd/transpose.hpp"
@@ -86,6 +87,17 @@ HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* cons
       detail::scatter_square(in + lane, in_row, f, rows + lane, lanes - lane, d, std::min(w, dim - d),
                              detail::lanes_of_vector<T>{});
   }
+}
+
+// out[j][c] = rows[j][c] where that is finite, else 0
+template <class T>
+HEED_NOINLINE void copy_finite(const T* rows, index_t row_stride, index_t count, index_t columns, T* out,
+                               index_t out_row) {
+  for (index_t j = 0; j < count; ++j)
+    for (index_t c = 0; c < columns; ++c) {
+      const T x = rows[j * row_stride + c];
+      out[j * out_row + c] = std::isfinite(x) ? x : T(0);
+    }
 }
 
 // Whether every value of count rows of dim is finite

@@ -59,11 +59,13 @@ template <class Body> void run_tasks(const plan& how, const context& where, inde
   const index_t slots = std::min(how.tasks, workers);
   const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
   arena memory(where.workspace, how.workspace_bytes);
-  std::byte* const base = memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - arena::alignment));
+  const bool some = how.workspace_bytes > 0;
+  std::byte* const base =
+      some ? memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - arena::alignment)) : nullptr;
   std::atomic<index_t> next{0};
   auto work = [&](index_t slot) noexcept {
     // an aligned slot needs no slack
-    std::byte* const mine = base + static_cast<std::size_t>(slot) * (each - arena::alignment);
+    std::byte* const mine = some ? base + static_cast<std::size_t>(slot) * (each - arena::alignment) : nullptr;
     const auto claim = [&](auto f) {
       for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < how.tasks;
            t = next.fetch_add(1, std::memory_order_relaxed))

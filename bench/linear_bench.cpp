@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: BSD-3-Clause
+//
+// linear::forward and decode. FLOPs are nominal, 4 D E + 65 (D + E) per token and head. Rows:
+//   causal/<feature>/D<D>/N<N>    one head, E = D, normalised      dense/<feature>/D<D>/N<N>    every key seen
+//   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads
+#include "support/recurrent.hpp"
+
+#include <string>
+#include <vector>
+
+#include "support/report.hpp"
+#include "support/rows.hpp"
+
+namespace {
+
+using namespace heed_bench;
+using benchmark::Counter;
+using benchmark::State;
+using heed::feature;
+using options = heed::linear::options<float>;
+using tensors_of = recurrent_tensors<float>;
+
+constexpr struct {
+  const char* name;
+  feature map;
+} features[] = {{"identity", feature::identity}, {"elu", feature::elu_plus_one}, {"softmax", feature::softmax}};
+
+void run(const tensors_of& x, const options& how, const heed::context& where = {}) {
+  heed::linear::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), how, where);
+}
+
+void add_call(const std::string& name, const recurrent_shape& s, const options& how) {
+  add(name, [=](State& state, const std::string& row) {
+    const tensors_of x(s);
+    const heed::plan plan = heed::linear::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), how);
+    std::vector<std::byte> bytes(plan.workspace_bytes);
+    time_row<float>(state, row, s, [&] { run(x, how, {.workspace = bytes}); });
+    state.SetLabel(std::string(plan.path) + " " + plan.isa + " chunk " + std::to_string(plan.chunk));
+  });
+}
+
+void add_forward_rows() {
+  for (const auto& [name, map] : features)
+    for (const index_t d : {64, 128})
+      for (const index_t n : {1024, 16384}) {
+        const recurrent_shape s{.n = n, .d = d, .e = d};
+        const std::string rest = std::string("/") + name + number("/D", d) + number("/N", n);
+        add_call("causal" + rest, s, {.mask = heed::causal(), .feature = map, .normalize = map != feature::identity});
+        add_call("dense" + rest, s, {.feature = map, .normalize = map != feature::identity});
+      }
+  for (const index_t d : {8, 16, 32})
+    add_call(number("taylor/D", d), {.n = 4096, .d = d, .e = 64}, {.mask = heed::causal(), .feature = feature::taylor});
+}
+
+void add_decode_rows() {
+  for (const index_t d : {64, 128})
+    add(number("decode/D", d), [d](State& state, const std::string& row) {
+      show_progress(row);
+      constexpr index_t heads = 8;
+      const tensors_of x({.n = 1, .d = d, .e = d, .heads = heads});
+      heed::state<float> memory(1, heads, d, d);
+      for (auto _ : state) heed::linear::decode(x.q_view(), x.k_view(), x.v_view(), memory, x.o_view());
+      const double bytes = 2.0 * static_cast<double>(heads * d * d) * sizeof(float);
+      state.counters["GB/s"] = Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate);
+      state.counters["tokens/s"] = Counter(1, Counter::kIsIterationInvariantRate);
+    });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_forward_rows();
+  add_decode_rows();
+  return run_all(argc, argv);
+}

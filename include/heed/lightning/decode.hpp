@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/core/context.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/core/state.hpp"
+#include "heed/lightning/problem.hpp"
+#include "heed/tile/chunk_tasks.hpp"
+
+namespace heed::lightning {
+namespace detail {
+inline namespace HEED_ISA {
+
+template <class T>
+plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers,
+                      tile::step_cut& cut) noexcept {
+  plan out{};
+  heed::detail::checker check(out.problem);
+  tile::check_memory(check, p);
+  if (!check.ok() || !check_call(p, out.problem)) return out;
+  cut = tile::make_step_cut(p);
+  out.path = cut.many ? "lightning: chunks on a state in place" : "lightning: token by token";
+  tile::plan_steps(out, p, cut, where, workers);
+  return out;
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// What decode would do with the same arguments, or why it would throw; never throws itself.
+template <viewable Q, viewable K, viewable V, viewable O>
+plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory,
+                 const O& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
+  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  using T = heed::detail::value_t<Q>;
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
+  tile::hold(p, memory);
+  tile::step_cut cut;
+  return detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
+}
+
+// N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
+// of the decay, D, E, unit stride on the last axis) is read and left after the last of them. Shapes and decay as in
+// forward; opt.initial_state and opt.final_state are not used. One token costs O(D E) per head and no scratch.
+template <viewable Q, viewable K, viewable V, viewable O>
+void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
+            const options<acc_of<Q>>& opt = {}, const context& where = {}) {
+  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
+  using T = heed::detail::value_t<Q>;
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt);
+  tile::hold(p, memory);
+  const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
+  tile::step_cut cut;
+  const plan how = detail::make_decode_plan(p, where, workers, cut);
+  if (!how.ok()) heed::detail::fail(how.problem.data());
+  tile::run_steps(p, how, cut, where, workers);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::lightning

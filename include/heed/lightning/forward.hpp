@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/core/context.hpp"
+#include "heed/core/decay.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/lightning/problem.hpp"
+#include "heed/tile/chunk_tasks.hpp"
+
+namespace heed::lightning {
+namespace detail {
+inline namespace HEED_ISA {
+
+template <class T>
+plan make_plan(const tile::recurrence<T>& p, const context& where, index_t workers, tile::chunk_cut& cut) noexcept {
+  plan out{};
+  if (!check_call(p, out.problem)) return out;
+  cut = tile::make_chunk_cut(p, workers);
+  out.path = p.decay->gated ? "lightning: chunks, log_gates" : "lightning: chunks";
+  tile::plan_chunks(out, p, cut, where, workers);
+  return out;
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// What forward would do with the same arguments, or why it would throw; never throws itself.
+template <viewable Q, viewable K, viewable V, viewable O>
+plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const O& o,
+                  const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
+  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  using T = heed::detail::value_t<Q>;
+  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
+  tile::chunk_cut cut;
+  plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
+  if (how.ok()) tile::explain_chunks(how, p);
+  return how;
+}
+
+// o_i = scale sum_{j <= i} lambda^(i - j) (q_i.k_j) v_j with lambda = exp(-slope) per head, or exp(log_gate) per token
+// (then lambda^(i - j) is the product over the tokens after j). q (B, H, N, D), k (B, Hk, N, D), v (B, Hk, N, E), o (B,
+// H, N, E), float or double, any strides but unit on the last axis; Hk divides H. decay: H heads (one memory per query
+// head) or Hk (one per key/value head, shared by its group). The memory, s (B, heads of the decay, D, E), unit stride
+// on the last axis, starts from initial_state and is left in final_state after the last token. packed: one per
+// sequence. key_lengths: rows from there on neither enter nor fade the memory, and read it as it is. States below 1e-30
+// (double: 1e-290) become 0. Throws heed::error, before anything is written, where shapes or options do not fit. Qin et
+// al., Lightning Attention-2 (arXiv 2401.04658); Sun et al., RetNet (arXiv 2307.08621).
+template <viewable Q, viewable K, viewable V, viewable O>
+void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, O&& o,
+             const options<acc_of<Q>>& opt = {}, const context& where = {}) {
+  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
+  using T = heed::detail::value_t<Q>;
+  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt);
+  const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
+  tile::chunk_cut cut;
+  const plan how = detail::make_plan(p, where, workers, cut);
+  if (!how.ok()) heed::detail::fail(how.problem.data());
+  tile::run_chunks(p, how, cut, where, workers);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::lightning

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Slopes per head of published models; lambda = exp(-slope).
+
+#include <cmath>
+#include <vector>
+
+#include "heed/core/config.hpp"
+#include "heed/core/message.hpp"
+#include "heed/core/types.hpp"
+
+namespace heed {
+
+namespace detail {
+inline namespace HEED_ISA {
+
+// slope(head) for every head
+template <class F> std::vector<double> slopes_of(const char* name, index_t heads, F slope) {
+  if (heads < 0) fail(name, ": heads is ", heads, ", must be at least 0");
+  std::vector<double> all(static_cast<std::size_t>(heads));
+  for (index_t h = 0; h < heads; ++h) all[static_cast<std::size_t>(h)] = slope(static_cast<double>(h));
+  return all;
+}
+inline void check_layer(const char* name, index_t layer, index_t layers) {
+  if (layers < 1) fail(name, ": layers is ", layers, ", must be at least 1");
+  if (layer < 0 || layer >= layers) fail(name, ": layer is ", layer, ", must be 0 to ", layers - 1);
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// start^(h + 1) with start = 2^(-8 / heads) for a power of two; else the slopes of the next lower power of two, then
+// every other one of the next higher. ALiBi (arXiv 2108.12409), Lightning Attention (arXiv 2401.04658).
+inline std::vector<double> alibi_slopes(index_t heads) {
+  double whole = 1;
+  while (2 * whole <= static_cast<double>(heads)) whole *= 2;
+  return detail::slopes_of("alibi_slopes", heads, [whole](double h) {
+    return h < whole ? std::exp2(-8 / whole * (h + 1)) : std::exp2(-4 / whole * (2 * (h - whole) + 1));
+  });
+}
+
+// alibi_slopes, fading towards the last layer: times 1 - layer / (layers - 1) + 1e-5. TransNormerLLM
+// (arXiv 2307.14995).
+inline std::vector<double> transnormer_slopes(index_t heads, index_t layer, index_t layers) {
+  detail::check_layer("transnormer_slopes", layer, layers);
+  const double depth = layers == 1 ? 0 : static_cast<double>(layer) / static_cast<double>(layers - 1);
+  std::vector<double> all = alibi_slopes(heads);
+  for (double& slope : all) slope *= 1 - depth + 1e-5;
+  return all;
+}
+
+// 8 / heads (1 - layer / layers) h: linear in the head, from no decay in the first on.
+inline std::vector<double> fla_slopes(index_t heads, index_t layer, index_t layers) {
+  detail::check_layer("fla_slopes", layer, layers);
+  const double factor = 8 / static_cast<double>(heads) * (1 - static_cast<double>(layer) / static_cast<double>(layers));
+  return detail::slopes_of("fla_slopes", heads, [factor](double h) { return factor * h; });
+}
+
+// lambda = 1 - 2^(-5 - h). RetNet (arXiv 2307.08621).
+inline std::vector<double> retention_slopes(index_t heads) {
+  return detail::slopes_of("retention_slopes", heads, [](double h) { return -std::log1p(-std::exp2(-5 - h)); });
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed

@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// What the recurrent kernels are asked: tensors, mask, decay, feature map and states of one call, and their checks.
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+#include "heed/core/alignment.hpp"
+#include "heed/core/check.hpp"
+#include "heed/core/decay.hpp"
+#include "heed/core/feature_map.hpp"
+#include "heed/core/mask.hpp"
+#include "heed/core/state.hpp"
+
+namespace heed::tile {
+inline namespace HEED_ISA {
+
+// One batch entry, or one of the pieces that packed() cuts the only batch entry into. keys: those that key_lengths does
+// not hide. place: of the first query, on the key axis.
+struct track {
+  index_t number = 0, batch = 0, first_query = 0, queries = 0, first_key = 0, keys = 0, place = 0;
+};
+
+template <class T> struct recurrence {
+  tensor_view<const T, 4> q, k, v;
+  tensor_view<T, 4> o;
+  const heed::detail::mask_parts& mask;
+  heed::detail::alignment_parts align = {};
+  heed::detail::feature_parts<T> map = {};
+  const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
+  state_view<const T> before = {};                      // null: zeros
+  state_view<T> after = {};                             // null: not wanted
+  double scale = 1, eps = 0;
+  bool causal = true, normalize = false;
+  index_t chunk = 0;                            // as given
+  index_t heads = 0, kv_heads = 0, states = 0;  // states: heads of the state
+  index_t readers = 1, writers = 1;             // query heads that read a state; states that a k/v head writes
+  index_t d = 0, e = 0, features = 0;
+
+  bool packed() const { return mask.has(mask.packed); }
+  bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
+  bool taylor() const { return map.map_value == nullptr && map.built_in == feature::taylor; }
+  index_t sequences() const {
+    return packed() ? std::max<index_t>(0, static_cast<index_t>(mask.query_offsets.size()) - 1) : q.extent(0);
+  }
+  track track_at(index_t number) const {
+    track t{number, number, 0, q.extent(2), 0, k.extent(2)};
+    const auto n = static_cast<std::size_t>(number);
+    if (packed()) {
+      const index_t query = mask.query_offsets[n], key = mask.key_offsets[n];
+      t = {number, 0, query, mask.query_offsets[n + 1] - query, key, mask.key_offsets[n + 1] - key};
+    }
+    t.place = align.has_first ? align.first[n] : align.top_left ? 0 : t.keys - t.queries;
+    if (mask.has(mask.key_lengths)) t.keys = mask.lengths[n];
+    return t;
+  }
+
+  HEED_INLINE const T* query(const track& t, index_t head, index_t i) const {
+    return q.data() + t.batch * q.stride(0) + head * q.stride(1) + (t.first_query + i) * q.stride(2);
+  }
+  HEED_INLINE T* output(const track& t, index_t head, index_t i) const {
+    return o.data() + t.batch * o.stride(0) + head * o.stride(1) + (t.first_query + i) * o.stride(2);
+  }
+  HEED_INLINE const T* key(const track& t, index_t kv_head, index_t j) const {
+    return k.data() + t.batch * k.stride(0) + kv_head * k.stride(1) + (t.first_key + j) * k.stride(2);
+  }
+  HEED_INLINE const T* value(const track& t, index_t kv_head, index_t j) const {
+    return v.data() + t.batch * v.stride(0) + kv_head * v.stride(1) + (t.first_key + j) * v.stride(2);
+  }
+  HEED_INLINE const T* gate(const track& t, index_t state, index_t j) const {
+    const auto& g = decay->log_gates;
+    return g.data() + t.batch * g.stride(0) + state * g.stride(1) + (t.first_key + j) * g.stride(2);
+  }
+};
+
+// All that the options of these kernels have in common; then complete().
+template <class T, class Options>
+recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
+                              tensor_view<T, 4> o, const Options& opt) {
+  recurrence<T> p{.q = q, .k = k, .v = v, .o = o, .mask = heed::detail::parts(opt.mask)};
+  p.before = opt.initial_state, p.after = opt.final_state;
+  p.scale = opt.scale, p.chunk = opt.chunk;
+  p.heads = q.extent(1), p.kv_heads = k.extent(1), p.states = p.kv_heads;
+  p.d = q.extent(3), p.e = v.extent(3);
+  return p;
+}
+// What follows from the feature map and the number of states
+template <class T> void complete(recurrence<T>& p) {
+  constexpr index_t most = index_t{1} << 24;  // beyond it the call is refused; the product must not overflow
+  p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most));
+  p.readers = p.states > 0 ? std::max<index_t>(1, p.heads / p.states) : 1;
+  p.writers = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
+}
+
+template <class Q, class K, class V, class O> constexpr bool recurrent_storage() {
+  using T = heed::detail::value_t<Q>;
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: q, k, v are float or double");
+  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
+                "heed: q, k, v have one element type");
+  static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");
+  return true;
+}
+
+// The o of a plan: not written, whatever the caller's constness
+template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
+  const tensor_view<const T, 4> x(o);
+  return {const_cast<T*>(x.data()),
+          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
+          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
+// ---- checks ---------------------------------------------------------------------------------------------------------
+
+template <class T> void check_tracks(heed::detail::checker& check, const recurrence<T>& p) {
+  using kind = heed::detail::mask_parts;
+  const kind& mask = p.mask;
+  if (mask.has(kind::packed)) {
+    check.require(p.q.extent(0) == 1, "packed: q has batch ", p.q.extent(0), ", must be 1");
+    heed::detail::check_offsets(check, "packed query_offsets", mask.query_offsets, p.q.extent(2), true);
+    heed::detail::check_offsets(check, "packed key_offsets", mask.key_offsets, p.k.extent(2), false);
+    check.require(mask.query_offsets.size() == mask.key_offsets.size(), "packed: query_offsets has ",
+                  mask.query_offsets.size(), " entries, key_offsets has ", mask.key_offsets.size());
+  }
+  if (!check.ok() || !mask.has(kind::key_lengths)) return;
+  const lengths n = mask.lengths;
+  check.require(static_cast<index_t>(n.size()) == p.sequences(), "key_lengths has ", n.size(), " entries, ",
+                p.packed() ? "packed has " : "q has ", p.sequences(), p.packed() ? " sequences" : " in its batch");
+  for (std::size_t b = 0; check.ok() && b < n.size(); ++b) {
+    const index_t keys = p.packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : p.k.extent(2);
+    check.require(n[b] >= 0 && n[b] <= keys, "key_lengths[", b, "] is ", n[b], ", must be 0 to ", keys,
+                  " (the keys of ", p.packed() ? "its sequence)" : "k)");
+  }
+}
+
+// A state, if there is one: s and, where the kernel normalises, z
+template <class T, class U>
+void check_state(heed::detail::checker& check, const char* s_name, const char* z_name, const state_view<U>& x,
+                 const recurrence<T>& p) {
+  const bool wanted = x.s.data() != nullptr || (p.normalize && x.z.data() != nullptr);
+  if (!wanted) return;
+  check.tensor(s_name, x.s, true);
+  heed::detail::check_extents(check, s_name, x.s, {p.sequences(), p.states, p.features, p.e}, false);
+  if (!p.normalize) return;
+  check.tensor(z_name, x.z, false);
+  heed::detail::check_extents(check, z_name, x.z, {p.sequences(), p.states, p.features}, false);
+}
+
+template <class T> void check_decay(heed::detail::checker& check, const recurrence<T>& p) {
+  if (p.decay == nullptr) return;
+  const char* const name = p.decay->gated ? "log_gates" : "slopes";
+  check.require(p.states == p.heads || p.states == p.kv_heads, name, " has heads ", p.states, ", must have ", p.heads,
+                " (those of q) or ", p.kv_heads, " (those of k)");
+  if (!check.ok()) return;
+  if (p.decay->gated) {
+    const auto& g = p.decay->log_gates;
+    check.tensor(name, g, false);
+    heed::detail::check_extents(check, name, g, {p.q.extent(0), p.states, p.q.extent(2)}, false);
+    check.distinct("o", p.o, name, g);
+    check.distinct("final_state", p.after.s, name, g);
+    return;
+  }
+  for (index_t h = 0; check.ok() && h < p.states; ++h)
+    check.require(p.decay->slopes.at(h) >= 0, "slopes[", h, "] is ", p.decay->slopes.at(h), ", must be at least 0");
+}
+
+// O(1) in the tensors, O(size) in lengths, offsets and slopes; reads no other data.
+template <class T> void check_recurrence(heed::detail::checker& check, const recurrence<T>& p) {
+  check.tensor("q", p.q, true), check.tensor("k", p.k, true), check.tensor("v", p.v, true),
+      check.tensor("o", p.o, true);
+  check.written("o", p.o);
+  for (const auto& [name, x] : {std::pair("k", &p.k), std::pair("v", &p.v)})
+    check.equal("q", p.q.extent(0), name, x->extent(0), "batch");
+  check.equal("q", p.q.extent(0), "o", p.o.extent(0), "batch");
+  check.equal("k", p.k.extent(1), "v", p.v.extent(1), "heads");
+  check.equal("q", p.heads, "o", p.o.extent(1), "heads");
+  check.equal("k", p.k.extent(2), "v", p.v.extent(2), "keys");
+  check.equal("q", p.q.extent(2), "o", p.o.extent(2), "queries");
+  check.require(p.d > 0, "q has head dim ", p.d, ", must be at least 1");
+  check.require(p.e > 0, "v has head dim ", p.e, ", must be at least 1");
+  check.equal("q", p.q.extent(3), "k", p.k.extent(3), "head dim");
+  check.equal("v", p.v.extent(3), "o", p.o.extent(3), "head dim");
+  check.require(p.heads == 0 || (p.kv_heads > 0 && p.heads % p.kv_heads == 0), "q has ", p.heads, " heads, k has ",
+                p.kv_heads, ", must be a divisor of it");
+  check.require(!p.taylor() || p.d <= 32767, "q has head dim ", p.d, ", with taylor features must be at most 32767");
+  check.require(!std::isnan(p.scale), "scale is NaN, must be a number");
+  check.require(!std::isnan(p.eps), "eps is NaN, must be a number");
+  check.require(p.chunk >= 0, "chunk is ", p.chunk, ", must be at least 0");
+  check.require(p.mask.conflict == nullptr, p.mask.conflict != nullptr ? p.mask.conflict : "");
+  check.distinct("o", p.o, "q", p.q), check.distinct("o", p.o, "k", p.k), check.distinct("o", p.o, "v", p.v);
+  if (check.ok()) check_tracks(check, p);
+  if (check.ok()) check_decay(check, p);
+  if (!check.ok()) return;
+  check_state(check, "initial_state.s", "initial_state.z", p.before, p);
+  check_state(check, "final_state.s", "final_state.z", p.after, p);
+  check.written("final_state.s", p.after.s), check.written("final_state.z", p.after.z);
+  check.distinct("o", p.o, "initial_state.s", p.before.s), check.distinct("o", p.o, "initial_state.z", p.before.z);
+  check.distinct("final_state.s", p.after.s, "final_state.z", p.after.z);
+  for (const auto& [name, x] : {std::pair("q", &p.q), std::pair("k", &p.k), std::pair("v", &p.v)})
+    check.distinct("final_state.s", p.after.s, name, *x), check.distinct("final_state.z", p.after.z, name, *x);
+  check.distinct("final_state.s", p.after.s, "o", p.o), check.distinct("final_state.z", p.after.z, "o", p.o);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile

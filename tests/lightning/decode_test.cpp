@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// lightning::decode beside the reference and beside forward: any number of new tokens, in place, without allocation.
+
+#include <limits>
+
+#include "heed/core/factories.hpp"
+#include "support/catch.hpp"
+#include "support/counting_new.hpp"
+#include "support/executor.hpp"
+#include "support/recurrent_case.hpp"
+
+using namespace heed_test;
+
+namespace {
+
+// s0 is the memory: the reference's answer is taken before the call, the result is in s0 and copied to s1.
+template <class T> void check_decode(lightning_case<T> x, const heed::context& ctx = {}) {
+  INFO(to_string(x.s) << " states " << x.states);
+  lightning_case<T> before(x.gated ? lightning_case<T>(x.s, x.states, 9, x.options)
+                                   : lightning_case<T>(x.s, x.slopes, x.options));
+  x.options.initial_state = {}, x.options.final_state = {};  // not used
+  if (x.gated)
+    for (index_t i = 0; i < x.s.queries; ++i)
+      for (index_t h = 0; h < x.states; ++h)
+        for (index_t b = 0; b < x.s.batch; ++b) before.gates(b, h, i) = x.gates(b, h, i);
+  run_decode<T>(x.call(), x.decay(), x.memory(), x.options, ctx);
+  for (index_t b = 0; b < x.sequences; ++b)
+    for (index_t h = 0; h < x.states; ++h)
+      for (index_t f = 0; f < x.features; ++f)
+        for (index_t e = 0; e < x.s.value_dim; ++e) before.s1(b, h, f, e) = x.s0(b, h, f, e);
+  for (index_t b = 0; b < x.s.batch; ++b)
+    for (index_t h = 0; h < x.s.heads; ++h)
+      for (index_t i = 0; i < x.s.queries; ++i)
+        for (index_t e = 0; e < x.s.value_dim; ++e) before.o(b, h, i, e) = x.o(b, h, i, e);
+  const verdict result = compare(before);
+  INFO(result.where);
+  CHECK(result.worst <= 1);
+  CHECK(x.o.canaries_alive());
+}
+
+}  // namespace
+
+TEST_CASE("new tokens, one to many, every head dim, slopes and gates") {
+  std::size_t turn = 0;
+  for (const index_t n : {0, 1, 2, 4, 5, 17, 70})
+    for (const index_t d : head_dims) {
+      const index_t e = turn % 2 == 0 ? d : head_dims[(turn * 5 + 3) % std::size(head_dims)];
+      const shape s{turn % 3 == 0 ? 2 : 1, 4, 2, n, n, d, e};
+      ++turn;
+      check_decode(lightning_case<float>(s, some_slopes(turn % 2 == 0 ? 4 : 2), {.scale = 0.5}));
+      check_decode(lightning_case<float>(s, turn % 2 == 0 ? 4 : 2, 9));
+      check_decode(lightning_case<double>(s, some_slopes(4)));
+    }
+}
+
+TEST_CASE("strong decays and an infinite slope") {
+  const double inf = std::numeric_limits<double>::infinity();
+  for (const index_t n : {1, 3, 40}) check_decode(lightning_case<float>({1, 3, 1, n, n, 16, 20}, {0, 90, inf}));
+}
+
+TEST_CASE("prefill and steps of any size are the whole call") {
+  const shape s{1, 4, 2, 75, 75, 20, 24};
+  lightning_case<float> whole(s, some_slopes(4)), x(s, some_slopes(4));
+  whole.forward();
+  x.options.final_state.s = x.s0.view();
+  index_t at = 0;
+  for (const index_t n : {40, 1, 1, 3, 5, 20, 1, 4}) {
+    const auto part = [&](auto view) { return heed::slice(view, 2, at, n); };
+    const recurrent_call<float> c{part(x.q.cview()), part(x.k.cview()), part(x.v.cview()), part(x.o.view())};
+    at == 0 ? run_forward<float>(c, x.decay(), x.options, {}) : run_decode<float>(c, x.decay(), x.memory(), {}, {});
+    at += n;
+  }
+  REQUIRE(at == 75);
+  for (index_t h = 0; h < 4; ++h)
+    for (index_t f = 0; f < 20; ++f)
+      for (index_t e = 0; e < 24; ++e) x.s1(0, h, f, e) = x.s0(0, h, f, e);
+  lightning_case<float> fresh(s, some_slopes(4));  // x.s0 was overwritten
+  std::copy(&x.o(0, 0, 0), &x.o(0, 0, 0) + 4 * 75 * 24, &fresh.o(0, 0, 0));
+  std::copy(&x.s1(0, 0, 0), &x.s1(0, 0, 0) + 4 * 20 * 24, &fresh.s1(0, 0, 0));
+  const verdict result = compare(fresh);
+  INFO(result.where);
+  CHECK(result.worst <= 1);
+}
+
+TEST_CASE("few tokens need no scratch and no allocation; the same bits on any executor") {
+  for (const index_t n : {1, 4, 5}) {
+    const shape s{2, 4, 2, n, n, 64, 48};
+    lightning_case<float> x(s, some_slopes(4)), y(s, some_slopes(4));
+    const heed::plan plan = run_plan_decode<float>(x.call(), x.decay(), x.memory(), x.options, {});
+    REQUIRE(plan.ok());
+    CHECK(plan.tasks == 8);
+    std::vector<std::byte> memory(plan.workspace_bytes);
+    const long before = allocations;
+    run_decode<float>(x.call(), x.decay(), x.memory(), x.options, {.workspace = memory});
+    const long after = allocations;
+    CHECK(after == before);
+    CHECK((n > 4) == (plan.workspace_bytes > 0));
+    test_executor threads(3, order::shuffled, true);
+    run_decode<float>(y.call(), y.decay(), y.memory(), y.options, {.executor = threads});
+    CHECK((same_bits(x.o, y.o) && same_bits(x.s0, y.s0)));
+  }
+}
+
+TEST_CASE("a state that is silent for long holds no subnormal number, and a step flushes") {
+  lightning_case<float> x({1, 1, 1, 1, 1, 8, 8}, {20});
+  x.k.fill(0);
+  for (int step = 0; step < 40; ++step) {
+    run_decode<float>(x.call(), x.decay(), x.memory(), {}, {});
+    bool normal = true;
+    x.s0.each([&](float a) { normal = normal && (a == 0 || std::abs(a) >= 1e-30f); });
+    CHECK(normal);
+  }
+  bool zero = true;
+  x.s0.each([&](float a) { zero = zero && a == 0; });
+  CHECK(zero);
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Calls that lightning attention refuses, forward and decode.
+
+#include <limits>
+
+#include "support/catch.hpp"
+#include "support/recurrent_case.hpp"
+#include "support/recurrent_errors.hpp"
+
+using namespace heed_test;
+
+namespace {
+
+constexpr shape good{2, 4, 2, 5, 5, 8, 6};
+
+struct call {
+  lightning_case<float> x{good, {0.1, 0.2, 0.3, 0.4}};
+  recurrent_call<float> c = x.call();
+  heed::lightning::options<float> options = x.options;
+  std::vector<double> slopes = x.slopes;
+  heed::tensor_view<const float, 3> gates = {};
+  heed::state_view<float> memory = {x.s0.view(), {}};
+  heed::decay<float> decay() const {
+    return gates.data() != nullptr ? heed::decay<float>(gates) : heed::decay<float>(slopes);
+  }
+};
+
+void refused(const char* what, const std::vector<std::string>& must, const std::function<void(call&)>& bend) {
+  call c;
+  bend(c);
+  check_refusal(
+      what, run_plan<float>(c.c, c.decay(), c.options, {}), [&] { run_forward<float>(c.c, c.decay(), c.options, {}); },
+      must);
+  CHECK((c.x.o.untouched() && c.x.s1.untouched()));
+}
+void decode_refused(const char* what, const std::vector<std::string>& must, const std::function<void(call&)>& bend) {
+  call c;
+  bend(c);
+  const auto before = c.x.s0.hash();
+  check_refusal(
+      what, run_plan_decode<float>(c.c, c.decay(), c.memory, c.options, {}),
+      [&] { run_decode<float>(c.c, c.decay(), c.memory, c.options, {}); }, must);
+  CHECK((c.x.o.untouched() && c.x.s0.hash() == before));
+}
+
+}  // namespace
+
+TEST_CASE("the call that the others bend is good") {
+  call c;
+  CHECK(run_plan<float>(c.c, c.decay(), c.options, {}).ok());
+  CHECK(run_plan_decode<float>(c.c, c.decay(), c.memory, c.options, {}).ok());
+  CHECK(text_of_error([&] { run_forward<float>(c.c, c.decay(), c.options, {}); }).empty());
+}
+
+TEST_CASE("shapes that disagree: both arguments and both numbers") {
+  refused("batch of k", {"q", "k", "2", "3"}, [](call& c) { c.c.k = with(c.c.k, 0, 3); });
+  refused("batch of v", {"q", "v", "2", "1"}, [](call& c) { c.c.v = with(c.c.v, 0, 1); });
+  refused("batch of o", {"q", "o", "2", "1"}, [](call& c) { c.c.o = with(c.c.o, 0, 1); });
+  refused("heads of k", {"q", "k", "4", "3"}, [](call& c) { c.c.k = with(c.c.k, 1, 3), c.c.v = with(c.c.v, 1, 3); });
+  refused("more heads of k", {"q", "k", "4", "8"},
+          [](call& c) { c.c.k = with(c.c.k, 1, 8), c.c.v = with(c.c.v, 1, 8); });
+  refused("heads of v", {"k", "v", "2", "1"}, [](call& c) { c.c.v = with(c.c.v, 1, 1); });
+  refused("heads of o", {"q", "o", "4", "2"}, [](call& c) { c.c.o = with(c.c.o, 1, 2); });
+  refused("more keys than queries", {"q", "k", "tokens", "5", "6"},
+          [](call& c) { c.c.k = with(c.c.k, 2, 6), c.c.v = with(c.c.v, 2, 6); });
+  refused("rows of v", {"k", "v", "5", "4"}, [](call& c) { c.c.v = with(c.c.v, 2, 4); });
+  refused("rows of o", {"q", "o", "5", "4"}, [](call& c) { c.c.o = with(c.c.o, 2, 4); });
+  refused("width of k", {"q", "k", "8", "7"}, [](call& c) { c.c.k = with(c.c.k, 3, 7); });
+  refused("width of o", {"v", "o", "6", "5"}, [](call& c) { c.c.o = with(c.c.o, 3, 5); });
+  refused("no width", {"q", "head", "dim", "0"}, [](call& c) { c.c.q = with(c.c.q, 3, 0), c.c.k = with(c.c.k, 3, 0); });
+  refused("negative extent", {"k", "-1"}, [](call& c) { c.c.k = with(c.c.k, 2, -1); });
+}
+
+TEST_CASE("strides, null pointers, outputs that are inputs") {
+  refused("q not unit", {"q", "stride", "2"}, [](call& c) { c.c.q = strided(c.c.q); });
+  refused("null k", {"k", "null"}, [](call& c) { c.c.k = at(c.c.k, static_cast<const float*>(nullptr)); });
+  refused("o is q", {"o", "q"}, [](call& c) { c.c.o = at(c.c.o, &c.x.q(0, 0, 0)); });
+  refused("final state is v", {"final_state.s", "v"},
+          [](call& c) { c.options.final_state.s = at(c.options.final_state.s, &c.x.v(0, 0, 0)); });
+  refused("final state is o", {"final_state.s", "o"},
+          [](call& c) { c.options.final_state.s = at(c.options.final_state.s, &c.x.o(0, 0, 0)); });
+  refused("initial state is o", {"initial_state.s", "o"}, [](call& c) {
+    c.options.initial_state.s = at(c.options.initial_state.s, static_cast<const float*>(&c.x.o(0, 0, 0)));
+  });
+  decode_refused("memory is k", {"final_state.s", "k"}, [](call& c) { c.memory.s = at(c.memory.s, &c.x.k(0, 0, 0)); });
+}
+
+TEST_CASE("decays: as many as q or k has heads, slopes not negative, gates of the shape of the tokens") {
+  refused("three slopes", {"slopes", "3", "4", "2"}, [](call& c) { c.slopes.pop_back(); });
+  refused("a negative slope", {"slopes", "1", "-0.5"}, [](call& c) { c.slopes[1] = -0.5; });
+  refused("a slope that is none", {"slopes", "2", "nan"},
+          [](call& c) { c.slopes[2] = std::numeric_limits<double>::quiet_NaN(); });
+  static const float g[100] = {};
+  refused("heads of gates", {"log_gates", "3"}, [](call& c) { c.gates = {g, {2, 3, 5}, {15, 5, 1}}; });
+  refused("length of gates", {"log_gates", "4", "5"}, [](call& c) { c.gates = {g, {2, 4, 4}, {20, 5, 1}}; });
+  refused("batch of gates", {"log_gates", "1", "2"}, [](call& c) { c.gates = {g, {1, 4, 5}, {20, 5, 1}}; });
+}
+
+TEST_CASE("states: one per sequence and head of the decay, D by E, unit stride") {
+  for (int axis = 0; axis < 4; ++axis) {
+    refused("initial", {"initial_state.s", "9"},
+            [axis](call& c) { c.options.initial_state.s = with(c.options.initial_state.s, axis, 9); });
+    refused("final", {"final_state.s", "9"},
+            [axis](call& c) { c.options.final_state.s = with(c.options.final_state.s, axis, 9); });
+    decode_refused("memory", {"9"}, [axis](call& c) { c.memory.s = with(c.memory.s, axis, 9); });
+  }
+  refused("Hk slopes with H states", {"initial_state.s", "4", "2"}, [](call& c) { c.slopes.resize(2); });
+  refused("strided state", {"final_state.s", "stride", "2"},
+          [](call& c) { c.options.final_state.s = strided(c.options.final_state.s); });
+  decode_refused("no memory", {"memory.s", "null"}, [](call& c) { c.memory = {}; });
+}
+
+TEST_CASE("masks and values") {
+  static const std::vector<std::int32_t> wrong{6, 1}, negative{-1, 1}, one{3}, offsets{0, 3, 5}, other{0, 2, 5};
+  refused("causal", {"mask"}, [](call& c) { c.options.mask = heed::causal(); });
+  refused("window", {"mask"}, [](call& c) { c.options.mask = heed::window(3); });
+  refused("too long", {"key_lengths", "6", "5"}, [](call& c) { c.options.mask = heed::key_lengths(wrong); });
+  refused("negative", {"key_lengths", "-1"}, [](call& c) { c.options.mask = heed::key_lengths(negative); });
+  refused("too few", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
+  refused("packed with a batch", {"packed", "2", "1"},
+          [](call& c) { c.options.mask = heed::packed(offsets, offsets); });
+  refused("two token axes", {"packed"}, [](call& c) {
+    for (auto* x : {&c.c.q, &c.c.k, &c.c.v}) *x = with(*x, 0, 1);
+    c.c.o = with(c.c.o, 0, 1);
+    c.options.mask = heed::packed(offsets, other);
+  });
+  refused("scale", {"scale"}, [](call& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
+  refused("chunk", {"chunk", "-1"}, [](call& c) { c.options.chunk = -1; });
+}
+
+TEST_CASE("nothing to do is legal, whatever the pointers") {
+  for (int axis = 0; axis < 3; ++axis) {
+    call c;
+    const auto empty = [axis](auto x) { return at(with(x, axis, 0), static_cast<decltype(x.data())>(nullptr)); };
+    c.c = {empty(c.c.q), empty(c.c.k), empty(c.c.v), empty(c.c.o)};
+    c.options.initial_state = {}, c.options.final_state = {};
+    if (axis == 1) c.slopes.clear();
+    INFO("axis " << axis);
+    CHECK(text_of_error([&] { run_forward<float>(c.c, c.decay(), c.options, {}); }).empty());
+  }
+}

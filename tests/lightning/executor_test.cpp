@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Executors and workspaces: the same bits whoever runs the tasks and however v is cut; no allocation in planned memory.
+
+#include <algorithm>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/counting_new.hpp"
+#include "support/executor.hpp"
+#include "support/recurrent_case.hpp"
+
+using namespace heed_test;
+
+namespace {
+
+constexpr shape shapes[] = {
+    {1, 1, 1, 150, 150, 64, 80}, {2, 4, 2, 70, 70, 20, 12}, {1, 3, 1, 100, 100, 16, 64}, {1, 1, 1, 40, 40, 8, 5}};
+
+struct plain_executor {  // in reverse, without allocating
+  heed::index_t workers;
+  heed::index_t concurrency() const { return workers; }
+  template <class F> void parallel_for(heed::index_t n, F&& f) {
+    for (heed::index_t i = n; i-- > 0;) f(i);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("the same bits for 1 to 5 workers in any order, columns cut or not") {
+  bool cut = false;
+  for (const shape& s : shapes)
+    for (const bool gated : {false, true}) {
+      const auto make = [&] {
+        return gated ? lightning_case<float>(s, s.kv_heads, 9) : lightning_case<float>(s, some_slopes(s.heads));
+      };
+      lightning_case<float> serial = make();
+      check(serial);
+      for (index_t workers = 1; workers <= 5; ++workers)
+        for (const order in : {order::forward, order::reversed, order::shuffled})
+          for (const bool threads : {false, true}) {
+            INFO(to_string(s) << ", " << workers << " workers");
+            test_executor executor(workers, in, threads);
+            lightning_case<float> x = make();
+            cut = cut || x.plan({.executor = executor}).splits > 1;
+            x.forward({.executor = executor});
+            CHECK((same_bits(x.o, serial.o) && same_bits(x.s1, serial.s1)));
+            CHECK_FALSE(executor.asked_too_much());
+          }
+    }
+  CHECK(cut);
+}
+
+TEST_CASE("one head is shared by two workers, four heads are not cut") {
+  plain_executor two{2};
+  const heed::plan one_head = lightning_case<float>({1, 1, 1, 500, 500, 64, 64}, {0.1}).plan({.executor = two});
+  CHECK(one_head.splits == 2);
+  CHECK(one_head.tasks == 2);
+  const heed::plan four = lightning_case<float>({1, 4, 4, 500, 500, 64, 64}, some_slopes(4)).plan({.executor = two});
+  CHECK(four.splits == 1);
+  CHECK(four.tasks == 4);
+}
+
+TEST_CASE("the state in one memory, on threads") {
+  const shape s{1, 1, 1, 300, 300, 32, 96};
+  lightning_case<float> serial(s, {0.1});
+  serial.forward();
+  for (int repeat = 0; repeat < 5; ++repeat) {
+    test_executor executor(4, order::forward, true);
+    lightning_case<float> x(s, {0.1});
+    x.options.final_state.s = x.s0.view();
+    x.forward({.executor = executor});
+    CHECK((same_bits(x.o, serial.o) && same_bits(x.s0, serial.s1)));
+  }
+}
+
+TEST_CASE("no allocation in the planned workspace, whatever its alignment and content; one without") {
+  for (const shape& s : shapes)
+    for (const index_t workers : {1, 3}) {
+      plain_executor executor{workers};
+      lightning_case<float> x(s, some_slopes(s.heads)), y(s, some_slopes(s.heads));
+      y.forward();
+      const std::size_t bytes = x.plan({.executor = executor}).workspace_bytes;
+      REQUIRE(bytes > 0);
+      for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{63}}) {
+        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
+        x.o.poison(), x.s1.poison();
+        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
+        const long before = allocations;
+        x.forward(ctx);
+        const long after = allocations;
+        CHECK(after == before);
+        CHECK((same_bits(x.o, y.o) && same_bits(x.s1, y.s1)));
+        const auto untouched = [](std::byte b) { return b == std::byte{0xff}; };
+        const auto inner = memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned);
+        CHECK(std::all_of(memory.begin(), inner, untouched));
+        CHECK(std::all_of(inner + static_cast<std::ptrdiff_t>(bytes), memory.end(), untouched));
+      }
+      const long before = allocations;
+      x.forward({.executor = executor});
+      const long after = allocations;
+      CHECK(after - before == 1);
+      std::vector<std::byte> small(bytes - 1);
+      const heed::plan plan = x.plan({.executor = executor, .workspace = small});
+      CHECK_FALSE(plan.ok());
+      CHECK(std::string(plan.problem.data()).find(std::to_string(bytes)) != std::string::npos);
+      CHECK_THROWS_AS(x.forward({.executor = executor, .workspace = small}), heed::error);
+    }
+}
+
+TEST_CASE("scratch does not grow with the sequence") {
+  const auto bytes = [](index_t n) {
+    return lightning_case<float>({1, 1, 1, n, n, 32, 32}, {0.1}).plan().workspace_bytes;
+  };
+  CHECK(bytes(500) == bytes(20000));
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "heed/lightning.hpp"
+#include "heed/linear.hpp"
+#include "support/recurrent_run.hpp"
+
+namespace heed_test {
+
+template <class T>
+void run_forward(const recurrent_call<T>& x, const heed::decay<T>& decay, const heed::lightning::options<T>& options,
+                 const heed::context& ctx) {
+  heed::lightning::forward(x.q, x.k, x.v, decay, x.o, options, ctx);
+}
+template <class T>
+heed::plan run_plan(const recurrent_call<T>& x, const heed::decay<T>& decay, const heed::lightning::options<T>& options,
+                    const heed::context& ctx) {
+  return heed::lightning::plan_forward(x.q, x.k, x.v, decay, x.o, options, ctx);
+}
+template <class T>
+void run_decode(const recurrent_call<T>& x, const heed::decay<T>& decay, heed::state_view<T> memory,
+                const heed::lightning::options<T>& options, const heed::context& ctx) {
+  heed::lightning::decode(x.q, x.k, x.v, decay, memory, x.o, options, ctx);
+}
+template <class T>
+heed::plan run_plan_decode(const recurrent_call<T>& x, const heed::decay<T>& decay, heed::state_view<T> memory,
+                           const heed::lightning::options<T>& options, const heed::context& ctx) {
+  return heed::lightning::plan_decode(x.q, x.k, x.v, decay, memory, x.o, options, ctx);
+}
+
+// For what the two kernels have in common
+template <class T>
+void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
+  heed::linear::forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+template <class T>
+heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
+  return heed::linear::plan_forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+
+#define INSTANTIATE(T)                                                                                                 \
+  template void run_forward<T>(const recurrent_call<T>&, const heed::decay<T>&, const heed::lightning::options<T>&,    \
+                               const heed::context&);                                                                  \
+  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::decay<T>&, const heed::lightning::options<T>&, \
+                                  const heed::context&);                                                               \
+  template void run_decode<T>(const recurrent_call<T>&, const heed::decay<T>&, heed::state_view<T>,                    \
+                              const heed::lightning::options<T>&, const heed::context&);                               \
+  template heed::plan run_plan_decode<T>(const recurrent_call<T>&, const heed::decay<T>&, heed::state_view<T>,         \
+                                         const heed::lightning::options<T>&, const heed::context&);                    \
+  template void run_forward<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);       \
+  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace heed_test

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+#include "heed/linear.hpp"
+#include "support/recurrent_run.hpp"
+
+namespace heed_test {
+
+template <class T>
+void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
+  heed::linear::forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+template <class T>
+heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
+  return heed::linear::plan_forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+template <class T>
+void run_decode(const recurrent_call<T>& x, heed::state_view<T> memory, const heed::linear::options<T>& options,
+                const heed::context& ctx) {
+  heed::linear::decode(x.q, x.k, x.v, memory, x.o, options, ctx);
+}
+template <class T>
+heed::plan run_plan_decode(const recurrent_call<T>& x, heed::state_view<T> memory,
+                           const heed::linear::options<T>& options, const heed::context& ctx) {
+  return heed::linear::plan_decode(x.q, x.k, x.v, memory, x.o, options, ctx);
+}
+
+#define INSTANTIATE(T)                                                                                              \
+  template void run_forward<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);    \
+  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&); \
+  template void run_decode<T>(const recurrent_call<T>&, heed::state_view<T>, const heed::linear::options<T>&,       \
+                              const heed::context&);                                                                \
+  template heed::plan run_plan_decode<T>(const recurrent_call<T>&, heed::state_view<T>,                             \
+                                         const heed::linear::options<T>&, const heed::context&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace heed_test
