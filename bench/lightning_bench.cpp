@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// lightning::forward and decode beside chunked Eigen products, plain loops, softmax, and the limits of the machine. FLOPs
+// lightning::forward and decode beside chunked Eigen products, plain loops, softmax, and the limits of the machine.
+// FLOPs
 // are nominal, 4 D E + 65 (D + E) per token and head, whatever the chunk; `counted` is the share that was multiplied.
 // Rows:
 //   prefill/D<D>/N<N>           one head, E = D               huge/D<D>/N<N>       the same in pages of 2 MiB

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Regression in context: a sequence shows inputs x_j and noisy values of a function f there; attention predicts f at the
-// next input. Keys are inputs, values are values, the query is the next input, causal; nothing is trained. f is not
+// Regression in context: a sequence shows inputs x_j and noisy values of a function f there; attention predicts f at
+// the next input. Keys are inputs, values are values, the query is the next input, causal; nothing is trained. f is not
 // stationary: its slope changes from place to place, so that no one linear map fits.
 //
 //   softmax             a mean of the values, weighted by exp(scale q.k): the Nadaraya-Watson estimate

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // Local linear attention on raw memory: a linear regression of the values at every query, under the softmax weights.
-// How its solves went, its slopes, and the last pass alone.   g++ -std=c++20 -O2 -march=native -I include local_linear.cpp
+// How its solves went, its slopes, and the last pass alone.
+//   g++ -std=c++20 -O2 -march=native -I include local_linear.cpp
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Shapes, tensors and neighbours of the recurrent kernels: chunked matrix products by Eigen, and the recurrence in plain
-// loops.
+// Shapes, tensors and neighbours of the recurrent kernels: chunked matrix products by Eigen, and the recurrence in
+// plain loops.
 
 // Include it before anything else that includes Eigen or intrinsics.
 

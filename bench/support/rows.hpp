@@ -25,7 +25,8 @@ template <class Row> auto* add(const std::string& name, Row row) {
 // The rates of a row whose iteration is one call of shape s: n tokens, flops() and bytes<T>().
 template <class T, class Shape> void set_rates(benchmark::State& state, const Shape& s) {
   state.counters["GFLOP/s"] = benchmark::Counter(s.flops() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["GB/s"] = benchmark::Counter(s.template bytes<T>() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["GB/s"] =
+      benchmark::Counter(s.template bytes<T>() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["tokens/s"] =
       benchmark::Counter(static_cast<double>(s.n), benchmark::Counter::kIsIterationInvariantRate);
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// The golden cases: numbers that others computed, in float and double, in whole chunks and in odd ones. All of them run.
+// The golden cases: numbers that others computed, in float and double, in whole chunks and in odd ones. All of them
+// run.
 
 #include <string>
 

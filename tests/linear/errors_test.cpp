@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Calls that linear attention refuses, forward and decode; what it shares with lightning is in lightning/errors_test.cpp.
+// Calls that linear attention refuses, forward and decode; what it shares with lightning is in
+// lightning/errors_test.cpp.
 
 #include <limits>
 

@@ -83,7 +83,7 @@ void compare(verdict& result, const char* what, const buffer<T>& got, const buff
                      what, a, b, c, d);
 }
 
-// ---- lightning -------------------------------------------------------------------------------------------------------
+// ---- lightning ------------------------------------------------------------------------------------------------------
 
 template <class T> struct lightning_case : recurrent_tensors<T> {
   heed::lightning::options<T> options;
@@ -155,7 +155,7 @@ template <class T> verdict compare(const lightning_case<T>& x) {
   return compare(x, heed::decay<double>(gates.view3()));
 }
 
-// ---- linear ----------------------------------------------------------------------------------------------------------
+// ---- linear ---------------------------------------------------------------------------------------------------------
 
 template <class T> struct linear_case : recurrent_tensors<T> {
   heed::linear::options<T> options;
@@ -259,7 +259,7 @@ template <class T> verdict compare(const linear_case<T>& x) {
   return compare(x, heed::feature_map<double>(heed::detail::parts(x.options.feature).built_in));
 }
 
-// ---- both ------------------------------------------------------------------------------------------------------------
+// ---- both -----------------------------------------------------------------------------------------------------------
 
 // Runs the call and checks all that must hold of any call.
 template <class Case> void check(Case& x, const heed::context& ctx = {}) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What must hold of a refused call: it throws before it writes, the text holds the words that it must, and the plan says
-// the same without throwing.
+// What must hold of a refused call: it throws before it writes, the text holds the words that it must, and the plan
+// says the same without throwing.
 
 #include <algorithm>
 #include <array>

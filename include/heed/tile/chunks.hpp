@@ -10,7 +10,7 @@
 //
 //   inter    o_i  = W(i, -1) S^T phi(q_i)                            A = S, B = queries, C = sums [e][query lane]
 //   intra    o_i += sum_{j <= i} W(i, j) (phi(q_i).phi(k_j)) v_j      scores as in softmax, weights from tile/fade.hpp
-//   update   S <- W(n-1, -1) S + sum_j W(n-1, j) phi(k_j) v_j^T      A = keys, B = values as they are, C = S [d][e lane]
+//   update   S <- W(n-1, -1) S + sum_j W(n-1, j) phi(k_j) v_j^T      A = keys, B = values as they are, C = S [d][lane]
 //
 // per token and head 4 D E + (C + w)(D + E) FLOPs, w the vector width: the diagonal is a staircase of w x w squares.
 // Traffic: q, k, v and o once; S stays in cache (D E numbers, read twice and written once per chunk). More tokens in a
