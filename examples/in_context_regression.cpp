@@ -7,6 +7,7 @@
 //   softmax             a mean of the values, weighted by exp(scale q.k): the Nadaraya-Watson estimate
 //   local linear        a linear regression under the same weights, read at the query
 //   linear regression   the same with equal weights: local linear attention at scale 0
+//   linear attention    a mean weighted by phi(q).phi(k), phi(x) = exp(scale x) by coordinates: a state of D x E numbers
 //
 // Prints the mean squared error by length of context, over the mean square of f. Every number is at the best scale and
 // ridge of its kernel for that length, chosen on other sequences of other functions.
@@ -21,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "heed/linear.hpp"
 #include "heed/local_linear.hpp"
 #include "heed/softmax.hpp"
 #include "support/line_plot.hpp"
@@ -113,6 +115,13 @@ void local_linear(const data& x, const settings& use, heed::tensor_view<float, 4
   heed::local_linear::forward(x.inputs_from(1), x.inputs_from(0), x.values(), use.ridge, o,
                               {.mask = heed::causal(), .scale = use.scale});
 }
+void linear(const data& x, const settings& use, heed::tensor_view<float, 4> o) {
+  const auto scale = static_cast<float>(use.scale);
+  const auto phi = [scale](float a) { return std::exp(scale * a); };
+  const auto slope = [scale](float a) { return scale * std::exp(scale * a); };
+  heed::linear::forward(x.inputs_from(1), x.inputs_from(0), x.values(), o,
+                        {.mask = heed::causal(), .feature = heed::feature_map<float>(phi, slope)});
+}
 
 std::vector<settings> every(const std::vector<double>& scales, const std::vector<double>& ridges) {
   std::vector<settings> out;
@@ -176,6 +185,7 @@ int main(int argc, char** argv) {
       {"linear regression", "#8c959f", every({0}, ridges), local_linear},
       {"softmax", "#d4761f", every({1, 2, 4, 6, 8, 12, 16, 24, 32}, {0}), softmax},
       {"local linear", "#0a56b8", every({1, 4, 6, 8, 12, 16}, ridges), local_linear},
+      {"linear attention", "#7a3fa0", every({0.5, 1, 2, 3, 4, 6}, {0}), linear},
   };
   std::printf("mean squared error / mean square of f, at the best (scale, ridge) of other sequences\n\n%-18s",
               "context");

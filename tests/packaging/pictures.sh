@@ -15,7 +15,7 @@ diff -r drawn "$SOURCE/docs/masks"
 build -O2 examples/in_context_regression.cpp in_context_regression
 ./in_context_regression in_context_regression.svg > table.log
 diff in_context_regression.svg "$SOURCE/docs/kernels/in_context_regression.svg"
-for row in context 'linear regression' softmax 'local linear'; do
+for row in context 'linear regression' softmax 'local linear' 'linear attention'; do
   line=$(grep "^$row" table.log)
   grep -qxF "$line" "$SOURCE/docs/kernels/local_linear.md" || { echo "not in local_linear.md: $line"; exit 1; }
 done
