@@ -13,7 +13,7 @@
 
 namespace heed_test {
 
-// The largest error in units of the tolerance, over o and lse: a correct kernel stays at or below 1.
+// The largest error in units of the tolerance, over all outputs: a correct kernel stays at or below 1.
 struct verdict {
   double worst = 0;
   std::string where = "equal";

@@ -17,7 +17,7 @@
 #include "support/recurrent_run.hpp"
 #include "support/shapes.hpp"
 #include "support/tolerance.hpp"
-#include "support/verdict.hpp"
+#include "support/comparison.hpp"
 
 namespace heed_test {
 

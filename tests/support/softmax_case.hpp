@@ -16,7 +16,6 @@
 #include "support/shapes.hpp"
 #include "support/softmax_run.hpp"
 #include "support/tolerance.hpp"
-#include "support/verdict.hpp"
 
 namespace heed_test {
 
