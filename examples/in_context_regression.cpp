@@ -7,7 +7,7 @@
 //   softmax             a mean of the values, weighted by exp(scale q.k): the Nadaraya-Watson estimate
 //   local linear        a linear regression under the same weights, read at the query
 //   linear regression   the same with equal weights: local linear attention at scale 0
-//   linear attention    a mean weighted by phi(q).phi(k), phi(x) = exp(scale x) by coordinates: a state of D x E numbers
+//   linear attention    a mean weighted by phi(q).phi(k), phi(x) = exp(scale x) by coordinates: a D x E state
 //
 // Prints the mean squared error by length of context, over the mean square of f. Every number is at the best scale and
 // ridge of its kernel for that length, chosen on other sequences of other functions.

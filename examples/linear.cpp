@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Linear attention on raw memory: causal, 4 query heads on 2 key/value heads. One call equals two with the state carried
-// over, and equals token by token.   g++ -std=c++20 -O2 -march=native -I include linear.cpp
+// Linear attention on raw memory: causal, 4 query heads on 2 key/value heads. One call equals two with the state
+// carried over, and equals token by token.   g++ -std=c++20 -O2 -march=native -I include linear.cpp
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
