@@ -135,6 +135,94 @@ TEMPLATE_TEST_CASE("the same problem far up and far down", "", float, double) {
   }
 }
 
+// Keys near each other and far from 0: (k - mean) . y of T loses what k . y and mean . y have in common.
+TEST_CASE("keys close together beside their mean") {
+  for (const double noise : {1e-2, 1e-3, 1e-4})
+    for (const double ridge : {1e-2, 1e-4})
+      for (const solver how : solvers) {
+        local_linear_case<float> x({1, 1, 1, 32, 64, 16, 4}, ridge, {.scale = 0.1, .solver = how});
+        x.k.each([&](float& e) { e = static_cast<float>(noise * static_cast<double>(e)); });
+        for (index_t d = 0; d < 16; ++d) {
+          const float offset = x.q(0, 0, 0, d) * 2;
+          for (index_t j = 0; j < 64; ++j) x.k(0, 0, j, d) += offset;
+        }
+        x.forward();
+        double worst = 0, size = 0;
+        for (const fitted_row& f : fitted(x, x.ridge, x.options))
+          for (index_t e = 0; e < 4; ++e) {
+            worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, f.query, e)) - static_cast<double>(f.o(e))));
+            size = std::max(size, std::abs(static_cast<double>(f.o(e))));
+          }
+        INFO("noise " << noise << ", ridge " << ridge << ", " << name_of(how) << ", off by " << worst / size
+                      << ", residual " << x.report->max_residual << ", unconverged " << x.report->unconverged);
+        if (how != solver::conjugate_gradient) {
+          CHECK(x.report->unconverged == 0);
+          CHECK(worst <= 2e-5 * size);
+        } else {
+          CHECK((worst <= 1e-4 * size || x.report->unconverged > 0));  // never silent
+        }
+      }
+}
+
+// The mean of their values; or the report says that it is not.
+TEST_CASE("equal keys in double under ridges that are almost 0") {
+  for (const index_t dim : {2, 8})
+    for (const double ridge : {1e-12, 1e-20, 1e-24, 1e-30, 1e-40})
+      for (const solver how : solvers) {
+        local_linear_case<double> x({1, 1, 1, 8, 40, dim, 4}, ridge, {.scale = 0.1, .solver = how});
+        for (index_t j = 1; j < 40; ++j)
+          for (index_t d = 0; d < dim; ++d) x.k(0, 0, j, d) = x.k(0, 0, 0, d);
+        x.forward();
+        double worst = 0;
+        for (index_t e = 0; e < 4; ++e) {
+          double mean = 0;
+          for (index_t j = 0; j < 40; ++j) mean += x.v(0, 0, j, e) / 40;
+          for (index_t i = 0; i < 8; ++i) worst = std::max(worst, std::abs(x.o(0, 0, i, e) - mean));
+        }
+        INFO("D " << dim << ", ridge " << ridge << ", " << name_of(how) << ", off by " << worst);
+        CHECK((worst <= 1e-5 * largest(x.v) || x.report->unconverged == 8));
+        if (ridge >= 1e-20 && how != solver::conjugate_gradient) CHECK(x.report->unconverged == 0);
+      }
+}
+
+// Fewer keys than dimensions, and many keys of a plane: C is singular but for the ridge.
+TEST_CASE("double reaches small residuals under small ridges") {
+  for (const index_t keys : {20, 31, 60})
+    for (const double ridge : {1e-4, 1e-8, 1e-12})
+      for (const solver how : {solver::automatic, solver::direct}) {
+        if (keys > 32 && ridge < 1e-4) continue;  // rounding of (k - mean) . y: 1e-15 of variance over ridge
+        local_linear_case<double> x({1, 1, 1, 12, keys, 32, 4}, ridge, {.solver = how, .tolerance = 1e-9});
+        for (index_t j = 20; j < keys; ++j)
+          for (index_t d = 0; d < 32; ++d) x.k(0, 0, j, d) = x.k(0, 0, j - 20, d) - x.k(0, 0, (j * 7) % 20, d);
+        x.forward();
+        INFO(keys << " keys, ridge " << ridge << ", " << name_of(how) << ", residual " << x.report->max_residual);
+        CHECK(x.report->unconverged == 0);
+      }
+}
+
+// As one with an infinite ridge, by every solver; and rows that cannot move do not use up the iterations.
+TEMPLATE_TEST_CASE("huge ridges and huge keys", "", float, double) {
+  using T = TestType;
+  const shape s{1, 1, 1, 20, 50, 8, 5};
+  for (const solver how : solvers) {
+    local_linear_case<T> x(s, 1e300, {.solver = how}), plain(s, std::numeric_limits<double>::infinity());
+    x.forward(), plain.forward();
+    INFO(name_of(how));
+    CHECK(x.report->unconverged == 0);
+    double worst = 0;
+    for (index_t i = 0; i < 20; ++i)
+      for (index_t e = 0; e < 5; ++e)
+        worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, i, e) - plain.o(0, 0, i, e))));
+    CHECK(worst <= 4 * eps<T> * largest(x.v));
+  }
+  local_linear_case<T> far(s, 1.0, {.scale = 0, .solver = solver::conjugate_gradient, .max_iterations = 50000});
+  scale(far.k, 0.01 * std::sqrt(static_cast<double>(std::numeric_limits<T>::max())));
+  scale(far.k, 1e3);
+  far.forward();
+  CHECK(far.report->max_iterations < 100);
+  CHECK(far.report->unconverged == 20);
+}
+
 TEST_CASE("a row without a key is 0 whatever its slope") {
   const std::vector<std::int32_t> none{0};
   local_linear_case<float> x({1, 1, 1, 3, 9, 4, 2}, 0.5, {.mask = heed::key_lengths(none)});

@@ -29,7 +29,7 @@ std::vector<shape> shapes_around(const heed::plan& plan) {
   for (const index_t n : around(plan.query_tile))
     for (const index_t m : around(plan.key_tile)) add(n, m, small[turn++ % std::size(small)]);
   for (const index_t d : {20, 64, 80, 128, 192}) {
-    for (const index_t m : {index_t{7}, d / 2, d / 2 + 1}) add(3, m, d);
+    for (const index_t m : {index_t{7}, d / 2, d, d + 1}) add(3, m, d);
     if (d <= 80) add(3, plan.key_tile + 1, d);
   }
   return list;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <bit>
+
 #include "heed/local_linear/weights.hpp"
 #include "heed/tile/solve.hpp"
 
@@ -12,8 +14,10 @@ inline namespace HEED_ISA {
 //   C x = sum_j p_j t_j k_j - (sum_j p_j t_j) mean + ridge x
 //
 // is one product with the keys, one weight step and one sum of keys. A lane stops by its own residual, the tile with
-// its last lane. No preconditioner, no first guess: the diagonal, the covariance of a tile's keys, its mean weights and
-// the slopes of the tile before were tried, see docs/kernels/local_linear.md.
+// its last lane, and no lane's numbers reach another. No preconditioner, no first guess: the diagonal, the covariance
+// of a tile's keys, its mean weights and the slopes of the tile before were tried, see docs/kernels/local_linear.md.
+//
+// r, and with it y, is solved for as 2^-n r of a length below 1: squares overflow only where C itself does.
 template <class T> class conjugate_gradients {
  public:
   static constexpr index_t w = simd::width<T>, lanes = tile::query_tile<T>::most_rows;
@@ -28,13 +32,14 @@ template <class T> class conjugate_gradients {
         shift_(memory.take<T>(lanes)),
         square_(memory.take<T>(lanes)),
         curve_(memory.take<T>(lanes)),
+        unit_(memory.take<T>(lanes)),
         sum_(memory.take<T>(lanes)),
         factor_(memory.take<T>(lanes)) {}
 
   struct outcome {
     index_t iterations = 0;              // of the tile
     std::array<index_t, lanes> each;     // of a lane
-    std::array<double, lanes> residual;  // |C y - r| / |r|
+    std::array<double, lanes> residual;  // |C y - r| / |r|, at least the share of 1 + (k - mean) . y that T rounds off
   };
 
   // y from 0 on for the lanes in `which`, r = q - mean; all [d][lane]; one ridge per lane. r is used up.
@@ -44,7 +49,7 @@ template <class T> class conjugate_gradients {
     outcome out;
     out.each.fill(0), out.residual.fill(0);
     which = begin(which, mean, r, row, tolerance);
-    for (index_t d = 0; d < d_; ++d)  // 0, or NaN in a row that saw one
+    for (index_t d = 0; d < d_; ++d)  // 0, or NaN in a row that has no residual
       for (index_t l = 0; l < row; l += w) simd::store(y + d * row + l, simd::batch<T>(T(0)) * simd::load(square_ + l));
     std::uint64_t active = which;
     while (active != 0 && out.iterations < most) {
@@ -55,12 +60,20 @@ template <class T> class conjugate_gradients {
       active = choose_turns(active, row, out);
       tile::turn(direction_, r, turn_, mean, row, d_, row, shift_);
     }
-    if (loses_to_rounding(which, mean, y, row, tolerance)) {
+    if (const std::uint64_t lost = find_rounding(weights, which, mean, ridge, y, tolerance, out); lost != 0) {
       true_residual(weights, q, mean, ridge, y, r);
-      tile::lane_dot(r, r, row, d_, row, now_.data());
+      tile::lane_dot(r, r, row, d_, row, square_);
+      for (index_t l = 0; l < row; ++l)
+        if ((lost & bit(l)) != 0) now_[at(l)] = square_[l];
     }
-    for (index_t l = 0; l < row; ++l)
-      if ((which & bit(l)) != 0) out.residual[at(l)] = std::sqrt(static_cast<double>(now_[at(l)]) / first_[at(l)]);
+    for (index_t l = 0; l < row; ++l) {
+      if ((which & bit(l)) != 0) {
+        const double left = std::sqrt(static_cast<double>(now_[at(l)]) / first_[at(l)]);
+        out.residual[at(l)] = left < out.residual[at(l)] ? out.residual[at(l)] : left;
+      }
+      unit_[l] = T(1) / unit_[l];
+    }
+    scale(y, row);
     return out;
   }
 
@@ -69,7 +82,9 @@ template <class T> class conjugate_gradients {
   static constexpr std::uint64_t bit(index_t l) { return std::uint64_t{1} << l; }
 
   // Returns the lanes that have a residual.
-  std::uint64_t begin(std::uint64_t which, const T* mean, const T* r, index_t row, double tolerance) {
+  std::uint64_t begin(std::uint64_t which, const T* mean, T* r, index_t row, double tolerance) {
+    choose_units(r, row);
+    scale(r, row);
     std::copy(r, r + d_ * row, direction_);
     tile::lane_dot(r, r, row, d_, row, square_);
     tile::lane_dot(mean, r, row, d_, row, shift_);
@@ -82,13 +97,30 @@ template <class T> class conjugate_gradients {
     }
     return which;
   }
-  // How far along the direction; lanes where rounding ate the ridge stop.
+  // The power of two that r of a lane is multiplied with
+  void choose_units(const T* r, index_t row) {
+    std::fill(unit_, unit_ + row, T(0));
+    for (index_t d = 0; d < d_; ++d)
+      for (index_t l = 0; l < row; ++l) unit_[l] = std::max(unit_[l], std::abs(r[d * row + l]));  // NaN shows later
+    constexpr int most = std::numeric_limits<T>::max_exponent - 2;
+    const int dims = 1 + (static_cast<int>(std::bit_width(static_cast<std::uint64_t>(d_))) + 1) / 2;
+    for (index_t l = 0; l < row; ++l)
+      unit_[l] = unit_[l] > T(0) ? std::ldexp(T(1), -std::clamp(std::ilogb(unit_[l]) + dims, -most, most)) : T(1);
+  }
+  void scale(T* x, index_t row) const {
+    for (index_t d = 0; d < d_; ++d)
+      for (index_t l = 0; l < row; l += w)
+        simd::store(x + d * row + l, simd::load(unit_ + l) * simd::load(x + d * row + l));
+  }
+  // How far along the direction; lanes where rounding ate the ridge, or where C overflows, stop.
   std::uint64_t choose_steps(std::uint64_t active, index_t row) {
     for (index_t l = 0; l < row; ++l) {
-      if ((active & bit(l)) != 0 && !(curve_[l] > T(0))) active &= ~bit(l);
-      const T before = step_[l];
-      step_[l] = (active & bit(l)) != 0 ? now_[at(l)] / curve_[l] : T(0);
-      if (!(step_[l] > T(0))) continue;
+      const T before = step_[l], next = (active & bit(l)) != 0 ? now_[at(l)] / curve_[l] : T(0);
+      if (!(next > T(0) && next <= std::numeric_limits<T>::max())) {
+        active &= ~bit(l), step_[l] = T(0);
+        continue;
+      }
+      step_[l] = next;
       // an entry on the diagonal of the tridiagonal matrix of the Lanczos process
       const T entry = T(1) / step_[l] + (before > T(0) ? turn_[l] / before : T(0));
       largest_[at(l)] = std::max(largest_[at(l)], static_cast<double>(entry));
@@ -108,19 +140,26 @@ template <class T> class conjugate_gradients {
     return active;
   }
 
-  // Whether rounding in C y may have come near the tolerance: the recursion of the residual does not see it.
-  bool loses_to_rounding(std::uint64_t which, const T* mean, const T* y, index_t row, double tolerance) {
+  // Lanes where rounding in C y may have come near the tolerance: the recursion of the residual does not see it. What
+  // rounding in k . y - mean . y does to the weights no residual sees: the residuals in `out` start from there. With
+  // all weight on one key (l = 1) the sum of the weights shows it, and it is made up.
+  std::uint64_t find_rounding(const tile_weights<T>& weights, std::uint64_t which, const T* mean, const T* ridge,
+                              const T* y, double tolerance, outcome& out) {
+    const index_t row = weights.row();
     tile::lane_dot(y, y, row, d_, row, step_);
     tile::lane_dot(mean, mean, row, d_, row, turn_);
     constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
+    std::uint64_t lost = 0;
     for (index_t l = 0; l < row; ++l) {
       if ((which & bit(l)) == 0) continue;
-      const double spread = std::sqrt(largest_[at(l)]);
-      const double image =
-          std::sqrt(static_cast<double>(step_[l])) * spread * (spread + std::sqrt(static_cast<double>(turn_[l])));
-      if (unit * image > tolerance * std::sqrt(first_[at(l)])) return true;
+      const double spread = std::sqrt(largest_[at(l)]), offset = std::sqrt(static_cast<double>(turn_[l])),
+                   slope = std::sqrt(static_cast<double>(step_[l]));
+      if (!(unit * slope * spread * (spread + offset) <= tolerance * std::sqrt(first_[at(l)]))) lost |= bit(l);
+      const double one = static_cast<double>(unit_[l]);  // 1 in units of (k - mean) . y
+      const double change = slope * std::sqrt(std::max(0.0, largest_[at(l)] - static_cast<double>(ridge[l])));
+      if (weights.l()[l] != T(1)) out.residual[at(l)] = unit * slope * offset / std::max(one, change);
     }
-    return false;
+    return lost;
   }
 
   // r <- q - mean - C y: what the recursion of the residual may have lost to rounding
@@ -128,8 +167,12 @@ template <class T> class conjugate_gradients {
     const index_t row = weights.row();
     tile::lane_dot(mean, y, row, d_, row, shift_);
     apply(weights, y, mean, shift_, ridge, curve_);
-    for (index_t i = 0; i < d_ * row; i += w)
-      simd::store(r + i, simd::load(q + i) - simd::load(mean + i) - simd::load(image_.data() + i));
+    for (index_t d = 0; d < d_; ++d)
+      for (index_t l = 0; l < row; l += w) {
+        const index_t i = d * row + l;
+        const simd::batch<T> rest = simd::load(q + i) - simd::load(mean + i);
+        simd::store(r + i, simd::load(unit_ + l) * rest - simd::load(image_.data() + i));
+      }
   }
 
   // image = C x; curve = x . C x
@@ -152,7 +195,7 @@ template <class T> class conjugate_gradients {
 
   index_t d_;
   tile::lane_sums<T> image_;
-  T *t_, *direction_, *step_, *turn_, *shift_, *square_, *curve_, *sum_, *factor_;
+  T *t_, *direction_, *step_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
   std::array<T, lanes> now_;                           // squares of the residuals
   std::array<double, lanes> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below
 };

@@ -31,15 +31,15 @@ template <class T> class direct_solver {
         mean_(memory.take<double>(2 * groups * n_ * wide)),
         y_(memory.take<double>(groups * n_ * wide)),
         sum_(memory.take<double>(groups * n_ * wide)),
-
+        total_(memory.take<double>(groups * wide)),
         gain_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         among_keys_(memory.take<double>(groups * matrix::padded(few(p.d)) * wide)),
         p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
 
-  // Up to so many keys the matrix of the keys is the smaller one. bench/local_linear_bench.cpp, rows solver.
-  static constexpr index_t few(index_t d) { return d / 2; }
+  // Up to so many keys the matrix of the keys is the smaller one, and the other is singular but for the ridge.
+  static constexpr index_t few(index_t d) { return d; }
 
   // Slopes of the lanes of a group, from q and mean keys [d][lane] and one ridge per lane
   HEED_NOINLINE void solve(tile_weights<T>& weights, index_t group, const T* q, const T* mean, const double* ridge) {
@@ -60,6 +60,7 @@ template <class T> class direct_solver {
   // Before the weights of a tile's first keys
   void begin_weights(index_t group) {
     std::fill(at(sum_, group), at(sum_, group) + n_ * wide, 0.0);
+    std::fill(total_ + group * wide, total_ + (group + 1) * wide, 0.0);
     next_[static_cast<std::size_t>(group)] = 0;
   }
   // The weights of the group's lanes in `which`, in place of those at out [key][lane] (of the tile's first key)
@@ -68,20 +69,23 @@ template <class T> class direct_solver {
     const index_t lane = group * wide, x = lane / w;
     if (x < b.from || x >= b.to) return;
     tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
+    batch total = simd::load(total_ + lane);
     for (index_t j = 0; j < b.keys; j += 4) {
       const index_t count = std::min<index_t>(4, b.keys - j);
       batch weight[4];
       weigh_keys(group, lane % w, j, count, k + (b.first + j) * k_row, k_row, weight);
       for (index_t i = 0; i < count; ++i) {
+        total += weight[i];
         double each[wide];
         simd::store(&each[0], weight[i]);
         for (index_t l = 0; l < wide; ++l)
           if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.row + lane + l] = static_cast<T>(each[l]);
       }
     }
+    simd::store(total_ + lane, total);
   }
 
-  // After the last weights: |C y - r| / |r| of a lane, r = q - mean key
+  // After the last weights: |C y - r| / |r| of a lane, r = q - mean key, or by how much its weights do not add up to 1
   double residual(index_t lane, const T* q, index_t row, double ridge) const {
     const index_t g = lane / wide, l = lane % wide;
     double rest = 0, all = 0;
@@ -92,7 +96,8 @@ template <class T> class direct_solver {
       const double image = at(sum_, g)[i] + ridge * at(y_, g)[i];
       rest += (r - image) * (r - image), all += r * r;
     }
-    return all > 0 ? std::sqrt(rest / all) : 0;
+    const double missing = std::abs(1 - total_[lane]);
+    return all > 0 ? rest <= missing * missing * all ? missing : std::sqrt(rest / all) : 0;
   }
 
  private:
@@ -127,7 +132,8 @@ template <class T> class direct_solver {
     for (index_t d = 0; d < n_; ++d) {
       const batch m = simd::load(first + d * wide);
       simd::store(rest_of(c) + d * wide, m);
-      simd::store(y + d * wide, d < d_ ? simd::load_double(q + d * row) - simd::load(c + d * wide) - m : batch(0.0));
+      const batch r = d < d_ ? simd::load_double(q + d * row) - simd::load(c + d * wide) - m : batch(0.0);
+      simd::store(y + d * wide, r);
     }
     matrix_.solve(y);
   }
@@ -278,7 +284,7 @@ template <class T> class direct_solver {
   }
 
   index_t d_, n_;
-  double *storage_, *x_, *mean_, *y_, *sum_, *gain_, *roots_, *among_keys_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *total_, *gain_, *roots_, *among_keys_;
   std::array<index_t, static_cast<std::size_t>(groups)> next_{};  // keys weighed so far
   bool few_ = false;
   T *p_, *keys_;

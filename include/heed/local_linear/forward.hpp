@@ -24,8 +24,8 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   else if (keys <= kept)
     text << "weights of all " << keys << " keys kept";
   else
-    text << "weights of " << kept << " of " << keys << " keys kept, the others computed in every pass";
-  if (p.solves && p.opt.solver == solver::automatic)
+    text << "weights of the first " << kept << " keys that a tile sees kept, others computed in every pass";
+  if (p.solves && p.opt.solver == solver::automatic && p.d >= 4)
     text << "; tiles of up to " << p.d / 4 << " keys solved directly at once";
   tile::name_options(text, p);
 }
@@ -40,10 +40,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
                                                  : "local_linear: conjugate gradients";
   out.query_tile = lanes_driver<T>::lanes, out.key_tile = tile::query_tile<T>::most_keys;
   out.chunk = p.scores.any() ? tile::query_tile<T>::chunk : 0;
-  const index_t sequences = p.heads == 0 ? 0 : p.sequences(),
-                different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
-  for (index_t s = 0; s < different; ++s)
-    out.tasks += p.kv_heads * tiles_of<T>(p.rows(p.sequence_at(s))) * (p.packed() ? 1 : sequences);
+  tile::each_size<T>(p, [&](const tile::sequence& s, index_t heads) { out.tasks += heads * tiles_of<T>(p.rows(s)); });
   const index_t slots = std::min(out.tasks, workers);
   if (slots > 0) {
     heed::detail::arena counted;
@@ -86,13 +83,6 @@ template <class T> void call(const problem<T>& p, const context& where) {
     fail_to_converge(all, p.opt.tolerance);
 }
 
-template <class... Tensors> constexpr bool same_storage() {
-  using T = std::common_type_t<heed::detail::value_t<Tensors>...>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: local_linear takes float or double");
-  static_assert((std::is_same_v<T, heed::detail::value_t<Tensors>> && ...), "heed: all tensors have one element type");
-  return true;
-}
-
 template <class T, viewable Q, viewable K, viewable V>
 problem<T> make_problem(const Q& q, const K& k, const V& v, tensor_view<T, 4> o, const options<T>& opt) {
   return {tile::make_attention<T, options<T>>(q, k, v, o, opt), opt};
@@ -107,7 +97,7 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
-  static_assert(detail::same_storage<Q, K, V, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
   p.ridge = ridge;
@@ -123,12 +113,12 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
 // sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where they hold NaN.
 // Throws heed::error, before anything is written, where shapes or options do not fit; not_converged, after o is
 // written, where rows stay above the tolerance and no report is there to say so: with solver::automatic only where
-// double itself cannot solve for the ridge, about 1e-15 of the keys' variance.
+// double itself cannot solve for the ridge, see solver.
 // Local linear attention as in FlashLLA (its README and code), centred: docs/kernels/local_linear.md.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {
-  static_assert(detail::same_storage<Q, K, V, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
@@ -139,7 +129,7 @@ void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, c
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, const options<acc_of<Q>>& opt = {},
                 const context& where = {}) noexcept {
-  static_assert(detail::same_storage<Q, K, V, Y, O>());
+  static_assert(tile::attention_storage<Q, K, V, Y, O>());
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
   p.given = slope, p.solves = false;
@@ -154,7 +144,7 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const options<acc_of<Q>>& opt = {},
            const context& where = {}) {
-  static_assert(detail::same_storage<Q, K, V, Y, O>());
+  static_assert(tile::attention_storage<Q, K, V, Y, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);

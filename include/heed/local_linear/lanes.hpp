@@ -7,8 +7,9 @@
 //   y = C^-1 (q - mean);  o = sum_j p_j (1 + (k_j - mean) . y) v_j
 //
 // One task is a tile of queries in lanes, as in softmax. Passes over the keys: weights and means; the solves, without a
-// matrix or with one per lane; the output. Up to 4 MiB of weights are kept from pass to pass, others are computed
-// anew: scratch does not grow with N or M, and no N x D x D or N x M is ever formed.
+// matrix or with one per lane; the output; mean values, where rounding moved the sum of a row's weights. Up to 4 MiB of
+// weights are kept from pass to pass, others are computed anew: scratch does not grow with N or M, and no N x D x D or
+// N x M is ever formed. What a row gives depends on the keys that it sees and on no other row of its tile.
 
 #include <bit>
 #include <cmath>
@@ -108,12 +109,12 @@ template <class T> class lanes_driver {
       const bool finite = std::isfinite(ridge);
       exact_ridge_[l] = finite ? ridge : 1;
       ridge_[l] = static_cast<T>(
-          std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max()));
+          std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max() / 4));
       if (l < rows_.count && finite && weights_.l()[l] > T(0)) open |= bit(l);
+      const bool lost = (weights_.spoiled() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
+      for (index_t d = 0; d < p_.d; ++d) y_[d * row + l] = lost ? std::numeric_limits<T>::quiet_NaN() : T(0);
     }
-    for (index_t d = 0; d < p_.d; ++d)  // 0, or NaN in a row that saw one
-      for (index_t l = 0; l < row; l += w)
-        simd::store(y_ + d * row + l, simd::batch<T>(T(0)) * simd::load(weights_.l() + l));
+    open &= ~weights_.spoiled();
     if (open == 0) return;
     if (p_.opt.solver != solver::direct && !(p_.opt.solver == solver::automatic && few_keys())) iterate(open);
     if (open != 0 && p_.opt.solver != solver::conjugate_gradient) solve_directly(open);
@@ -157,8 +158,12 @@ template <class T> class lanes_driver {
       direct_.solve(weights_, g, q_, mean_, exact_ridge_);
       for (index_t l = g * wide; l < (g + 1) * wide; ++l)
         for (index_t d = 0; (open & bit(l)) != 0 && d < p_.d; ++d)
-          y_[d * weights_.row() + l] = static_cast<T>(direct_.slope(l, d));
+          y_[d * weights_.row() + l] = nearest(direct_.slope(l, d));
     });
+  }
+  static T nearest(double x) {
+    constexpr double most = std::numeric_limits<T>::max();
+    return static_cast<T>(std::clamp(x, -most, most));
   }
   // f(group) for the groups of lanes that have some of `which`
   template <class F> void each_group(std::uint64_t which, F f) const {
@@ -218,14 +223,16 @@ template <class T> class lanes_driver {
   }
 
   // The weights of a row add up to 1 whatever y is, but where (k_j - mean) . y is large its rounding moves all of them
-  // together. What their sum lacks, o lacks in mean values.
+  // together. What their sum lacks, o lacks in mean values; direct weights are made in double and lack nothing.
   void make_sums_one() {
     const index_t row = weights_.row();
     std::array<T, static_cast<std::size_t>(lanes)> missing;
     bool any = false;
     for (index_t l = 0; l < row; ++l) {
-      missing[at(l)] = (solved_directly_ & bit(l)) != 0 ? T(0) : T(1) - total_[l];
-      any = any || std::abs(missing[at(l)]) > 64 * std::numeric_limits<T>::epsilon();
+      const bool whole = (solved_directly_ & bit(l)) != 0 || weights_.l()[l] == T(0) ||
+                         std::abs(T(1) - total_[l]) <= 64 * std::numeric_limits<T>::epsilon();
+      missing[at(l)] = whole ? T(0) : T(1) - total_[l];
+      any = any || !whole;
     }
     if (!any) return;
     attend(mean_values_, true);

@@ -14,12 +14,12 @@ namespace heed::local_linear {
 
 // How C y = q - mean key is solved for the slope y of a query. automatic chooses between the two by the sizes of the
 // call and finishes directly, in double, what conjugate gradients leave unconverged: it always converges, short of
-// ridges that double cannot tell from 0 beside the keys (1e-15 of their variance).
+// ridge * tolerance below about 1e-15 of the variance of keys that are more than D and do not span all D dimensions.
 enum class solver { automatic, conjugate_gradient, direct };
 
 // How the solves of a call went. A row is one query of one head.
 struct report {
-  double max_residual = 0;          // the largest |C y - r| / |r| of all rows, r = q - mean key
+  double max_residual = 0;          // the largest |C y - r| / |r| of all rows, r = q - mean key; see docs on rounding
   double mean_iterations = 0;       // over the rows that ran conjugate gradients
   double mean_tile_iterations = 0;  // over the tiles that did: a tile runs until its last row has converged
   index_t max_iterations = 0;

@@ -31,9 +31,12 @@ void check_output(heed::detail::checker& check, const char* name, const tensor_v
   check.distinct(name, x, "bias", p.scores.bias);
 }
 
+inline constexpr index_t most_dim = index_t(1) << 24;  // whose matrices have sizes that fit in index_t
+
 template <class T> bool check_call(const problem<T>& p, heed::detail::problem_text& text) {
   heed::detail::checker check(text);
   tile::check_attention(check, p);
+  check.require(p.d <= most_dim, "q has head dim ", p.d, ", local_linear takes at most ", most_dim);
   check_output(check, "mean_key", p.opt.mean_key, p);
   if (!p.solves) {
     check_rows(check, "slope", p.given, p);

@@ -49,7 +49,7 @@ template <class T> class tile_weights {
         tiles_(memory.take<tile::key_tile>(kept_tiles)),
         factors_(memory.take<T>(lanes * kept_tiles)),
         scores_(memory.take<T>(lanes * tile_type::most_keys)),
-        keys_(memory.take<T>(tile_type::most_keys * p.d)),
+        keys_(memory.take<T>(tile_type::most_keys * std::max(p.d, tile::lane_sums<T>::slice))),
         m_(memory.take<T>(lanes)),
         l_(memory.take<T>(lanes)),
         gain_(memory.take<T>(lanes)) {}
@@ -58,7 +58,7 @@ template <class T> class tile_weights {
   void begin(const tile::sequence& s, index_t kv_head, const tile::tile_rows& rows, T* mean) {
     tile_.begin(s, kv_head, rows);
     if (s.keys > 0) k_ = p_.key(s, kv_head, 0);
-    careful_ = false;
+    careful_ = false, spoiled_ = 0;
     sum_keys();
     if (!sums_.finite()) {  // perhaps by a key that some lane must not see
       careful_ = true;
@@ -80,6 +80,7 @@ template <class T> class tile_weights {
   index_t keys() const { return seen_keys_; }  // that some lane sees, and those between them
   const T* m() const { return m_; }
   const T* l() const { return l_; }
+  std::uint64_t spoiled() const { return spoiled_; }  // lanes that see a key that is not finite
 
   // f(tile, weights of its blocks, rows of k as they may enter a sum, their stride)
   template <class F> void each(F f) {
@@ -115,7 +116,7 @@ template <class T> class tile_weights {
     finite_keys(keys, k, k_row);
     f(keys, p, k, k_row);
   }
-  // Keys that are not finite and seen have made their rows NaN by their scores; in sums they must not reach others.
+  // Keys that are not finite have spoiled the rows that see them by the mean; in products they must not reach others.
   void finite_keys(const tile::key_tile& keys, const T*& k, index_t& k_row) {
     if (!careful_ || tile::all_finite(k, k_row, keys.keys, p_.d)) return;
     tile::copy_finite(k, k_row, keys.keys, p_.d, keys_, p_.d);
@@ -144,19 +145,25 @@ template <class T> class tile_weights {
     sums_.finish();
   }
   void add_keys(const tile::key_tile& keys, T* s) {
-    const T* k = k_ + keys.key * p_.k.stride(2);
-    index_t k_row = p_.k.stride(2);
-    finite_keys(keys, k, k_row);
+    const T* const k = k_ + keys.key * p_.k.stride(2);
+    const index_t k_row = p_.k.stride(2);
+    const bool check = careful_ && !tile::all_finite(k, k_row, keys.keys, p_.d);
     tile_.scores(keys, s, m_, gain_);
     seen_keys_ += keys.keys;
     for (index_t i = 0; i < keys.count; ++i) {
       const tile::weight_block& b = keys.block[static_cast<std::size_t>(i)];
       const index_t lane = b.from * w;
+      if (check) tile::note_seen(s, row(), b, seen_);
       tile::online_softmax(s + b.first * row() + lane, row(), b.keys, b.to - b.from, m_ + lane, l_ + lane,
                            gain_ + lane);
       sums_.rescale_next(b.from, b.to);
-      sums_.add(k, k_row, s, b);
+      check ? add_visible_keys(k, k_row, s, b) : sums_.add(k, k_row, s, b);
     }
+  }
+  void add_visible_keys(const T* k, index_t k_row, const T* p, const tile::weight_block& b) {
+    for (index_t j = 0; j < b.keys; ++j)
+      if (!tile::all_finite(k + (b.first + j) * k_row, k_row, 1, p_.d)) spoiled_ |= seen_[static_cast<std::size_t>(j)];
+    sums_.add_visible(k, k_row, p, b, seen_, keys_);
   }
 
   const problem<T>& p_;
@@ -169,6 +176,8 @@ template <class T> class tile_weights {
   std::array<index_t, static_cast<std::size_t>(kept_tiles)> offset_;
   index_t count_ = 0, seen_keys_ = 0;  // count: kept tiles
   bool all_kept_ = false, careful_ = false;
+  tile::seen_keys<T> seen_;
+  std::uint64_t spoiled_ = 0;
   const T* k_ = nullptr;
 };
 

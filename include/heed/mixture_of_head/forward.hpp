@@ -135,17 +135,6 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
   });
 }
 
-template <class Q, class K, class V, class G, class O> constexpr bool same_storage() {
-  using T = heed::detail::value_t<Q>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
-                "heed: mixture_of_head::forward takes float or double q, k, v");
-  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
-                "heed: q, k, v have one element type");
-  static_assert(std::is_same_v<T, heed::detail::value_t<G>>, "heed: gates have the element type of q");
-  static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");
-  return true;
-}
-
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                         tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt) {
@@ -162,7 +151,7 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& where = {}) noexcept {
-  static_assert(detail::same_storage<Q, K, V, G, O>());
+  static_assert(tile::attention_storage<Q, K, V, G, O>());
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tile::as_output<T>(o), opt);
   detail::sizes size;
@@ -178,7 +167,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {
-  static_assert(detail::same_storage<Q, K, V, G, O>());
+  static_assert(tile::attention_storage<Q, K, V, G, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt);

@@ -17,10 +17,7 @@ template <class T> using problem = tile::softmax_problem<T>;
 // Packed sequences are cut one by one, each as a call of its own would be.
 template <class T> tile::softmax_cut make_cut(const problem<T>& p) {
   tile::softmax_cut cut;
-  if (p.heads == 0) return cut;
-  const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
-  for (index_t s = 0; s < different; ++s)
-    cut.add<T>(p.rows(p.sequence_at(s)), p.kv_heads * (p.packed() ? 1 : sequences));
+  tile::each_size<T>(p, [&](const tile::sequence& s, index_t heads) { cut.template add<T>(p.rows(s), heads); });
   return cut;
 }
 
@@ -74,16 +71,6 @@ void run(const problem<T>& p, const plan& how, const tile::softmax_cut& cut, con
   });
 }
 
-template <class Q, class K, class V, class O> constexpr bool same_storage() {
-  using T = heed::detail::value_t<Q>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
-                "heed: softmax::forward takes float or double q, k, v");
-  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
-                "heed: q, k, v have one element type");
-  static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");
-  return true;
-}
-
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -93,7 +80,7 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& where = {}) noexcept {
-  static_assert(detail::same_storage<Q, K, V, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tile::as_output<T>(o), opt);
   tile::softmax_cut cut;
@@ -109,7 +96,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
 // Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) {
-  static_assert(detail::same_storage<Q, K, V, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);

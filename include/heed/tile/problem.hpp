@@ -85,6 +85,14 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   return p;
 }
 
+template <class... Tensors> constexpr bool attention_storage() {
+  using T = std::common_type_t<heed::detail::value_t<Tensors>...>;
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: this kernel takes float or double");
+  static_assert((std::is_same_v<T, heed::detail::value_t<Tensors>> && ...),
+                "heed: q, k, v and the other tensors of a call have one element type");
+  return true;
+}
+
 // o of a plan is not written, whatever the caller's constness
 template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
   const tensor_view<const T, 4> x(o);

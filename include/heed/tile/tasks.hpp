@@ -13,6 +13,13 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+// f(sequence, how many key/value heads have rows as many as its): packed sequences one by one, a batch as one.
+template <class T, class F> void each_size(const attention<T>& p, F f) {
+  if (p.heads == 0) return;
+  const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
+  for (index_t s = 0; s < different; ++s) f(p.sequence_at(s), p.kv_heads * (p.packed() ? 1 : sequences));
+}
+
 // A worker claims tasks in ascending order, so that it finds each by going on from the last; the last tiles of a head
 // come first: under causal masks they are the longest. Tiles: tiles_of(rows of a sequence that share keys).
 template <class T, class Tiles> class task_list {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 // Keys of another type than the queries.
 // flags: -O0
-// says: q, k, v have one element type
+// says: q, k, v and the other tensors of a call have one element type
 
 #include "heed/softmax.hpp"
 
