@@ -40,7 +40,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
                                                  : "local_linear: conjugate gradients";
   out.query_tile = lanes_driver<T>::lanes, out.key_tile = tile::query_tile<T>::most_keys;
   out.chunk = p.scores.any() ? tile::query_tile<T>::chunk : 0;
-  tile::each_size<T>(p, [&](const tile::sequence& s, index_t heads) { out.tasks += heads * tiles_of<T>(p.rows(s)); });
+  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
   const index_t slots = std::min(out.tasks, workers);
   if (slots > 0) {
     heed::detail::arena counted;

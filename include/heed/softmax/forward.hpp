@@ -17,7 +17,7 @@ template <class T> using problem = tile::softmax_problem<T>;
 // Packed sequences are cut one by one, each as a call of its own would be.
 template <class T> tile::softmax_cut make_cut(const problem<T>& p) {
   tile::softmax_cut cut;
-  tile::each_size<T>(p, [&](const tile::sequence& s, index_t heads) { cut.template add<T>(p.rows(s), heads); });
+  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) { cut.template add<T>(p.rows(s), count); });
   return cut;
 }
 
