@@ -74,10 +74,10 @@ inline index_t count_of(const char* name, index_t given, index_t heads, const ch
   if (given < 0) heed::detail::fail("model.", name, " is ", given, ", must be at least 0");
   if (given > 0) return given;
   if (s.under == 0) return 1;
-  if (heads * s.over % s.under != 0)
+  if (heads % s.under != 0)  // over and under have no common divisor
     heed::detail::fail("model.heads is ", heads, ", must be a multiple of ", s.under, " for the ", name, " of ",
                        variant_name);
-  return heads * s.over / s.under;
+  return heads / s.under * s.over;
 }
 
 }  // namespace HEED_ISA

@@ -127,16 +127,38 @@ TEST_CASE("gates of NaN and infinity are active, and stay in their row") {
   }
 }
 
-TEST_CASE("rows that see no key are 0 under any gate") {
-  for (const shape& s : {shape{1, 2, 1, 90, 20, 8, 8}, shape{1, 2, 1, 5, 2, 8, 8}}) {
-    mixture_case<float> x(s, gating::random, {.mask = heed::causal()});
-    x.gates(0, 0, 0) = nan_value, x.gates(0, 1, 0) = -inf, x.gates(0, 0, 1) = 3;
-    x.mix();
-    for (index_t h = 0; h < 2; ++h)
-      for (index_t i = 0; i < s.queries - s.keys; ++i) {
-        CHECK(x.lse(0, h, i) == -inf);
-        for (index_t e = 0; e < 8; ++e) CHECK(x.o(0, h, i, e) == 0);
-      }
+TEST_CASE("rows that see no key are 0 under any gate, with sinks and without") {
+  for (const shape& s : {shape{1, 2, 1, 90, 20, 8, 8}, shape{1, 2, 1, 5, 2, 8, 8}})
+    for (const bool sinks : {false, true}) {
+      heed::softmax::options<float> with{.mask = heed::causal()};
+      if (sinks) with.sink_logits = -1;
+      mixture_case<float> x(s, gating::random, with);
+      x.gates(0, 0, 0) = nan_value, x.gates(0, 1, 0) = -inf, x.gates(0, 0, 1) = 3;
+      x.gates(0, 1, s.queries - 1) = inf;  // sees all keys
+      x.mix();
+      CHECK(std::isinf(x.o(0, 1, s.queries - 1, 0)));
+      const auto expected = buffer<double>::output(x.o.size());
+      heed::reference::mixture_of_head::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.gates.view3(),
+                                                expected.view(), with);
+      for (index_t h = 0; h < 2; ++h)
+        for (index_t i = 0; i < s.queries - s.keys; ++i) {
+          if (!sinks || x.gates(0, h, i) == 0) CHECK(x.lse(0, h, i) == -inf);
+          if (sinks && x.gates(0, h, i) != 0) CHECK(x.lse(0, h, i) == -1);
+          for (index_t e = 0; e < 8; ++e) CHECK((x.o(0, h, i, e) == 0 && expected(0, h, i, e) == 0));
+        }
+    }
+}
+
+TEST_CASE("tiny gates keep their digits") {
+  for (const shape& s : {shape{1, 2, 1, 90, 500, 8, 8}, shape{1, 2, 1, 5, 500, 8, 8}}) {
+    mixture_case<float> x(s, gating::all_ones), ones(s, gating::all_ones);
+    constexpr float tiny = 0x1p-135f;  // below the smallest normal number
+    x.q.each([](float& q) { q = 0; }), ones.q.each([](float& q) { q = 0; });  // weights of 1 / 500
+    x.v.each([](float& v) { v *= 0x1p20f; }), ones.v.each([](float& v) { v *= 0x1p20f; });
+    for (index_t i = 0; i < s.queries; ++i) x.gates(0, 1, i) = tiny;
+    x.mix(), ones.mix();
+    for (index_t i = 0; i < s.queries; ++i)
+      for (index_t e = 0; e < 8; ++e) CHECK(x.o(0, 1, i, e) == Approx(ones.o(0, 1, i, e) * tiny).epsilon(1e-6));
   }
 }
 

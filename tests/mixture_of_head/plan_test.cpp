@@ -83,7 +83,7 @@ TEST_CASE("few rows, none, and heads of each kind") {
   INFO(why(x));
   CHECK(says(path(x), "active queries in lanes, head dim in lanes where they are few"));
   CHECK(says(why(x), "203 of 800 rows active"));
-  CHECK(says(why(x), "few in 2 heads"));
+  CHECK(says(why(x), "few in 2 key/value heads"));
   CHECK(says(why(x), "none in 1"));
   CHECK(x.mix_plan().tasks == (200 + tile_lanes() - 1) / tile_lanes() + 3);
 }

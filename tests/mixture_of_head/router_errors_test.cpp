@@ -3,6 +3,7 @@
 // What a router refuses: the text names the argument and the numbers, and nothing is written.
 
 #include <functional>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -63,11 +64,14 @@ TEST_CASE("counts that do not fit") {
   norm_refused({"routing.shared is 9", "0 to 8"}, {.shared = 9, .active = 0});
   norm_refused({"routing.active is 6", "0 to 5"}, {.shared = 3, .active = 6});
   norm_refused({"routing.active is -2", "0 to 8"}, {.shared = 0, .active = -2});
+  constexpr index_t least = std::numeric_limits<index_t>::min(), most = std::numeric_limits<index_t>::max();
+  trained_refused({"routing.shared is -9223372036854775808", "0 to 8"}, {.shared = least, .active = most});
+  norm_refused({"routing.active is -9223372036854775808", "0 to 5"}, {.shared = 3, .active = least});
 }
 
 TEST_CASE("logits of the wrong shape, or none where the routing reads them") {
   constexpr routing how{.shared = 3, .active = 2};
-  trained_refused({"routed_logits", "5", "4"}, {.shared = 4, .active = 2});  // 5 routed heads, 4 expected
+  trained_refused({"routed_logits has heads 5", "needs 4", "gates has 8"}, {.shared = 4, .active = 2});  // 5 routed heads, 4 expected
   trained_refused({"shared_logits", "3", "4"}, {.shared = 4, .active = 2},
                   [](auto& x, auto& routed, auto&, auto&, auto&) {
                     routed = {x.routed.view3().data(), {2, 4, 7}, {35, 7, 1}};
@@ -76,10 +80,10 @@ TEST_CASE("logits of the wrong shape, or none where the routing reads them") {
   trained_refused({"shared_logits is null"}, how, [](auto&, auto&, auto& s, auto&, auto&) { s = {}; });
   trained_refused({"mix_logits is null"}, how, [](auto&, auto&, auto&, auto& m, auto&) { m = {}; });
   trained_refused({"mix_logits", "3", "2"}, how, [](auto&, auto&, auto& s, auto& m, auto&) { m = s; });
-  trained_refused({"routed_logits", "1", "2", "axis 0"}, how, [](auto& x, auto& r, auto&, auto&, auto&) {
+  trained_refused({"routed_logits has batch 1", "gates has 2"}, how, [](auto& x, auto& r, auto&, auto&, auto&) {
     r = {x.routed.view3().data(), {1, 5, 7}, {35, 7, 1}};
   });
-  trained_refused({"routed_logits", "6", "7", "axis 2"}, how, [](auto& x, auto& r, auto&, auto&, auto&) {
+  trained_refused({"routed_logits has queries 6", "gates has 7"}, how, [](auto& x, auto& r, auto&, auto&, auto&) {
     r = {x.routed.view3().data(), {2, 5, 6}, {35, 7, 1}};
   });
   trained_refused({"shared_logits is null"}, {.shared = 8, .active = 0},

@@ -7,7 +7,7 @@
 //
 // Rows whose gate is 0 are not computed: what remains of the heads that share a key/value head is gathered into tiles
 // of softmax's drivers, each lane with its own place for masks and score steps, and scattered from there. Time follows
-// the active rows: K and V are read by every tile, once for 64 of them, and not at all where no row is active.
+// the active rows: K and V are read by every tile, once for all its rows, and not at all where no row is active.
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
@@ -21,9 +21,9 @@ namespace detail {
 inline namespace HEED_ISA {
 
 template <class T> void check_call(heed::detail::checker& check, const problem<T>& p) {
+  check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0), "q has ", p.query_heads,
+                " heads, k has ", p.kv_heads, ", q's must be a multiple of k's");
   tile::check_softmax(check, p);
-  check.require(p.heads == 0 || p.kv_heads <= p.query_heads, "q has ", p.query_heads, " heads, k has ", p.kv_heads,
-                ", q's must be a multiple of k's");
   check.tensor("gates", p.gates, false);
   check.equal("gates", p.gates.extent(0), "q", p.q.extent(0), "batch");
   check.equal("gates", p.gates.extent(1), "q", p.q.extent(1), "heads");
@@ -40,12 +40,12 @@ struct sizes {
 
 template <class T> sizes make_sizes(const problem<T>& p) {
   sizes out;
-  for (index_t s = 0; p.heads > 0 && s < p.sequences(); ++s) {
-    const index_t rows = p.rows(p.sequence_at(s));
-    out.cut.template add<T>(rows, p.kv_heads);
+  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) {
+    const index_t rows = p.rows(s);
+    out.cut.template add<T>(rows, count);
     out.cut.most_few =
         std::max(out.cut.most_few, std::min(rows, tile::few_rows<T> - 1));  // it may be that few are active
-  }
+  });
   out.driver = tile::softmax_driver<T>::bytes(p, out.cut);
   return out;
 }
@@ -106,7 +106,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   heed::detail::message text(how.why);
   text << active << " of " << rows << " rows active";
   if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
-  if (few > 0) text << "; few in " << few << " heads";
+  if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
   if (unused > 0) text << "; none in " << unused;
   tile::name_options(text, static_cast<const tile::softmax_problem<T>&>(p));
 }

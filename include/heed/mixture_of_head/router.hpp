@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
@@ -28,6 +29,11 @@ inline namespace HEED_ISA {
 template <class X> void read_heads(const tensor_view<const X, 3>& x, index_t b, index_t i, double* out) {
   const X* const first = x.data() + b * x.stride(0) + i * x.stride(2);
   for (index_t h = 0; h < x.extent(1); ++h) out[h] = static_cast<double>(first[h * x.stride(1)]);
+}
+template <class G> constexpr bool gate_storage() {
+  static_assert(std::is_floating_point_v<heed::detail::value_t<G>>, "heed: gates are float or double");
+  static_assert(heed::detail::writable<G>, "heed: gates are written, they cannot be const or an owning temporary");
+  return true;
 }
 template <class X> void write_gate(const tensor_view<X, 3>& gates, index_t b, index_t h, index_t i, double gate) {
   gates.data()[b * gates.stride(0) + h * gates.stride(1) + i * gates.stride(2)] = static_cast<X>(gate);
@@ -55,8 +61,10 @@ template <class X>
 void check_routing(heed::detail::checker& check, const routing& how, const tensor_view<X, 3>& gates) {
   check.tensor("gates", gates, false), check.written("gates", gates);
   const index_t heads = gates.extent(1);
+  if (!check.ok()) return;
   check.require(how.shared >= 0 && how.shared <= heads, "routing.shared is ", how.shared, ", must be 0 to ", heads,
                 " (the heads of gates)");
+  if (!check.ok()) return;
   check.require(how.active >= 0 && how.active <= heads - how.shared, "routing.active is ", how.active,
                 ", must be 0 to ", heads - how.shared, " (heads less the shared ones)");
 }
@@ -67,7 +75,10 @@ void check_logits(heed::detail::checker& check, const char* name, const tensor_v
                   const tensor_view<X, 3>& gates) {
   if (!check.require(gates.empty() || logits.data() != nullptr, name, " is null, but this routing reads it")) return;
   check.tensor(name, logits, false);
-  heed::detail::check_extents(check, name, logits, {gates.extent(0), heads, gates.extent(2)}, false);
+  check.equal(name, logits.extent(0), "gates", gates.extent(0), "batch");
+  check.require(logits.extent(1) == heads, name, " has heads ", logits.extent(1), ", needs ", heads, " (gates has ",
+                gates.extent(1), ")");
+  check.equal(name, logits.extent(2), "gates", gates.extent(2), "queries");
   check.distinct("gates", gates, name, logits);
 }
 
@@ -113,7 +124,7 @@ inline namespace HEED_ISA {
 template <viewable R, viewable S, viewable A, viewable G>
 double route_trained(const R& routed_logits, const S& shared_logits, const A& mix_logits, const routing& how,
                      G&& gates) {
-  static_assert(heed::detail::writable<G>, "heed: gates are written, they cannot be const or an owning temporary");
+  static_assert(detail::gate_storage<G>());
   using G_value = heed::detail::value_t<G>;
   detail::trained<heed::detail::value_t<R>, heed::detail::value_t<S>, heed::detail::value_t<A>, G_value> x{
       routed_logits, shared_logits, mix_logits, gates, 0, 0, how.active};
@@ -151,7 +162,7 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
 // before or after rotation. Ties go to the lower head, and a NaN in a head's q puts it last. Throws heed::error where
 // counts do not fit.
 template <viewable Q, viewable G> void route_by_norm(const Q& q, const routing& how, G&& gates) {
-  static_assert(heed::detail::writable<G>, "heed: gates are written, they cannot be const or an owning temporary");
+  static_assert(detail::gate_storage<G>());
   using T = heed::detail::value_t<Q>;
   const tensor_view<const T, 4> rows(q);
   const tensor_view<heed::detail::value_t<G>, 3> out(gates);

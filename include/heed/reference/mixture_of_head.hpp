@@ -206,13 +206,15 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
             top = std::max(top, scores.back());
           }
           double sum = sink == minus_infinity ? 0 : std::exp(sink - top);
+          bool any = false;
           for (index_t j = 0; j < r.keys; ++j) {
             const double s = scores[static_cast<std::size_t>(j)];
             if (s == minus_infinity) continue;
-            sum += std::exp(s - top);
+            any = true, sum += std::exp(s - top);
             head += std::exp(s - top) * values.row(r.first_key + j);
           }
-          if (sum != 0) head *= gate / sum, lse = top + std::log(sum);
+          if (sum != 0) lse = top + std::log(sum);
+          if (any) head *= gate / sum;  // no key: 0 under any gate
         }
         for (index_t e = 0; e < head.size(); ++e) put(at(o4, b, h, i, e), head(e));
         if (options.lse.data() != nullptr) put(at(options.lse, b, h, i), lse);

@@ -87,8 +87,22 @@ template <class T> class softmax_lanes {
     }
     reciprocals(l_, tile_.row(), factor_);
     for (index_t lane = 0; gain != nullptr && lane < rows.count; ++lane)
-      if (l_[lane] != T(0)) factor_[lane] *= gain[lane];
+      factor_[lane] = gained(rows.row[static_cast<std::size_t>(lane)].head, lane, gain[lane]);
     scatter(sums_.data(), tile_.row(), factor_, o.data(), rows.count, p_.e);
+  }
+
+  T gained(index_t head, index_t lane, T gain) {
+    T* const sum = sums_.data() + lane;
+    const index_t row = tile_.row(), end = p_.e * row;
+    const auto scale = [&](T factor) {
+      for (index_t i = 0; i < end; i += row) sum[i] *= factor;
+    };
+    const auto all_zero = [&] {
+      for (index_t i = 0; i < end; i += row)
+        if (sum[i] != T(0)) return false;
+      return true;
+    };
+    return p_.finish_factor(head, m_[lane], l_[lane], gain, scale, all_zero);
   }
 
   const softmax_problem<T>& p_;

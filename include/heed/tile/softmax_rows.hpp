@@ -9,6 +9,7 @@
 // they are. Up to 8 rows a pass over the tile, in cache. Masks and score steps see lane i of a vector as row i % R at
 // key i / R of the vector's keys (tile/scores.hpp).
 
+#include <algorithm>
 #include <bit>
 
 #include "heed/core/context.hpp"
@@ -297,10 +298,13 @@ template <class T> class softmax_rows {
       const T m = to_.m[r / pass * w + r % pass], l = total(r);
       if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = natural_lse(m, l);
       T* const o = p_.output(s, head, query);
-      const simd::batch<T> factor(l == T(0) ? T(0) : gain == nullptr ? T(1) / l : gain[r] * (T(1) / l));
+      T* const acc = to_.acc + r * e_;
+      const auto scale = [&](T factor) { std::for_each(acc, acc + p_.e, [&](T& x) { x *= factor; }); };
+      const auto all_zero = [&] { return std::all_of(acc, acc + p_.e, [](T x) { return x == T(0); }); };
+      const simd::batch<T> factor(p_.finish_factor(head, m, l, gain == nullptr ? T(1) : gain[r], scale, all_zero));
       index_t c = 0;
-      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(to_.acc + r * e_ + c) * factor);
-      if (c < p_.e) simd::store_partial(o + c, simd::load(to_.acc + r * e_ + c) * factor, p_.e - c);
+      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc + c) * factor);
+      if (c < p_.e) simd::store_partial(o + c, simd::load(acc + c) * factor, p_.e - c);
     }
   }
 
