@@ -86,9 +86,8 @@ TEST_CASE("eigen pool: every thread of the pool calls at once, and calls within 
   const executor x(pool, 4);
   const executor callers(pool, 3);
   std::vector<std::string> wrong(6);
-  callers.parallel_for(6, [&](index_t i) noexcept {
-    wrong[static_cast<std::size_t>(i)] = differing(x) + miscounted(x);
-  });
+  callers.parallel_for(6,
+                       [&](index_t i) noexcept { wrong[static_cast<std::size_t>(i)] = differing(x) + miscounted(x); });
   CHECK(wrong == std::vector<std::string>(6));
 
   std::atomic<int> count{0};

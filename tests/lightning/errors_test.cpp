@@ -21,10 +21,29 @@ struct call {
   std::vector<double> slopes = x.slopes;
   heed::tensor_view<const float, 3> gates = {};
   heed::state_view<float> memory = {x.s0.view(), {}};
+  bool null_slopes = false;
   heed::decay<float> decay() const {
+    if (null_slopes) return heed::tensor_view<const float, 1>(nullptr, {4}, {1});
     return gates.data() != nullptr ? heed::decay<float>(gates) : heed::decay<float>(slopes);
   }
 };
+
+// An executor that claims more workers than there are
+struct many_workers {
+  index_t concurrency() const { return std::numeric_limits<index_t>::max(); }
+  template <class F> void parallel_for(index_t n, F&& f) {
+    for (index_t i = 0; i < n; ++i) f(i);
+  }
+  static many_workers& get() {
+    static many_workers one;
+    return one;
+  }
+};
+
+// x with one sequence's numbers for all
+template <class T> heed::tensor_view<T, 4> broadcast_sequences(const heed::tensor_view<T, 4>& x) {
+  return {x.data(), {x.extent(0), x.extent(1), x.extent(2), x.extent(3)}, {0, x.stride(1), x.stride(2), x.stride(3)}};
+}
 
 void refused(const char* what, const std::vector<std::string>& must, const std::function<void(call&)>& bend) {
   call c;
@@ -69,6 +88,11 @@ TEST_CASE("shapes that disagree: both arguments and both numbers") {
   refused("width of k", {"q", "k", "8", "7"}, [](call& c) { c.c.k = with(c.c.k, 3, 7); });
   refused("width of o", {"v", "o", "6", "5"}, [](call& c) { c.c.o = with(c.c.o, 3, 5); });
   refused("no width", {"q", "head", "dim", "0"}, [](call& c) { c.c.q = with(c.c.q, 3, 0), c.c.k = with(c.c.k, 3, 0); });
+  refused("too wide", {"q", "head", "dim", "16777217", "16777216"},
+          [](call& c) { c.c.q = with(c.c.q, 3, (1 << 24) + 1), c.c.k = with(c.c.k, 3, (1 << 24) + 1); });
+  for (const index_t bad : {std::numeric_limits<index_t>::min(), std::numeric_limits<index_t>::max()})
+    for (int axis = 0; axis < 4; ++axis)
+      decode_refused("an extent that no memory has", {"q"}, [=](call& c) { c.c.q = with(c.c.q, axis, bad); });
   refused("negative extent", {"k", "-1"}, [](call& c) { c.c.k = with(c.c.k, 2, -1); });
 }
 
@@ -83,7 +107,9 @@ TEST_CASE("strides, null pointers, outputs that are inputs") {
   refused("initial state is o", {"initial_state.s", "o"}, [](call& c) {
     c.options.initial_state.s = at(c.options.initial_state.s, static_cast<const float*>(&c.x.o(0, 0, 0)));
   });
-  decode_refused("memory is k", {"final_state.s", "k"}, [](call& c) { c.memory.s = at(c.memory.s, &c.x.k(0, 0, 0)); });
+  refused("final state is the initial one, seen otherwise", {"final_state.s", "initial_state.s", "strides"},
+          [](call& c) { c.options.initial_state.s = broadcast_sequences(c.options.final_state.s); });
+  decode_refused("memory is k", {"memory.s", "k"}, [](call& c) { c.memory.s = at(c.memory.s, &c.x.k(0, 0, 0)); });
 }
 
 TEST_CASE("decays: as many as q or k has heads, slopes not negative, gates of the shape of the tokens") {
@@ -91,6 +117,12 @@ TEST_CASE("decays: as many as q or k has heads, slopes not negative, gates of th
   refused("a negative slope", {"slopes", "1", "-0.5"}, [](call& c) { c.slopes[1] = -0.5; });
   refused("a slope that is none", {"slopes", "2", "nan"},
           [](call& c) { c.slopes[2] = std::numeric_limits<double>::quiet_NaN(); });
+  refused("null slopes", {"slopes", "null", "4"}, [](call& c) { c.null_slopes = true; });
+  call aliased;
+  for (index_t e = 0; e < 4; ++e) aliased.x.o(0, 0, 0, e) = 0.1f;
+  const heed::tensor_view<const float, 1> same(&aliased.x.o(0, 0, 0), {4}, {1});
+  check_refusal("slopes are o", run_plan<float>(aliased.c, same, aliased.options, {}),
+                [&] { run_forward<float>(aliased.c, same, aliased.options, {}); }, {"o", "slopes", "memory"});
   static const float g[100] = {};
   refused("heads of gates", {"log_gates", "3"}, [](call& c) { c.gates = {g, {2, 3, 5}, {15, 5, 1}}; });
   refused("length of gates", {"log_gates", "4", "5"}, [](call& c) { c.gates = {g, {2, 4, 4}, {20, 5, 1}}; });
@@ -103,7 +135,7 @@ TEST_CASE("states: one per sequence and head of the decay, D by E, unit stride")
             [axis](call& c) { c.options.initial_state.s = with(c.options.initial_state.s, axis, 9); });
     refused("final", {"final_state.s", "9"},
             [axis](call& c) { c.options.final_state.s = with(c.options.final_state.s, axis, 9); });
-    decode_refused("memory", {"9"}, [axis](call& c) { c.memory.s = with(c.memory.s, axis, 9); });
+    decode_refused("memory", {"memory.s", "9"}, [axis](call& c) { c.memory.s = with(c.memory.s, axis, 9); });
   }
   refused("Hk slopes with H states", {"initial_state.s", "4", "2"}, [](call& c) { c.slopes.resize(2); });
   refused("strided state", {"final_state.s", "stride", "2"},
@@ -127,6 +159,19 @@ TEST_CASE("masks and values") {
   });
   refused("scale", {"scale"}, [](call& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
   refused("chunk", {"chunk", "-1"}, [](call& c) { c.options.chunk = -1; });
+}
+
+TEST_CASE("states with an extent below 0, or of more numbers than can be counted") {
+  constexpr index_t most = std::numeric_limits<index_t>::max(), many = index_t{1} << 31;
+  CHECK_THROWS_AS(heed::state<float>(1, -1, 8, 8), heed::error);
+  CHECK_THROWS_AS(heed::state<float>(many, many, 1, 3), heed::error);
+  CHECK_THROWS_AS(heed::state<float>(most, most, most, most), heed::error);
+  CHECK_THROWS_AS(heed::state<double>(0, many, many, 8), heed::error);  // its strides could not be had
+}
+
+TEST_CASE("any number of workers may be there") {
+  call c;
+  CHECK(run_plan<float>(c.c, c.decay(), c.options, {.executor = many_workers::get()}).ok());
 }
 
 TEST_CASE("nothing to do is legal, whatever the pointers") {

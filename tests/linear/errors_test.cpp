@@ -48,6 +48,11 @@ TEST_CASE("shapes, states, masks and values") {
   refused("z without s", {"final_state.s", "0"}, [](call& c) { c.options.final_state.s = {}; });
   refused("s is z", {"final_state.s", "final_state.z"},
           [](call& c) { c.options.final_state.z = at(c.options.final_state.z, c.options.final_state.s.data()); });
+  refused("z is the initial s", {"final_state.z", "initial_state.s"}, [](call& c) {
+    c.options.initial_state.s =
+        at(c.options.initial_state.s, static_cast<const float*>(c.options.final_state.z.data()));
+  });
+  refused("no such feature", {"feature", "99"}, [](call& c) { c.options.feature = static_cast<heed::feature>(99); });
   refused("window", {"mask"}, [](call& c) { c.options.mask = heed::window(3); });
   refused("key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
   refused("first_place", {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place(one); });
@@ -66,6 +71,11 @@ TEST_CASE("decode: as many new queries as keys, and a memory with its normaliser
   };
   check("more keys", c.x.memory(), {"tokens", "5", "7"});
   c.c.k = with(c.c.k, 2, 5), c.c.v = with(c.c.v, 2, 5);
+  c.options.align = heed::top_left;
+  check("top_left", c.x.memory(), {"align", "top_left"});
+  c.options.align = heed::bottom_right;
+  const heed::state_view<float> memory = c.x.memory();
+  check("z is s", {memory.s, at(memory.z, memory.s.data())}, {"memory.s", "memory.z"});
   check("no state", {}, {"memory.s", "null"});
   check("no normaliser", {c.x.s0.view(), {}}, {"memory.z", "null"});
   CHECK(text_of_error([&] { run_decode<float>(c.c, c.x.memory(), c.options, {}); }).empty());

@@ -41,6 +41,26 @@ TEST_CASE("the same bits for 1 to 5 workers, columns cut or not, one memory or t
   CHECK(cut);
 }
 
+TEST_CASE("normalised, without eps: no scale changes anything, however large or small") {
+  const heed::linear::options<float> how{.mask = heed::causal(), .eps = 0};
+  linear_case<float> plain({1, 2, 1, 9, 9, 20, e}, how);
+  plain.forward();
+  for (const double scale : {1e-60, 1e-40, 1e40, 1e60}) {
+    linear_case<float> x(plain.s, how);
+    x.options.scale = scale;
+    x.forward();
+    linear_case<float> step(plain.s, how);
+    step.options.scale = scale;
+    run_decode<float>(step.call(), step.memory(), step.options, {});
+    for (index_t h = 0; h < 2; ++h)
+      for (index_t i = 0; i < 9; ++i)
+        for (index_t c = 0; c < e; ++c) {
+          CHECK(x.o(0, h, i, c) == Approx(plain.o(0, h, i, c)).epsilon(1e-6));
+          CHECK(step.o(0, h, i, c) == Approx(plain.o(0, h, i, c)).epsilon(1e-4).margin(1e-5));
+        }
+  }
+}
+
 TEST_CASE("a call split anywhere, its state carried, is the whole call") {
   for (const index_t cut : {0, 1, 16, 64, 100, 149, 150}) {
     linear_case<float> x(square, {.mask = heed::causal()});

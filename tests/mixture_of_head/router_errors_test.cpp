@@ -71,7 +71,8 @@ TEST_CASE("counts that do not fit") {
 
 TEST_CASE("logits of the wrong shape, or none where the routing reads them") {
   constexpr routing how{.shared = 3, .active = 2};
-  trained_refused({"routed_logits has heads 5", "needs 4", "gates has 8"}, {.shared = 4, .active = 2});  // 5 routed heads, 4 expected
+  trained_refused({"routed_logits has heads 5", "needs 4", "gates has 8"},
+                  {.shared = 4, .active = 2});  // 5 routed heads, 4 expected
   trained_refused({"shared_logits", "3", "4"}, {.shared = 4, .active = 2},
                   [](auto& x, auto& routed, auto&, auto&, auto&) {
                     routed = {x.routed.view3().data(), {2, 4, 7}, {35, 7, 1}};

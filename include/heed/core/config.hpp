@@ -105,7 +105,7 @@
 
 // The innermost inline namespace of every function that is not forced inline: translation units compiled for different
 // machines or ways to fail can be linked into one program, and each keeps its own code.
-#define HEED_ISA                                                                                               \
+#define HEED_ISA                                                                                                \
   HEED_PASTE8(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, \
               HEED_TAG_ASSERTIONS, HEED_TAG_ERRORS)
 

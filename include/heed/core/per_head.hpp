@@ -41,6 +41,9 @@ class per_head {
   HEED_INLINE constexpr bool set() const noexcept { return set_; }
   HEED_INLINE constexpr bool one_each() const noexcept { return one_each_; }  // else one number for all heads
   HEED_INLINE constexpr index_t size() const noexcept { return count_; }      // where one_each()
+  HEED_INLINE constexpr const void* data() const noexcept {                   // where one_each()
+    return floats_ != nullptr ? static_cast<const void*>(floats_) : doubles_;
+  }
   HEED_INLINE constexpr double at(index_t head) const noexcept {
     if (!one_each_) return all_;
     return floats_ != nullptr ? static_cast<double>(floats_[head * stride_]) : doubles_[head * stride_];

@@ -31,6 +31,11 @@ template <class Acc = float> class state {
       : extents_{sequences, heads, features, value_dim} {
     for (const index_t extent : extents_)
       if (extent < 0) detail::fail("state: an extent is ", extent, ", must be at least 0");
+    constexpr double most = 0x1p58;  // numbers: bytes are counted without overflow
+    double numbers = static_cast<double>(value_dim) + 1;
+    for (const index_t extent : {sequences, heads, features})  // 0 of one does not make up for the others: strides
+      numbers *= static_cast<double>(std::max<index_t>(extent, 1));
+    if (numbers > most) detail::fail("state: ", numbers, " numbers, must be at most ", most);
     data_ = allocate();
     reset();
   }

@@ -15,9 +15,10 @@ template <class T>
 plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers,
                       tile::step_cut& cut) noexcept {
   plan out{};
+  if (!check_call(p, out.problem)) return out;
   heed::detail::checker check(out.problem);
-  tile::check_memory(check, p);
-  if (!check.ok() || !check_call(p, out.problem)) return out;
+  tile::check_tokens(check, p);
+  if (!check.ok()) return out;
   cut = tile::make_step_cut(p);
   out.path = cut.many ? "lightning: chunks on a state in place" : "lightning: token by token";
   tile::plan_steps(out, p, cut, where, workers);

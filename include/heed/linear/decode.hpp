@@ -15,9 +15,10 @@ template <class T>
 plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers,
                       tile::step_cut& cut) noexcept {
   plan out{};
+  if (!check_call(p, out.problem)) return out;
   heed::detail::checker check(out.problem);
-  tile::check_memory(check, p);
-  if (!check.ok() || !check_call(p, out.problem)) return out;
+  tile::check_tokens(check, p);
+  if (!check.ok()) return out;
   cut = tile::make_step_cut(p);
   out.path = cut.many ? "linear: chunks on a state in place" : "linear: token by token";
   tile::plan_steps(out, p, cut, where, workers);
@@ -43,8 +44,8 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:
 // B, Hk, D', E, unit stride on the last axis, and z: B, Hk, D' where normalize is set) is read and left after the last
-// of them. Shapes as in forward; opt.align, opt.initial_state and opt.final_state are not used. One token costs O(D' E)
-// per head, and no scratch up to 512 features.
+// of them. Shapes as in forward; opt.initial_state and opt.final_state are not used, nor is opt.align, but top_left is an
+// error. One token costs O(D' E) per head, and no scratch up to 512 features.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&& o, const options<acc_of<Q>>& opt = {},
             const context& where = {}) {

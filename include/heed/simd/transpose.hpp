@@ -126,7 +126,7 @@ template <int Step, class T> HEED_INLINE batch<T> exchange(batch<T> x) {
     if constexpr (is_float<T>)
       return HEED_MM(shuffle_ps)(x, x, Step == 2 ? 0x4e : 0xb1);
     else
-      return HEED_MM(shuffle_pd)(x, x, 0x55 & ((1 << width<T>) - 1));
+      return HEED_MM(shuffle_pd)(x, x, 0x55 & ((1 << width<T>)-1));
   } else {
 #if defined(HEED_AVX512)
     using raw = typename batch<T>::register_type;

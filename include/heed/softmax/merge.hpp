@@ -4,9 +4,9 @@
 #include <cmath>
 #include <limits>
 
+#include "heed/core/check.hpp"
 #include "heed/core/error.hpp"
 #include "heed/core/view.hpp"
-#include "heed/core/check.hpp"
 
 namespace heed::softmax {
 namespace detail {

@@ -16,7 +16,7 @@ namespace heed::softmax {
 // decode, backward and the reference. Acc is double for double inputs, else float.
 // Scores, in this order: scale, softcap, alibi_slopes, bias, score, mask.
 template <class Acc = float> struct options {
-  heed::mask mask = {};                 // every key visible
+  heed::mask mask = {};  // every key visible
   alignment align = bottom_right;
   std::optional<double> scale = {};     // 1/sqrt(D); 0 is a legal scale
   double softcap = 0;                   // s -> softcap * tanh(s / softcap); 0: off

@@ -43,12 +43,13 @@ template <class T> void cut_columns(const recurrence<T>& p, index_t tracks, inde
   const double once = c * d, rest = (4 * static_cast<double>(p.features) + c) * static_cast<double>(p.e);
   double least = 0;
   index_t best = 1;
-  for (index_t blocks = 1; blocks <= std::min<index_t>(whole, 4 * workers); ++blocks) {
+  for (index_t blocks = 1; blocks <= whole && (blocks - 1) / 4 < workers; ++blocks) {
     const index_t columns = (whole + blocks - 1) / blocks;
     if ((whole + columns - 1) / columns != blocks) continue;
-    const index_t rounds = (tracks * blocks + workers - 1) / workers;
+    const double rounds =
+        std::ceil(static_cast<double>(tracks) * static_cast<double>(blocks) / static_cast<double>(workers));
     const double share = static_cast<double>(columns) / static_cast<double>(whole);
-    const double time = static_cast<double>(rounds) * (once + rest * share);
+    const double time = rounds * (once + rest * share);
     if (blocks == 1 || time < 0.95 * least) least = time, best = blocks;
     if (workers == 1 || shared_sums) break;
   }
@@ -122,15 +123,13 @@ inline constexpr index_t few_tokens = 4;
 
 // memory: what decode reads and updates
 template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
-  p.before = memory, p.after = memory;
-  p.align = {};
+  p.before = memory, p.after = memory, p.in_place = true;
+  if (!p.align.top_left) p.align = {};
   p.causal = true;
 }
-template <class T> void check_memory(heed::detail::checker& check, const recurrence<T>& p) {
-  const bool some = p.sequences() * p.states * p.features * p.e > 0;
+template <class T> void check_tokens(heed::detail::checker& check, const recurrence<T>& p) {
+  check.require(!p.align.top_left, "align is top_left: decode takes new tokens for those after its memory's");
   check.equal("q", p.q.extent(2), "k", p.k.extent(2), "tokens");
-  check.require(!some || p.after.s.data() != nullptr, "memory.s is null, must hold the state");
-  check.require(!some || !p.normalize || p.after.z.data() != nullptr, "memory.z is null, must hold the normaliser");
 }
 
 struct step_cut : chunk_cut {

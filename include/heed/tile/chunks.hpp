@@ -334,11 +334,7 @@ template <class T> class chunk_driver {
   }
 
   void set_gain() {
-    const T scale = static_cast<T>(p_.scale), eps = static_cast<T>(p_.eps);
-    for (index_t l = 0; l < row_; ++l) {
-      const T below = p_.normalize ? scale * below_[l] + eps : T(1);
-      gain_[l] = below == T(0) ? T(0) : scale / below;
-    }
+    for (index_t l = 0; l < row_; ++l) gain_[l] = output_gain(p_, p_.normalize ? below_[l] : T(0));
   }
 
   // ---- writing ------------------------------------------------------------------------------------------------------

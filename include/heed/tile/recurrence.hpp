@@ -36,6 +36,7 @@ template <class T> struct recurrence {
   state_view<T> after = {};                             // null: not wanted
   double scale = 1, eps = 0;
   bool causal = true, normalize = false;
+  bool in_place = false;                        // decode: before and after are its memory
   index_t chunk = 0;                            // as given
   index_t heads = 0, kv_heads = 0, states = 0;  // states: heads of the state
   index_t readers = 1, writers = 1;             // query heads that read a state; states that a k/v head writes
@@ -88,10 +89,12 @@ recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4>
   p.d = q.extent(3), p.e = v.extent(3);
   return p;
 }
+// Beyond it a call is refused: features, and products of them, are counted without overflow.
+inline constexpr index_t most_dim = index_t{1} << 24;
+
 // What follows from the feature map and the number of states
 template <class T> void complete(recurrence<T>& p) {
-  constexpr index_t most = index_t{1} << 24;  // beyond it the call is refused; the product must not overflow
-  p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most));
+  p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most_dim));
   p.readers = p.states > 0 ? std::max<index_t>(1, p.heads / p.states) : 1;
   p.writers = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
 }
@@ -111,6 +114,13 @@ template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
   return {const_cast<T*>(x.data()),
           {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
           {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
+}
+
+// What a sum of weighted values is multiplied with; below: the sum of the weights
+template <class T> HEED_INLINE T output_gain(const recurrence<T>& p, T below) {
+  if (!p.normalize) return static_cast<T>(p.scale);
+  const double under = p.scale * static_cast<double>(below) + p.eps;
+  return under == 0 ? T(0) : static_cast<T>(p.scale / under);
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------
@@ -149,6 +159,13 @@ void check_state(heed::detail::checker& check, const char* s_name, const char* z
   heed::detail::check_extents(check, z_name, x.z, {p.sequences(), p.states, p.features}, false);
 }
 
+// Slopes are read while tasks write.
+template <class T, class X>
+void check_slopes_apart(heed::detail::checker& check, const recurrence<T>& p, const char* name, const X& written) {
+  check.require(written.empty() || p.decay->slopes.data() != static_cast<const void*>(written.data()), name,
+                " is the same memory as slopes");
+}
+
 template <class T> void check_decay(heed::detail::checker& check, const recurrence<T>& p) {
   if (p.decay == nullptr) return;
   const char* const name = p.decay->gated ? "log_gates" : "slopes";
@@ -160,11 +177,49 @@ template <class T> void check_decay(heed::detail::checker& check, const recurren
     check.tensor(name, g, false);
     heed::detail::check_extents(check, name, g, {p.q.extent(0), p.states, p.q.extent(2)}, false);
     check.distinct("o", p.o, name, g);
-    check.distinct("final_state", p.after.s, name, g);
     return;
   }
+  check.require(p.states == 0 || p.decay->slopes.set(), "slopes is null but has ", p.states, " elements");
   for (index_t h = 0; check.ok() && h < p.states; ++h)
     check.require(p.decay->slopes.at(h) >= 0, "slopes[", h, "] is ", p.decay->slopes.at(h), ", must be at least 0");
+}
+
+// What is written must be no other argument's memory, except final_state where initial_state is, number by number.
+template <class T> void check_states(heed::detail::checker& check, const recurrence<T>& p) {
+  const char *const s_name = p.in_place ? "memory.s" : "final_state.s", *const z_name =
+                                                                            p.in_place ? "memory.z" : "final_state.z";
+  const tensor_view<const T, 3> none;
+  const tensor_view<T, 4>& s = p.after.s;
+  const tensor_view<const T, 3> z = p.normalize ? tensor_view<const T, 3>(p.after.z) : none;
+  const tensor_view<const T, 4>& s0 = p.before.s;
+  const tensor_view<const T, 3> z0 = p.normalize ? p.before.z : none;
+  if (p.in_place) {
+    const bool some = p.sequences() > 0 && p.states > 0;  // features and columns there are
+    check.require(!some || s.data() != nullptr, "memory.s is null, must hold the state");
+    check.require(!some || !p.normalize || z.data() != nullptr, "memory.z is null, must hold the normaliser");
+  } else {
+    check_state(check, "initial_state.s", "initial_state.z", p.before, p);
+  }
+  check_state(check, s_name, z_name, p.after, p);
+  check.written(s_name, s);
+  if (p.normalize) check.written(z_name, p.after.z);
+  check.distinct(s_name, s, z_name, z);
+  check.distinct(s_name, s, "o", p.o), check.distinct(z_name, z, "o", p.o);
+  for (const auto& [name, x] : {std::pair("q", &p.q), std::pair("k", &p.k), std::pair("v", &p.v)})
+    check.distinct(s_name, s, name, *x), check.distinct(z_name, z, name, *x);
+  if (p.decay != nullptr && p.decay->gated) check.distinct(s_name, s, "log_gates", p.decay->log_gates);
+  if (p.decay != nullptr && !p.decay->gated)
+    check_slopes_apart(check, p, "o", p.o), check_slopes_apart(check, p, s_name, s);
+  if (p.in_place) return;
+
+  check.distinct("o", p.o, "initial_state.s", s0), check.distinct("o", p.o, "initial_state.z", z0);
+  check.distinct(s_name, s, "initial_state.z", z0), check.distinct(z_name, z, "initial_state.s", s0);
+  const auto whole_or_apart = [&](const char* a, const auto& x, const char* b, const auto& y) {
+    check.require(x.empty() || x.data() != y.data() || heed::detail::same(x, y), a, " is the same memory as ", b,
+                  ", but has other strides");
+  };
+  whole_or_apart(s_name, tensor_view<const T, 4>(s), "initial_state.s", s0);
+  whole_or_apart(z_name, z, "initial_state.z", z0);
 }
 
 // O(1) in the tensors, O(size) in lengths, offsets and slopes; reads no other data.
@@ -185,6 +240,11 @@ template <class T> void check_recurrence(heed::detail::checker& check, const rec
   check.equal("v", p.v.extent(3), "o", p.o.extent(3), "head dim");
   check.require(p.heads == 0 || (p.kv_heads > 0 && p.heads % p.kv_heads == 0), "q has ", p.heads, " heads, k has ",
                 p.kv_heads, ", must be a divisor of it");
+  check.require(p.d <= most_dim, "q has head dim ", p.d, ", must be at most ", most_dim);
+  check.require(p.e <= most_dim, "v has head dim ", p.e, ", must be at most ", most_dim);
+  const auto map = static_cast<index_t>(p.map.built_in);
+  check.require(map >= 0 && map <= static_cast<index_t>(feature::taylor), "feature is ", map,
+                ", must be one of the enumerators");
   check.require(!p.taylor() || p.d <= 32767, "q has head dim ", p.d, ", with taylor features must be at most 32767");
   check.require(!std::isnan(p.scale), "scale is NaN, must be a number");
   check.require(!std::isnan(p.eps), "eps is NaN, must be a number");
@@ -194,14 +254,7 @@ template <class T> void check_recurrence(heed::detail::checker& check, const rec
   if (check.ok()) check_tracks(check, p);
   if (check.ok()) check_decay(check, p);
   if (!check.ok()) return;
-  check_state(check, "initial_state.s", "initial_state.z", p.before, p);
-  check_state(check, "final_state.s", "final_state.z", p.after, p);
-  check.written("final_state.s", p.after.s), check.written("final_state.z", p.after.z);
-  check.distinct("o", p.o, "initial_state.s", p.before.s), check.distinct("o", p.o, "initial_state.z", p.before.z);
-  check.distinct("final_state.s", p.after.s, "final_state.z", p.after.z);
-  for (const auto& [name, x] : {std::pair("q", &p.q), std::pair("k", &p.k), std::pair("v", &p.v)})
-    check.distinct("final_state.s", p.after.s, name, *x), check.distinct("final_state.z", p.after.z, name, *x);
-  check.distinct("final_state.s", p.after.s, "o", p.o), check.distinct("final_state.z", p.after.z, "o", p.o);
+  check_states(check, p);
 }
 
 }  // namespace HEED_ISA

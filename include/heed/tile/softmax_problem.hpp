@@ -28,7 +28,8 @@ template <class T> struct softmax_problem : attention<T> {
   HEED_INLINE T finish_factor(index_t head, T top, T sum, T gain, Scale first, AllZero all_zero) const {
     if (sum == T(0)) return T(0);
     const T share = T(1) / sum;
-    if (std::abs(gain) >= T(1e-30) && std::abs(gain) <= std::numeric_limits<T>::max()) [[likely]] return gain * share;
+    if (std::abs(gain) >= T(1e-30) && std::abs(gain) <= std::numeric_limits<T>::max()) [[likely]]
+      return gain * share;
     T none_top, none_sum;
     start(head, none_top, none_sum);
     if (top == none_top && sum == none_sum && all_zero()) return T(0);

@@ -126,11 +126,9 @@ template <class T> class step_driver {
     for (index_t f = 0; f < p_.features; ++f) std::fill(step.s + f * step.s_row, step.s + f * step.s_row + p_.e, T(0));
   }
   T gain(const T* q, const T* sums, index_t stride) const {
-    if (!p_.normalize) return static_cast<T>(p_.scale);
     T below = 0;
-    for (index_t f = 0; f < p_.features; ++f) below += q[f] * sums[f * stride];
-    below = static_cast<T>(p_.scale) * below + static_cast<T>(p_.eps);
-    return below == T(0) ? T(0) : static_cast<T>(p_.scale) / below;
+    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) below += q[f] * sums[f * stride];
+    return output_gain(p_, below);
   }
   const T* features(const T* x, T* out) const {
     if (!p_.mapped()) return x;
