@@ -2,7 +2,9 @@
 
 // Calls that lightning attention refuses, forward and decode.
 
+#include <array>
 #include <limits>
+#include <vector>
 
 #include "support/catch.hpp"
 #include "support/recurrent_case.hpp"
@@ -163,10 +165,9 @@ TEST_CASE("masks and values") {
 
 TEST_CASE("states with an extent below 0, or of more numbers than can be counted") {
   constexpr index_t most = std::numeric_limits<index_t>::max(), many = index_t{1} << 31;
-  CHECK_THROWS_AS(heed::state<float>(1, -1, 8, 8), heed::error);
-  CHECK_THROWS_AS(heed::state<float>(many, many, 1, 3), heed::error);
-  CHECK_THROWS_AS(heed::state<float>(most, most, most, most), heed::error);
-  CHECK_THROWS_AS(heed::state<double>(0, many, many, 8), heed::error);  // its strides could not be had
+  const std::vector<std::array<index_t, 4>> bad{
+      {1, -1, 8, 8}, {many, many, 1, 3}, {most, most, most, most}, {0, many, many, 8}};
+  for (const auto& n : bad) CHECK_THROWS_AS(heed::state<float>(n[0], n[1], n[2], n[3]), heed::error);
 }
 
 TEST_CASE("any number of workers may be there") {

@@ -103,13 +103,14 @@ template <class T> class chunk_driver {
     const index_t all_see = p_.causal ? std::clamp<index_t>(t.place, 0, m) : m;
     const index_t blind = p_.causal ? std::clamp<index_t>(-t.place, 0, n) : 0;
     const index_t pairs = p_.causal ? std::min(n - blind, m - all_see) : 0;
-    for (index_t j = 0; j < all_see; j += chunk_) absorb(j, std::min(chunk_, all_see - j));
-    for (index_t i = 0; i < blind; i += tile) read_alone(i, std::min(tile, blind - i));
-    for (index_t i = 0; i < pairs; i += chunk_)
-      pair(blind + i, all_see + i, std::min(chunk_, pairs - i),
-           std::min(chunk_, pairs - i - std::min(chunk_, pairs - i)));
-    for (index_t i = blind + pairs; i < n; i += tile) read_alone(i, std::min(tile, n - i));
-    for (index_t j = all_see + pairs; j < m; j += chunk_) absorb(j, std::min(chunk_, m - j));
+    const auto absorb = [&](index_t j, index_t count, index_t next) { this->absorb(j, count, next); };
+    const auto read = [&](index_t i, index_t count, index_t next) { read_alone(i, count, next); };
+    each_chunk(0, all_see, chunk_, absorb);
+    each_chunk(0, blind, tile, read);
+    each_chunk(blind, blind + pairs, chunk_,
+               [&](index_t i, index_t count, index_t next) { pair(i, all_see + i - blind, count, next); });
+    each_chunk(blind + pairs, n, tile, read);
+    each_chunk(all_see + pairs, m, chunk_, absorb);
     end();
   }
 
@@ -154,16 +155,29 @@ template <class T> class chunk_driver {
 
   // ---- tokens -------------------------------------------------------------------------------------------------------
 
-  void absorb(index_t j, index_t n) {
+  // f(first, count, count of the next) for pieces of [first, end)
+  template <class F> static void each_chunk(index_t first, index_t end, index_t most, F f) {
+    for (index_t i = first, count = 0; i < end; i += count) {
+      count = std::min(most, end - i);
+      f(i, count, std::min(most, end - i - count));
+    }
+  }
+
+  void absorb(index_t j, index_t n, index_t next) {
     begin_keys(j, n);
+    begin_drips();
+    drip_keys(j + n, next);
     update();
   }
-  void read_alone(index_t i, index_t lanes) {
+  void read_alone(index_t i, index_t lanes, index_t next) {
+    begin_drips();
+    drip_queries(i + lanes, next);
     for (index_t head = state_ * p_.readers; head < (state_ + 1) * p_.readers; ++head) read(head, i, lanes, -1);
   }
   void pair(index_t i, index_t j, index_t n, index_t next) {
     begin_keys(j, n);
-    begin_drips(i + n, j + n, next);
+    begin_drips();
+    drip_queries(i + n, next), drip_keys(j + n, next);
     for (index_t head = state_ * p_.readers; head < (state_ + 1) * p_.readers; ++head)
       for (index_t at = 0; at < n; at += tile) read(head, i + at, std::min(tile, n - at), at);
     update();
@@ -182,15 +196,17 @@ template <class T> class chunk_driver {
   }
 
   // While a chunk is computed, the rows of the next are asked for: queries from i, keys from j, `next` of each.
-  void begin_drips(index_t i, index_t j, index_t next) {
-    drip_ = 0;
-    if (next == 0) return end_drips();
+  void begin_drips() { drip_ = 0, drips_.fill({}); }
+  void drip_queries(index_t i, index_t next) {
+    if (next == 0) return;
     drips_[0] = drip<T>(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
-    drips_[1] = drip<T>(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
-    drips_[2] = drip<T>(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
     drips_[3] = drip<T>(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
   }
-  void end_drips() { drip_ = drips_.size(); }
+  void drip_keys(index_t j, index_t next) {
+    if (next == 0) return;
+    drips_[1] = drip<T>(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
+    drips_[2] = drip<T>(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+  }
 
   // A product of some depth, with prefetches
   void product(const matrix_product<T>& m, index_t vectors) {
