@@ -43,7 +43,11 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
         const batch k(p.k[f]);
         if constexpr (Fades) ((x[N] = x[N] * lambda), ...);
         ((x[N] = simd::fma(k, v[N], x[N])), ...);
-        if constexpr (Fades) ((x[N] = simd::select<T>(simd::abs(x[N]) < least, zero, x[N])), ...);
+        if constexpr (Fades) {
+          simd::small_watch<T> watch(x[0]);
+          (watch.see(x[N]), ...);
+          if (watch.any()) [[unlikely]] ((x[N] = simd::select<T>(simd::abs(x[N]) < least, zero, x[N])), ...);
+        }
         (store(s + N * w, x[N], N), ...);
       }
       const batch q(p.q[f]);
