@@ -11,7 +11,7 @@
 
 namespace heed_test {
 
-// Unoptimised builds (sanitizers) take one of so many of the products of cases; few_thinning, of products of short lists
+// Unoptimised builds (sanitizers) take one of so many of the products of cases; few_thinning: of short lists
 // whose entries shall all occur: it shares no factor with their lengths.
 #if defined(__OPTIMIZE__)
 inline constexpr std::size_t thinning = 1, few_thinning = 1;
