@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
 // lightning::forward and decode beside chunked Eigen products, plain loops, softmax, and the limits of the machine.
-// FLOPs
-// are nominal, 4 D E + 65 (D + E) per token and head, whatever the chunk; `counted` is the share that was multiplied.
-// Rows:
+// FLOPs are nominal, 4 D E + 65 (D + E) per token and head, whatever the chunk, for us and for our neighbours.
+// `counted` is what our chunks really multiply, padding included, over that: % peak times counted is how busy the
+// multipliers are. Calls of few tokens can pass 100 % of the peak: their first chunk reads no state. Rows:
 //   prefill/D<D>/N<N>           one head, E = D               huge/D<D>/N<N>       the same in pages of 2 MiB
 //   chunk/D<D>/C<C>             chunks of C tokens            gates/D<D>           log_gates, in times of slopes
 //   threads/H<H>/D<D>           two threads at N = 65536      decode/D<D>          one token, 8 heads
-//   softmax/D<D>/N<N>           causal softmax beside it      silence/D<D>         10^5 tokens of zeros
+//   softmax/D<D>/N<N>           beside causal softmax         silence/D<D>         10^5 tokens of zeros
 //   accuracy/D<D>               error against double
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py.
 #include "support/recurrent.hpp"
@@ -40,21 +40,17 @@ void run(const tensors_of& x, const options& how = {}, const heed::context& wher
   run(x, x.slopes, how, where);
 }
 
-void describe(State& state, const tensors_of& x, const options& how, const heed::context& where = {}) {
-  const heed::plan plan =
-      heed::lightning::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.o_view(), how, where);
-  state.SetLabel(std::string(plan.path) + " " + plan.isa + " chunk " + std::to_string(plan.chunk));
-  const index_t lanes = plan.query_tile < 16 ? plan.query_tile : 16;
-  state.counters["counted"] = x.at.counted_flops(plan.chunk, lanes) / x.at.flops();
-}
-
 void add_call(const std::string& name, const recurrent_shape& s, const options& how, bool huge) {
   add(name, [=](State& state, const std::string& row) {
     const tensors_of x(s, huge);
-    std::vector<std::byte> bytes(
-        heed::lightning::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.o_view(), how).workspace_bytes);
-    time_row<float>(state, row, s, [&] { run(x, how, {.workspace = bytes}); });
-    describe(state, x, how);
+    const heed::plan plan =
+        heed::lightning::plan_forward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.o_view(), how);
+    std::vector<std::byte> bytes(plan.workspace_bytes);
+    const double counted = s.counted_flops(plan.chunk, heed::simd::width<float>);
+    time_row<float>(
+        state, row, s, [&] { run(x, how, {.workspace = bytes}); }, counted);
+    state.SetLabel(std::string(plan.path) + " " + plan.isa + " chunk " + std::to_string(plan.chunk));
+    state.counters["counted"] = counted / s.flops();
   });
 }
 
@@ -192,7 +188,7 @@ void add_decode_rows() {
 // Causal softmax of the same shape: where x_softmax passes 1 is the crossover.
 void add_softmax_rows() {
   for (const index_t d : {64, 128})
-    for (const index_t n : {64, 128, 192, 256, 384, 512, 1024, 4096, 16384, 65536})
+    for (const index_t n : {64, 128, 192, 256, 384, 512, 1024, 4096, 16384, 32768})
       add(number("softmax/D", d) + number("/N", n), [d, n](State& state, const std::string& row) {
         show_progress(row);
         const tensors_of x({.n = n, .d = d, .e = d});

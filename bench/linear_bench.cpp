@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// linear::forward and decode. FLOPs are nominal, 4 D E + 65 (D + E) per token and head. Rows:
+// linear::forward and decode. FLOPs are nominal, per token and head: 4 F E of F features, and 65 (D + E) where it is
+// causal; feature maps and normalisers are not counted. Rows:
 //   causal/<feature>/D<D>/N<N>    one head, E = D, normalised      dense/<feature>/D<D>/N<N>    every key seen
 //   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads
 #include "support/recurrent.hpp"
@@ -46,10 +47,12 @@ void add_forward_rows() {
         const recurrent_shape s{.n = n, .d = d, .e = d};
         const std::string rest = std::string("/") + name + number("/D", d) + number("/N", n);
         add_call("causal" + rest, s, {.mask = heed::causal(), .feature = map, .normalize = map != feature::identity});
-        add_call("dense" + rest, s, {.feature = map, .normalize = map != feature::identity});
+        add_call("dense" + rest, {.n = n, .d = d, .e = d, .causal = false},
+                 {.feature = map, .normalize = map != feature::identity});
       }
   for (const index_t d : {8, 16, 32})
-    add_call(number("taylor/D", d), {.n = 4096, .d = d, .e = 64}, {.mask = heed::causal(), .feature = feature::taylor});
+    add_call(number("taylor/D", d), {.n = 4096, .d = d, .e = 64, .features = 1 + d + d * d},
+             {.mask = heed::causal(), .feature = feature::taylor});
 }
 
 void add_decode_rows() {

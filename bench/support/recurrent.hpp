@@ -10,6 +10,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <memory>
@@ -20,15 +21,29 @@
 
 namespace heed_bench {
 
-// Nominal work, whatever the chunk: a state read and updated, and 65 pairs per two tokens.
+// Nominal work, whatever the chunk: a state read and updated, and where it is causal 65 pairs per two tokens.
 struct recurrent_shape {
   index_t n = 1, d = 64, e = 64, heads = 1;
+  index_t features = 0;  // of the state; 0: d
+  bool causal = true;
 
   double tokens() const { return static_cast<double>(n * heads); }
-  double flops() const { return tokens() * static_cast<double>(4 * d * e + 65 * (d + e)); }
-  // What chunks of c tokens really multiply: the diagonal is a staircase of squares of w lanes.
+  double flops() const {
+    return tokens() * static_cast<double>(4 * (features > 0 ? features : d) * e + (causal ? 65 * (d + e) : 0));
+  }
+  // What causal chunks of c tokens multiply on vectors of w lanes: the first chunk reads no state, queries fill whole
+  // vectors, and the pairs of a chunk are a staircase of steps of max(8, w) keys.
   double counted_flops(index_t c, index_t w) const {
-    return tokens() * static_cast<double>(4 * d * e + (c + std::min(c, w)) * (d + e));
+    const index_t step = std::max<index_t>(8, w);
+    double read = 0, pairs = 0;  // lanes of queries that read the state; lanes times keys
+    for (index_t t = 0; t < n; t += c) {
+      const index_t tokens = std::min(c, n - t), lanes = (tokens + w - 1) / w * w;
+      if (t > 0) read += static_cast<double>(lanes);
+      for (index_t j = 0; j < tokens; j += step)
+        pairs += static_cast<double>(std::min(step, tokens - j) * (lanes - j / w * w));
+    }
+    const auto size = static_cast<double>(d * e), width = static_cast<double>(d + e);
+    return static_cast<double>(heads) * 2 * (size * (read + static_cast<double>(n)) + width * pairs);
   }
   template <class T> double bytes() const {
     return tokens() * static_cast<double>(sizeof(T)) * static_cast<double>(2 * (d + e));
