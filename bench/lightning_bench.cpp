@@ -188,7 +188,7 @@ void add_decode_rows() {
 // Causal softmax of the same shape: where x_softmax passes 1 is the crossover.
 void add_softmax_rows() {
   for (const index_t d : {64, 128})
-    for (const index_t n : {64, 128, 192, 256, 384, 512, 1024, 4096, 16384, 32768})
+    for (const index_t n : {64, 96, 128, 192, 256, 384, 512, 1024, 4096, 16384, 32768})
       add(number("softmax/D", d) + number("/N", n), [d, n](State& state, const std::string& row) {
         show_progress(row);
         const tensors_of x({.n = n, .d = d, .e = d});

@@ -96,10 +96,22 @@ TEST_CASE("few tokens need no scratch and no allocation; the same bits on any ex
     const long after = allocations;
     CHECK(after == before);
     CHECK((n > 4) == (plan.workspace_bytes > 0));
+    CHECK(std::string(plan.why.data()).find(n > 4 ? "in chunks of" : "one by one") != std::string::npos);
     test_executor threads(3, order::shuffled, true);
     run_decode<float>(y.call(), y.decay(), y.memory(), y.options, {.executor = threads});
     CHECK((same_bits(x.o, y.o) && same_bits(x.s0, y.s0)));
   }
+}
+
+TEST_CASE("small numbers are lost by fading alone, and no token is before it was read") {
+  for (const double slope : {0.0, 1.0})
+    for (const index_t n : {1, 5}) {  // step by step, in chunks
+      lightning_case<float> x({1, 1, 1, n, n, 8, 8}, {slope});
+      x.q.fill(1e16f), x.k.fill(1e-16f), x.v.fill(1e-16f), x.s0.fill(0);
+      run_decode<float>(x.call(), x.decay(), x.memory(), {}, {});
+      CHECK(x.o(0, 0, 0, 0) == Approx(8e-16f));
+      CHECK(x.s0(0, 0, 0, 0) == Approx(slope > 0 ? 0 : static_cast<float>(n) * 1e-32f).margin(1e-38));
+    }
 }
 
 TEST_CASE("a state that is silent for long holds no subnormal number, and a step flushes") {

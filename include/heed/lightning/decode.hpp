@@ -39,7 +39,9 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
   tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
   tile::hold(p, memory);
   tile::step_cut cut;
-  return detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
+  plan how = detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
+  if (how.ok()) tile::explain_steps(how, p, cut);
+  return how;
 }
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads

@@ -39,7 +39,9 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
   tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tile::planned_output<T>(o), opt);
   tile::hold(p, memory);
   tile::step_cut cut;
-  return detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
+  plan how = detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
+  if (how.ok()) tile::explain_steps(how, p, cut);
+  return how;
 }
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:

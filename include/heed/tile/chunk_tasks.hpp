@@ -155,6 +155,19 @@ void plan_steps(plan& out, const recurrence<T>& p, const step_cut& cut, const co
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
 }
 
+// For plan_decode alone
+template <class T> void explain_steps(plan& how, const recurrence<T>& p, const step_cut& cut) {
+  heed::detail::message text(how.why);
+  if (how.tasks == 0) {
+    text << "no rows";
+    return;
+  }
+  text << how.tasks << " memories, updated in place; ";
+  if (cut.few) text << "up to " << few_tokens << " new tokens of a sequence one by one";
+  if (cut.many) text << (cut.few ? ", more" : "more than a few new tokens") << " in chunks of " << how.chunk;
+  if (p.packed()) text << "; packed: each sequence as a call of its own";
+}
+
 template <class T>
 void run_steps(const recurrence<T>& p, const plan& how, const step_cut& cut, const context& where, index_t workers) {
   run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {

@@ -148,7 +148,7 @@ template <class T> class fade {
         open = i, sum = error = 0;
       } else if constexpr (std::is_same_v<T, double>) {
         const double next = sum + g, back = next - sum;
-        error += (sum - (next - back)) + (g - back);
+        error += (sum - (next - back)) + (g - back) + std::fma(gate[i * step], log2e, -g);
         sum = next;
       } else {
         sum += g;

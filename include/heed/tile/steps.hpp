@@ -43,15 +43,16 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
         const batch k(p.k[f]);
         if constexpr (Fades) ((x[N] = x[N] * lambda), ...);
         ((x[N] = simd::fma(k, v[N], x[N])), ...);
-        if constexpr (Fades) {
-          simd::small_watch<T> watch(x[0]);
-          (watch.see(x[N]), ...);
-          if (watch.any()) [[unlikely]] ((x[N] = simd::select<T>(simd::abs(x[N]) < least, zero, x[N])), ...);
-        }
-        (store(s + N * w, x[N], N), ...);
       }
       const batch q(p.q[f]);
       ((sum[N] = simd::fma(q, x[N], sum[N])), ...);
+      if constexpr (Fades) {
+        simd::small_watch<T> watch(x[0]);
+        (watch.see(x[N]), ...);
+        if (watch.any()) [[unlikely]]
+          ((x[N] = simd::select<T>(simd::abs(x[N]) < least, zero, x[N])), ...);
+      }
+      if constexpr (Writes) (store(s + N * w, x[N], N), ...);
     }
     (store(p.o + column + N * w, sum[N] * batch(p.gain), N), ...);
   };
@@ -110,7 +111,7 @@ template <class T> class step_driver {
         step.gain = gain(step.q, sums, z.stride(2));
         if (!writes || g > 0)
           step_state<false, false>(step, p_.e);
-        else if (p_.decay != nullptr)
+        else if (p_.decay != nullptr && (p_.decay->gated || step.lambda < T(1)))
           step_state<true, true>(step, p_.e);
         else
           step_state<true, false>(step, p_.e);
