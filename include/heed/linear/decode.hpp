@@ -46,8 +46,8 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:
 // B, Hk, D', E, unit stride on the last axis, and z: B, Hk, D' where normalize is set) is read and left after the last
-// of them. Shapes as in forward; opt.initial_state and opt.final_state are not used, nor is opt.align, but top_left is an
-// error. One token costs O(D' E) per head, and no scratch up to 512 features.
+// of them. Shapes as in forward; opt.initial_state, opt.final_state and opt.align are not used, but top_left is
+// refused. One token costs O(D' E) per head, and no scratch up to 512 features.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&& o, const options<acc_of<Q>>& opt = {},
             const context& where = {}) {

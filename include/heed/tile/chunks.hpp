@@ -199,13 +199,17 @@ template <class T> class chunk_driver {
   void begin_drips() { drip_ = 0, drips_.fill({}); }
   void drip_queries(index_t i, index_t next) {
     if (next == 0) return;
-    drips_[0] = drip<T>(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
-    drips_[3] = drip<T>(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
+    drips_[0] = ask(p_.query(t_, state_ * p_.readers, i), p_.q.stride(2), next, p_.d);
+    drips_[3] = ask(p_.output(t_, state_ * p_.readers, i) + first_, p_.o.stride(2), next, columns_);
   }
   void drip_keys(index_t j, index_t next) {
     if (next == 0) return;
-    drips_[1] = drip<T>(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
-    drips_[2] = drip<T>(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+    drips_[1] = ask(p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
+    drips_[2] = ask(p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+  }
+  static drip<T> ask(const T* rows, index_t row_stride, index_t count, index_t dim) {
+    touch_pages(rows, row_stride, count, count);  // of the chunk after the next
+    return {rows, row_stride, count, dim};
   }
 
   // A product of some depth, with prefetches
