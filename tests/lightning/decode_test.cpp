@@ -54,6 +54,24 @@ TEST_CASE("new tokens, one to many, every head dim, slopes and gates") {
     }
 }
 
+TEST_CASE("behind a cut nothing is left of the memory, were it not finite") {
+  constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool gated : {false, true})
+    for (const index_t n : {1, 5}) {  // step by step, in chunks
+      const shape s{1, 1, 1, n, n, 8, 20};
+      lightning_case<float> x = gated ? lightning_case<float>(s, 1, 0) : lightning_case<float>(s, {inf});
+      for (index_t f = 0; f < 8; ++f) x.s0(0, 0, f, f) = f % 2 == 0 ? nan : inf;
+      if (gated) x.gates(0, 0, 0) = -inf;
+      run_decode<float>(x.call(), x.decay(), x.memory(), {}, {});
+      for (index_t e = 0; e < 20; ++e) {
+        float dot = 0;
+        for (index_t d = 0; d < 8; ++d) dot += x.q(0, 0, 0, d) * x.k(0, 0, 0, d);
+        CHECK(x.o(0, 0, 0, e) == Approx(dot * x.v(0, 0, 0, e)).epsilon(1e-4).margin(1e-5));
+        for (index_t f = 0; f < 8; ++f) CHECK(std::isfinite(x.s0(0, 0, f, e)));
+      }
+    }
+}
+
 TEST_CASE("strong decays and an infinite slope") {
   const double inf = std::numeric_limits<double>::infinity();
   for (const index_t n : {1, 3, 40}) check_decode(lightning_case<float>({1, 3, 1, n, n, 16, 20}, {0, 90, inf}));

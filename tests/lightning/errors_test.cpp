@@ -104,6 +104,8 @@ TEST_CASE("strides, null pointers, outputs that are inputs") {
   refused("o is q", {"o", "q"}, [](call& c) { c.c.o = at(c.c.o, &c.x.q(0, 0, 0)); });
   refused("final state is v", {"final_state.s", "v"},
           [](call& c) { c.options.final_state.s = at(c.options.final_state.s, &c.x.v(0, 0, 0)); });
+  refused("final state for all sequences", {"final_state.s", "stride", "0"},
+          [](call& c) { c.options.final_state.s = broadcast_sequences(c.options.final_state.s); });
   refused("final state is o", {"final_state.s", "o"},
           [](call& c) { c.options.final_state.s = at(c.options.final_state.s, &c.x.o(0, 0, 0)); });
   refused("initial state is o", {"initial_state.s", "o"}, [](call& c) {
@@ -128,6 +130,12 @@ TEST_CASE("decays: as many as q or k has heads, slopes not negative, gates of th
   static const float g[100] = {};
   refused("heads of gates", {"log_gates", "3"}, [](call& c) { c.gates = {g, {2, 3, 5}, {15, 5, 1}}; });
   refused("length of gates", {"log_gates", "4", "5"}, [](call& c) { c.gates = {g, {2, 4, 4}, {20, 5, 1}}; });
+  refused("gates are o", {"o", "log_gates", "memory"}, [](call& c) {
+    c.gates = {c.c.o.data(), {2, 4, 5}, {20, 5, 1}};
+  });
+  refused("gates are the final state", {"final_state.s", "log_gates", "memory"}, [](call& c) {
+    c.gates = {c.options.final_state.s.data(), {2, 4, 5}, {20, 5, 1}};
+  });
   refused("batch of gates", {"log_gates", "1", "2"}, [](call& c) { c.gates = {g, {1, 4, 5}, {20, 5, 1}}; });
 }
 
@@ -168,6 +176,12 @@ TEST_CASE("states with an extent below 0, or of more numbers than can be counted
   const std::vector<std::array<index_t, 4>> bad{
       {1, -1, 8, 8}, {many, many, 1, 3}, {most, most, most, most}, {0, many, many, 8}};
   for (const auto& n : bad) CHECK_THROWS_AS(heed::state<float>(n[0], n[1], n[2], n[3]), heed::error);
+}
+
+TEST_CASE("chunks of any length may be asked for, scratch does not grow with them") {
+  const shape s{1, 1, 1, 10000, 10000, 8, 6};
+  lightning_case<float> x(s, {0.1}, {.chunk = std::numeric_limits<index_t>::max()});
+  CHECK(x.plan().chunk == 4096);
 }
 
 TEST_CASE("any number of workers may be there") {

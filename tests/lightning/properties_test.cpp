@@ -2,6 +2,10 @@
 
 // What must hold of lightning attention whatever the numbers.
 
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
+
 #include <limits>
 
 #include "heed/core/factories.hpp"
@@ -142,6 +146,21 @@ TEST_CASE("linear in v; zeros in front change nothing") {
     for (index_t c = 0; c < e; ++c) late.o(0, 0, i, c) = 0;
   CHECK(apart(late.o, x.o) < 1e-14);
 }
+
+#if defined(__SSE2__)
+TEST_CASE("no operand is subnormal while a state fades in silence") {
+  const shape s{1, 1, 1, 4000, 4000, 8, 8};
+  for (const double slope : {0.03, 0.5})
+    for (const bool gated : {false, true}) {
+      lightning_case<float> x = gated ? lightning_case<float>(s, 1, 0) : lightning_case<float>(s, {slope});
+      x.gates.fill(static_cast<float>(-slope));
+      x.k.fill(0), x.q.fill(1e20f), x.s0.fill(1), x.v.fill(1);  // what is read is large
+      _mm_setcsr(_mm_getcsr() & ~static_cast<unsigned>(_MM_EXCEPT_MASK));
+      x.forward();
+      CHECK((_mm_getcsr() & _MM_EXCEPT_DENORM) == 0);
+    }
+}
+#endif
 
 TEST_CASE("a long silence leaves no subnormal number") {
   for (const double slope : {1e-3, 0.01, 0.3, 2.0}) {

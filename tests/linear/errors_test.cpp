@@ -52,6 +52,9 @@ TEST_CASE("shapes, states, masks and values") {
     c.options.initial_state.s =
         at(c.options.initial_state.s, static_cast<const float*>(c.options.final_state.z.data()));
   });
+  refused("too wide for taylor", {"q", "head", "dim", "32768", "32767"}, [](call& c) {
+    c.options.feature = heed::feature::taylor, c.c.q = with(c.c.q, 3, 32768), c.c.k = with(c.c.k, 3, 32768);
+  });
   refused("no such feature", {"feature", "99"}, [](call& c) { c.options.feature = static_cast<heed::feature>(99); });
   refused("window", {"mask"}, [](call& c) { c.options.mask = heed::window(3); });
   refused("key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });

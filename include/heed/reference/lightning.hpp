@@ -11,6 +11,7 @@
 
 #include "heed/reference/eigen.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "heed/core/config.hpp"

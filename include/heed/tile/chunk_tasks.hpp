@@ -129,6 +129,8 @@ template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
 }
 template <class T> void check_tokens(heed::detail::checker& check, const recurrence<T>& p) {
   check.require(!p.align.top_left, "align is top_left: decode takes new tokens for those after its memory's");
+  check.require(!p.packed() || heed::detail::equal(p.mask.query_offsets, p.mask.key_offsets),
+                "packed: query_offsets and key_offsets differ, decode has one token axis");
   check.equal("q", p.q.extent(2), "k", p.k.extent(2), "tokens");
 }
 
