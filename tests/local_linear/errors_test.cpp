@@ -109,6 +109,14 @@ TEST_CASE("ridge: more than 0, one or as many as o has heads") {
   refused(verb::forward, "negative", {"ridge", "-2", "0"}, [](call& c) { c.ridge = -2; });
   refused(verb::forward, "-infinity", {"ridge", "0"}, [](call& c) { c.ridge = -HUGE_VAL; });
   refused(verb::forward, "NaN", {"ridge", "nan", "0"}, [](call& c) { c.ridge = NAN; });
+  const auto same_memory = [](const auto& x) { return heed::tensor_view<const float, 1>(x.data(), {4}, {1}); };
+  refused(verb::forward, "o", {"o", "ridge", "memory"}, [&](call& c) { c.ridge = same_memory(c.o); });
+  refused(verb::forward, "slope", {"slope", "ridge", "memory"},
+          [&](call& c) { c.ridge = same_memory(c.options.slope); });
+  refused(verb::both, "slopes of ALiBi", {"o", "alibi_slopes", "memory"},
+          [&](call& c) { c.options.alibi_slopes = same_memory(c.o); });
+  refused(verb::forward, "solver", {"solver", "7"},
+          [](call& c) { c.options.solver = static_cast<heed::local_linear::solver>(7); });
   refused(verb::forward, "not supplied", {"ridge", "4"}, [](call& c) { c.ridge = {}; });
   refused(verb::forward, "three", {"ridge", "3", "4"}, [](call& c) { c.ridge = three; });
   refused(verb::forward, "none", {"ridge", "0", "4"}, [](call& c) { c.ridge = none; });

@@ -223,6 +223,47 @@ TEMPLATE_TEST_CASE("huge ridges and huge keys", "", float, double) {
   CHECK(far.report->unconverged == 20);
 }
 
+// Squares of the slopes or of the mean are no numbers of float any more.
+TEST_CASE("keys close together beside their mean, far up") {
+  for (const solver how : solvers)
+    for (const double up : {1e11, 1e13, 1e15, 1e17})
+      for (const double noise : {1e-2, 1e-3}) {
+        local_linear_case<float> x({1, 1, 1, 16, 64, 16, 3}, 1e-4 * up * up, {.scale = 0.1 / (up * up), .solver = how});
+        x.k.each([&](float& e) { e = static_cast<float>(noise * static_cast<double>(e)); });
+        for (index_t d = 0; d < 16; ++d) {
+          const float offset = 2 * x.q(0, 0, 0, d);
+          for (index_t j = 0; j < 64; ++j) x.k(0, 0, j, d) += offset;
+        }
+        scale(x.k, up), scale(x.q, up);
+        x.forward();
+        double worst = 0, size = 0;
+        for (const fitted_row& f : fitted(x, x.ridge, x.options))
+          for (index_t e = 0; e < 3; ++e) {
+            worst = std::max(worst, std::abs(static_cast<double>(x.o(0, 0, f.query, e)) - static_cast<double>(f.o(e))));
+            size = std::max(size, std::abs(static_cast<double>(f.o(e))));
+          }
+        INFO(name_of(how) << ", times " << up << ", noise " << noise << ", off by " << worst / size << ", unconverged "
+                          << x.report->unconverged);
+        CHECK((worst <= 1e-4 * size || x.report->unconverged > 0));
+        if (how != solver::conjugate_gradient) CHECK(x.report->unconverged == 0);
+      }
+}
+
+TEST_CASE("slopes beyond the range of T are no silent NaN") {
+  for (const solver how : solvers)
+    for (const index_t dim : {3, 16}) {
+      INFO(name_of(how) << ", D " << dim);
+      local_linear_case<float> x({1, 1, 1, 4, 1, dim, 5}, 1e-37, {.solver = how});
+      scale(x.q, 1e4);
+      x.forward();
+      if (how == solver::conjugate_gradient)
+        CHECK(x.report->unconverged == 4);
+      else
+        for (index_t i = 0; i < 4; ++i)
+          for (index_t e = 0; e < 5; ++e) CHECK(x.o(0, 0, i, e) == Approx(x.v(0, 0, 0, e)));
+    }
+}
+
 TEST_CASE("a row without a key is 0 whatever its slope") {
   const std::vector<std::int32_t> none{0};
   local_linear_case<float> x({1, 1, 1, 3, 9, 4, 2}, 0.5, {.mask = heed::key_lengths(none)});

@@ -238,6 +238,20 @@ TEST_CASE("a finite change of a key: the rows that see it, and no others") {
     }
 }
 
+TEST_CASE("an infinite value that a row sees stays infinite when another row becomes NaN") {
+  for (const solver how : solvers) {
+    INFO(name_of(how));
+    run x({1, 1, 1, 20, 20, 8, 5}, 0.5, {.mask = heed::causal(), .solver = how}),
+        clean({1, 1, 1, 20, 20, 8, 5}, 0.5, {.mask = heed::causal(), .solver = how});
+    for (run* y : {&x, &clean}) y->v(0, 0, 3, 1) = inf;
+    x.q(0, 0, 9, 0) = nan_value, x.k(0, 0, 15, 2) = nan_value;
+    x.forward(), clean.forward();
+    for (index_t i = 0; i < 15; ++i)
+      if (i != 9) CHECK(same_row(x, clean, 0, i));
+    CHECK(std::isinf(clean.o(0, 0, 14, 1)));
+  }
+}
+
 TEST_CASE("a NaN in a query: its row") {
   for (const solver with : solvers) {
     const shape s{1, 1, 1, 70, 90, 8, 5};

@@ -8,6 +8,7 @@
 #include "heed/core/config.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
+#include "heed/core/per_head.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/core/view.hpp"
 
@@ -51,6 +52,10 @@ class checker {
   void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const tensor_view<U, S>& y) {
     require(x.empty() || y.empty() || static_cast<const void*>(x.data()) != static_cast<const void*>(y.data()), a,
             " is the same memory as ", b);
+  }
+  template <class T, int R> void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const per_head& y) {
+    require(x.empty() || !y.one_each() || static_cast<const void*>(x.data()) != y.data(), a, " is the same memory as ",
+            b);
   }
 
  private:

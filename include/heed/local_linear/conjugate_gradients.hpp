@@ -69,11 +69,14 @@ template <class T> class conjugate_gradients {
     for (index_t l = 0; l < row; ++l) {
       if ((which & bit(l)) != 0) {
         const double left = std::sqrt(static_cast<double>(now_[at(l)]) / first_[at(l)]);
-        out.residual[at(l)] = left < out.residual[at(l)] ? out.residual[at(l)] : left;
+        if (!(left <= out.residual[at(l)] || std::isnan(out.residual[at(l)]))) out.residual[at(l)] = left;
       }
       unit_[l] = T(1) / unit_[l];
     }
     scale(y, row);
+    const index_t unsure = tile::all_finite(y, row, d_, row) ? 0 : d_ * row;
+    for (index_t i = 0; i < unsure; ++i)  // a slope beyond the range of T
+      if (!std::isfinite(y[i])) out.residual[at(i % row)] = HUGE_VAL;
     return out;
   }
 
@@ -105,7 +108,9 @@ template <class T> class conjugate_gradients {
     constexpr int most = std::numeric_limits<T>::max_exponent - 2;
     const int dims = 1 + (static_cast<int>(std::bit_width(static_cast<std::uint64_t>(d_))) + 1) / 2;
     for (index_t l = 0; l < row; ++l)
-      unit_[l] = unit_[l] > T(0) ? std::ldexp(T(1), -std::clamp(std::ilogb(unit_[l]) + dims, -most, most)) : T(1);
+      unit_[l] = unit_[l] > T(0) && std::isfinite(unit_[l])
+                     ? std::ldexp(T(1), -std::clamp(std::ilogb(unit_[l]) + dims, -most, most))
+                     : T(1);
   }
   void scale(T* x, index_t row) const {
     for (index_t d = 0; d < d_; ++d)
@@ -146,20 +151,34 @@ template <class T> class conjugate_gradients {
   std::uint64_t find_rounding(const tile_weights<T>& weights, std::uint64_t which, const T* mean, const T* ridge,
                               const T* y, double tolerance, outcome& out) {
     const index_t row = weights.row();
-    tile::lane_dot(y, y, row, d_, row, step_);
-    tile::lane_dot(mean, mean, row, d_, row, turn_);
+    std::array<double, lanes> slopes, offsets;
+    find_lengths(y, row, slopes), find_lengths(mean, row, offsets);
     constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     std::uint64_t lost = 0;
     for (index_t l = 0; l < row; ++l) {
       if ((which & bit(l)) == 0) continue;
-      const double spread = std::sqrt(largest_[at(l)]), offset = std::sqrt(static_cast<double>(turn_[l])),
-                   slope = std::sqrt(static_cast<double>(step_[l]));
+      const double spread = std::sqrt(largest_[at(l)]), offset = offsets[at(l)], slope = slopes[at(l)];
       if (!(unit * slope * spread * (spread + offset) <= tolerance * std::sqrt(first_[at(l)]))) lost |= bit(l);
       const double one = static_cast<double>(unit_[l]);  // 1 in units of (k - mean) . y
       const double change = slope * std::sqrt(std::max(0.0, largest_[at(l)] - static_cast<double>(ridge[l])));
       if (weights.l()[l] != T(1)) out.residual[at(l)] = unit * slope * offset / std::max(one, change);
     }
     return lost;
+  }
+
+  // |x| of each lane, of which no square must be a number of T
+  void find_lengths(const T* x, index_t row, std::array<double, lanes>& out) const {
+    std::array<double, lanes> most;
+    most.fill(0), out.fill(0);
+    for (index_t d = 0; d < d_; ++d)
+      for (index_t l = 0; l < row; ++l)
+        most[at(l)] = std::max(most[at(l)], std::abs(static_cast<double>(x[d * row + l])));
+    for (index_t d = 0; d < d_; ++d)
+      for (index_t l = 0; l < row; ++l) {
+        const double share = static_cast<double>(x[d * row + l]) / most[at(l)];
+        out[at(l)] += share * share;
+      }
+    for (index_t l = 0; l < row; ++l) out[at(l)] = most[at(l)] == 0 ? 0 : most[at(l)] * std::sqrt(out[at(l)]);
   }
 
   // r <- q - mean - C y: what the recursion of the residual may have lost to rounding

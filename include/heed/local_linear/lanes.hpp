@@ -239,8 +239,9 @@ template <class T> class lanes_driver {
     for (index_t e = 0; e < p_.e; ++e)
       for (index_t l = 0; l < row; l += w) {
         T* const o = out_.data() + e * row + l;
-        simd::store(
-            o, simd::fma(simd::load(&missing[at(l)]), simd::load(mean_values_.data() + e * row + l), simd::load(o)));
+        const simd::batch<T> lack = simd::load(&missing[at(l)]), sum = simd::load(o);
+        const simd::batch<T> whole = simd::fma(lack, simd::load(mean_values_.data() + e * row + l), sum);
+        simd::store(o, simd::select<T>(lack == simd::batch<T>(T(0)), sum, whole));
       }
   }
 

@@ -51,6 +51,11 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
   check.require(p.ridge.set(), "ridge has no numbers, needs one or ", p.heads);
   check.require(!p.ridge.one_each() || p.ridge.size() == p.heads, "ridge has ", p.ridge.size(), " entries, o has ",
                 p.heads, " heads");
+  check.distinct("o", p.o, "ridge", p.ridge), check.distinct("lse", p.lse, "ridge", p.ridge);
+  check.distinct("slope", p.opt.slope, "ridge", p.ridge), check.distinct("mean_key", p.opt.mean_key, "ridge", p.ridge);
+  const auto kind = static_cast<index_t>(p.opt.solver);
+  check.require(kind >= 0 && kind <= static_cast<index_t>(solver::direct), "solver is ", kind,
+                ", must be one of the enumerators");
   for (index_t h = 0; check.ok() && h < (p.ridge.one_each() ? p.heads : 1); ++h)
     check.require(p.ridge.at(h) > 0, "ridge[", h, "] is ", p.ridge.at(h), ", must be more than 0");
   return check.ok();

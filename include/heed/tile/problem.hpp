@@ -166,6 +166,7 @@ template <class T>
 void check_per_head(heed::detail::checker& check, const char* name, const per_head& x, const attention<T>& p,
                     double least) {
   if (!x.set()) return;
+  check.distinct("o", p.o, name, x), check.distinct("lse", p.lse, name, x);
   check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");
   for (index_t h = 0; check.ok() && h < (x.one_each() ? p.heads : 1); ++h)
     check.require(x.at(h) >= least && x.at(h) <= std::numeric_limits<double>::max(), name, "[", h, "] is ", x.at(h),
