@@ -33,6 +33,7 @@ template <class T> class direct_solver {
         sum_(memory.take<double>(groups * n_ * wide)),
         total_(memory.take<double>(groups * wide)),
         gain_(memory.take<double>(groups * wide)),
+        lost_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         among_keys_(memory.take<double>(groups * matrix::padded(few(p.d)) * wide)),
         p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
@@ -48,6 +49,7 @@ template <class T> class direct_solver {
     for (index_t d = 0; d < n_; ++d)
       simd::store(c + d * wide, d < d_ ? simd::load_double(mean + d * row + lane) : batch(0.0));
     const batch penalty = simd::load(ridge + lane);
+    simd::store(lost_ + lane, batch(0.0));
     few_ = weights.keys() <= few(d_);
     if (few_)
       solve_among_keys(weights, lane, q + lane, row, c, y, penalty);
@@ -97,7 +99,8 @@ template <class T> class direct_solver {
       rest += (r - image) * (r - image), all += r * r;
     }
     const double missing = std::abs(1 - total_[lane]);
-    return all > 0 ? rest <= missing * missing * all ? missing : std::sqrt(rest / all) : 0;
+    const double left = rest <= missing * missing * all ? missing : std::sqrt(rest / all);
+    return all > 0 ? left < lost_[lane] ? lost_[lane] : left : 0;
   }
 
  private:
@@ -169,9 +172,14 @@ template <class T> class direct_solver {
       }
       matrix_.add_products(x_, count);
     }
+    // sum_j sqrt(p_j) x_j is 0, and so is sum_j sqrt(p_j) (X y)_j: the square of sqrt(p) joins the matrix, which would
+    // be singular but for the ridge, and changes nothing else
+    const batch spread = simd::sqrt(trace / batch(static_cast<double>(std::max<index_t>(1, keys))));
+    for (index_t j = 0; j < order; ++j) simd::store(x_ + j * wide, j < keys ? root(j) * unit * spread : batch(0.0));
+    matrix_.add_products(x_, 1);
     factor(keys, trace, penalty);
     matrix_.solve(b);
-    batch excess(0.0);  // sum_j sqrt(p_j) x_j is 0: where the ridge is small rounding of it would be large
+    batch excess(0.0);
     for (index_t j = 0; j < keys; ++j) excess = simd::fma(root(j) * unit, simd::load(b + j * wide), excess);
     for (index_t j = 0; j < keys; ++j) simd::store(b + j * wide, simd::load(b + j * wide) - root(j) * unit * excess);
     for (index_t d = 0; d < d_; ++d) {
@@ -181,6 +189,19 @@ template <class T> class direct_solver {
         rest = rest - root(j) * unit * (key(j, d) - near - m) * simd::load(b + j * wide);
       simd::store(y + d * wide, rest / penalty);
     }
+    simd::store(lost_ + lane, lost_among_keys(keys, trace));
+  }
+  // What rounding may have moved X y by: |C y - r| is 0 by the making of y, whatever the factors are worth. The
+  // variance over the smallest pivot; all, where there is none for a key that has a weight.
+  batch lost_among_keys(index_t keys, batch trace) const {
+    const batch zero(0.0), all(HUGE_VAL);
+    batch largest(0.0);
+    for (index_t j = 0; j < keys; ++j) {
+      const batch inverse = simd::load(matrix_.entry(j, j));  // of the root of a pivot, 0 for none
+      const batch none = simd::select<double>(root(j) > zero, all, zero);
+      largest = simd::max(largest, simd::select<double>(inverse > zero, inverse * inverse, none));
+    }
+    return batch(1.1e-16) * trace * largest;
   }
   batch root(index_t j) const { return simd::load(roots_ + j * wide); }
   batch key(index_t j, index_t d) const { return batch(static_cast<double>(keys_[j * d_ + d])); }
@@ -284,7 +305,7 @@ template <class T> class direct_solver {
   }
 
   index_t d_, n_;
-  double *storage_, *x_, *mean_, *y_, *sum_, *total_, *gain_, *roots_, *among_keys_;
+  double *storage_, *x_, *mean_, *y_, *sum_, *total_, *gain_, *lost_, *roots_, *among_keys_;
   std::array<index_t, static_cast<std::size_t>(groups)> next_{};  // keys weighed so far
   bool few_ = false;
   T *p_, *keys_;

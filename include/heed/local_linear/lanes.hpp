@@ -9,7 +9,8 @@
 // One task is a tile of queries in lanes, as in softmax. Passes over the keys: weights and means; the solves, without a
 // matrix or with one per lane; the output; mean values, where rounding moved the sum of a row's weights. Up to 4 MiB of
 // weights are kept from pass to pass, others are computed anew: scratch does not grow with N or M, and no N x D x D or
-// N x M is ever formed. What a row gives depends on the keys that it sees and on no other row of its tile.
+// N x M is ever formed. A row's numbers depend on no other row of its tile, but how many keys the tile has
+// says by which solver they are found.
 
 #include <bit>
 #include <cmath>

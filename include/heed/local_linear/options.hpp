@@ -14,7 +14,7 @@ namespace heed::local_linear {
 
 // How C y = q - mean key is solved for the slope y of a query. automatic chooses between the two by the sizes of the
 // call and finishes directly, in double, what conjugate gradients leave unconverged: it always converges, short of
-// ridge * tolerance below about 1e-15 of the variance of keys that are more than D and do not span all D dimensions.
+// ridge * tolerance below about 1e-15 of the variance of keys of which some are sums of others.
 enum class solver { automatic, conjugate_gradient, direct };
 
 // How the solves of a call went. A row is one query of one head.
@@ -39,7 +39,7 @@ template <class Acc = float> struct options {
   tensor_view<const Acc, 4> bias = {};  // (B|1, H|1, N|1, M|1), added after the soft-cap; -inf hides the key
   score_function<Acc> score = {};       // -inf hides the key
   local_linear::solver solver = local_linear::solver::automatic;
-  double tolerance = 1e-5;                 // |C y - r| <= tolerance * |r|, 2-norms
+  double tolerance = 1e-5;                 // |C y - r| <= tolerance * |r|, 2-norms; see docs on stiff problems
   index_t max_iterations = 64;             // of conjugate gradients
   tensor_view<Acc, 3> lse = {};            // (B, H, N), natural log
   tensor_view<Acc, 4> slope = {};          // (B, H, N, D): y
