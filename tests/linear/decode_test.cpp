@@ -4,11 +4,13 @@
 // bits on any executor, in a workspace of the caller's, without allocation.
 
 #include <algorithm>
+#include <limits>
 
 #include "support/catch.hpp"
 #include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/recurrent_case.hpp"
+#include "support/recurrent_isolation.hpp"
 
 using namespace heed_test;
 
@@ -194,4 +196,15 @@ TEST_CASE("one token needs no allocation") {
     const long after = allocations;
     CHECK(after == before);
   }
+}
+
+TEST_CASE("one number that is not finite reaches its own batch entry, heads, column and memory") {
+  const auto run = [](linear_case<float>& x) { run_decode<float>(x.call(), x.memory(), x.options, {}); };
+  for (const index_t n : {3, 20})
+    for (const feature map : {feature::elu_plus_one, feature::softmax}) {
+      INFO(n << " tokens");
+      const auto make = [&] { return linear_case<float>({2, 4, 2, n, n, 8, 12}, {.feature = map}); };
+      for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()})
+        check_isolation({.at = n / 2, .bad = bad, .in_place = true, .elementwise = map != feature::softmax}, make, run);
+    }
 }
