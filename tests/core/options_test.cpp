@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Options as users write them: every member keeps what it was given; per_head and score_function from what they accept.
+// Options as users write them: every member keeps what it was given; per_head, score_function and feature_map from what
+// they accept.
 
 #include <Eigen/Core>
 #include <array>
@@ -13,11 +14,13 @@
 #include <type_traits>
 #include <vector>
 
+#include "heed/core/feature_map.hpp"
 #include "heed/softmax/options.hpp"
 #include "support/catch.hpp"
 
 namespace {
 
+using heed::feature_map;
 using heed::index_t;
 using heed::per_head;
 using heed::position;
@@ -130,6 +133,71 @@ TEST_CASE("score_function maps a tile's scores, and its derivative likewise") {
   const score_function<float> alone = [](float s, const position&) { return s; };
   CHECK(heed::detail::parts(alone).map_value != nullptr);
   CHECK(heed::detail::parts(alone).map_derivative == nullptr);
+}
+
+struct owning_element {
+  std::shared_ptr<int> captured;
+  float operator()(float x) const { return x; }
+};
+struct big_element {
+  std::array<float, 9> captured;
+  float operator()(float x) const { return x; }
+};
+struct full_element {  // as much as is stored
+  std::array<float, 8> captured;
+  float operator()(float x) const { return x * captured[7]; }
+};
+template <class F, class D = F> constexpr bool is_feature = std::is_constructible_v<feature_map<float>, F, D>;
+static_assert(std::is_trivially_copyable_v<feature_map<double>>);
+static_assert(std::is_convertible_v<heed::feature, feature_map<float>>);
+static_assert(is_feature<float (*)(float)> && is_feature<full_element> && is_feature<float (*)(float), full_element>);
+static_assert(!is_feature<owning_element> && !is_feature<big_element> && !is_feature<float (*)(float), big_element>);
+static_assert(!is_feature<int> && !is_feature<float (*)(float, float)>);
+static_assert(!std::is_constructible_v<feature_map<float>, float (*)(float)>);  // without a derivative
+
+template <class Acc> void check_feature_map() {
+  const auto numbers = [] {
+    return std::vector<Acc>{-2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
+  };
+  const auto run = [&](heed::detail::row_function<Acc> f, const heed::detail::function_bytes& function) {
+    auto x = numbers();
+    f(function.bytes, x.data(), static_cast<index_t>(x.size()) - 1);  // the last is another's
+    return x;
+  };
+  const auto expected = [&](auto f) {
+    auto x = numbers();
+    for (std::size_t i = 0; i + 1 < x.size(); ++i) x[i] = f(x[i]);
+    return x;
+  };
+  feature_map<Acc> copy = heed::feature::exp;
+  {
+    const Acc factor = 3, offset = 0.5;
+    const feature_map<Acc> map{[factor, offset](Acc x) { return factor * x * x + offset; },
+                               [factor](Acc x) { return 2 * factor * x; }};
+    copy = map;
+  }
+  const auto& parts = heed::detail::parts(copy);
+  REQUIRE(parts.map_value != nullptr);
+  REQUIRE(parts.map_derivative != nullptr);
+  CHECK(run(parts.map_value, parts.value) == expected([](Acc x) { return 3 * x * x + Acc(0.5); }));
+  CHECK(run(parts.map_derivative, parts.derivative) == expected([](Acc x) { return 6 * x; }));
+  CHECK(heed::detail::feature_dim(parts, 5) == 5);
+}
+
+TEST_CASE("feature_map stores a function and its derivative by value, element by element") {
+  check_feature_map<float>();
+  check_feature_map<double>();
+  const feature_map<float> full(full_element{{0, 0, 0, 0, 0, 0, 0, 3}}, full_element{{0, 0, 0, 0, 0, 0, 0, 5}});
+  float value = 2, derivative = 2;
+  heed::detail::parts(full).map_value(heed::detail::parts(full).value.bytes, &value, 1);
+  heed::detail::parts(full).map_derivative(heed::detail::parts(full).derivative.bytes, &derivative, 1);
+  CHECK((value == 6 && derivative == 10));
+
+  const feature_map<float> taylor = heed::feature::taylor;
+  const auto& parts = heed::detail::parts(taylor);
+  CHECK(parts.built_in == heed::feature::taylor);
+  CHECK((parts.map_value == nullptr && parts.map_derivative == nullptr));
+  CHECK(heed::detail::feature_dim(parts, 5) == 31);
 }
 
 TEST_CASE("softmax options: defaults") {

@@ -9,6 +9,7 @@
 #include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/recurrent_case.hpp"
+#include "support/recurrent_isolation.hpp"
 
 using namespace heed_test;
 
@@ -144,4 +145,15 @@ TEST_CASE("a state that is silent for long holds no subnormal number, and a step
   bool zero = true;
   x.s0.each([&](float a) { zero = zero && a == 0; });
   CHECK(zero);
+}
+
+TEST_CASE("one number that is not finite reaches its own batch entry, heads, column and memory") {
+  const auto run = [](lightning_case<float>& x) { run_decode<float>(x.call(), x.decay(), x.memory(), x.options, {}); };
+  for (const index_t n : {3, 20})
+    for (const index_t states : {2, 4}) {
+      INFO(n << " tokens, " << states << " states");
+      const auto make = [&] { return lightning_case<float>({2, 4, 2, n, n, 8, 12}, some_slopes(states)); };
+      for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()})
+        check_isolation({.at = n / 2, .bad = bad, .in_place = true}, make, run);
+    }
 }

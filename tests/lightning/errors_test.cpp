@@ -2,7 +2,6 @@
 
 // Calls that lightning attention refuses, forward and decode.
 
-#include <array>
 #include <limits>
 #include <vector>
 
@@ -169,13 +168,6 @@ TEST_CASE("masks and values") {
   });
   refused("scale", {"scale"}, [](call& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
   refused("chunk", {"chunk", "-1"}, [](call& c) { c.options.chunk = -1; });
-}
-
-TEST_CASE("states with an extent below 0, or of more numbers than can be counted") {
-  constexpr index_t most = std::numeric_limits<index_t>::max(), many = index_t{1} << 31;
-  const std::vector<std::array<index_t, 4>> bad{
-      {1, -1, 8, 8}, {many, many, 1, 3}, {most, most, most, most}, {0, many, many, 8}};
-  for (const auto& n : bad) CHECK_THROWS_AS(heed::state<float>(n[0], n[1], n[2], n[3]), heed::error);
 }
 
 TEST_CASE("chunks of any length may be asked for, scratch does not grow with them") {

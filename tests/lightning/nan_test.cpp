@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Values that are not finite: they reach every row from their token on, and no row before it or behind a cut.
+// Values that are not finite: they reach every row from their token on, and no row before it or behind a cut, nor
+// another head, batch entry, column or state.
 
 #include <limits>
 
 #include "support/catch.hpp"
 #include "support/recurrent_case.hpp"
+#include "support/recurrent_isolation.hpp"
 
 using namespace heed_test;
 
@@ -73,4 +75,29 @@ TEST_CASE("behind a cut nothing of what was before is left, by gates and by an i
   for (index_t i = 0; i < 100; ++i)
     if (i != 30 && i != 60) same = same && std::memcmp(&x.o(0, 0, i), &y.o(0, 0, i), 20 * sizeof(float)) == 0;
   CHECK(same);
+}
+
+TEST_CASE("one number that is not finite reaches its own batch entry, heads, column and state") {
+  const shape s{2, 4, 2, 40, 40, 8, 12};
+  const auto run = [](lightning_case<float>& x) { x.forward(); };
+  for (const index_t states : {2, 4})
+    for (const bool gated : {false, true}) {
+      INFO(states << " states" << (gated ? ", gates" : ""));
+      const auto make = [&] {
+        const heed::lightning::options<float> how{.chunk = 16};
+        return gated ? lightning_case<float>(s, states, 0, how) : lightning_case<float>(s, some_slopes(states), how);
+      };
+      for (const float bad : {std::nanf(""), inf})
+        for (const index_t at : {0, 21}) check_isolation({.at = at, .bad = bad}, make, run);
+      if (!gated) continue;
+      auto clean = make(), bent = make();
+      bent.gates(1, 1, 21) = std::nanf("");
+      clean.forward(), bent.forward();
+      const index_t readers = 4 / states;
+      CHECK(wrongly_reached(bent.o, clean.o, [&](index_t b, index_t h, index_t i, index_t) {
+              return b == 1 && h / readers == 1 && i >= 21;
+            }) == 0);
+      CHECK(wrongly_reached(bent.s1, clean.s1,
+                            [](index_t b, index_t state, index_t, index_t) { return b == 1 && state == 1; }) == 0);
+    }
 }

@@ -10,6 +10,7 @@
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
+#include "support/recurrent_adjoint.hpp"
 #include "support/recurrent_case.hpp"
 
 using namespace heed_test;
@@ -19,12 +20,6 @@ namespace {
 constexpr index_t n = 150, d = 20, e = 24;
 constexpr shape square{1, 1, 1, n, n, d, e};
 
-double dot(const buffer<double>& a, const buffer<double>& b) {
-  double sum = 0;
-  for (index_t i = 0; i < a.size()[2]; ++i)
-    for (index_t c = 0; c < a.size()[3]; ++c) sum += a(0, 0, i, c) * b(0, 0, i, c);
-  return sum;
-}
 double apart(const buffer<double>& a, const buffer<double>& b) {
   double worst = 0, size = 1;
   for (index_t i = 0; i < a.size()[2]; ++i)
@@ -106,27 +101,42 @@ TEST_CASE("orthonormal keys are read back exactly; of random ones the squared er
   CHECK(errors / (40.0 * pairs) == Approx((pairs - 1) / static_cast<double>(dim)).epsilon(0.1));
 }
 
-// <dO, A v> = <A^T dO, v>: the adjoint in v of a causal sum is the same sum with time reversed, q and k exchanged.
-TEST_CASE("adjoint in v: the call with time reversed and q and k exchanged") {
-  lightning_case<double> x(square, {0.05});
-  x.options.initial_state = {};
-  x.forward();
-  auto dout = buffer<double>::input(x.o.size());
-  random_numbers random(77);
-  dout.randomize(random);
-  lightning_case<double> back(square, {0.05});
-  back.options.initial_state = {};
-  for (index_t i = 0; i < n; ++i) {
-    for (index_t c = 0; c < d; ++c)
-      back.q(0, 0, i, c) = x.k(0, 0, n - 1 - i, c), back.k(0, 0, i, c) = x.q(0, 0, n - 1 - i, c);
-    for (index_t c = 0; c < e; ++c) back.v(0, 0, i, c) = dout(0, 0, n - 1 - i, c);
+TEST_CASE("gradients of q, k, v and the initial state are forward calls, with slopes and with gates") {
+  for (const index_t chunk : {0, 16}) {
+    const shape s{2, 2, 2, 75, 75, 12, 20};
+    const std::vector<double> slopes{0.03, 0.4};
+    const heed::lightning::options<double> how{.scale = 0.5, .chunk = chunk};
+    check_adjoint(
+        s, how.scale,
+        [&](const recurrent_call<double>& x, auto s0, auto s1, bool) {
+          heed::lightning::options<double> with_states = how;
+          with_states.initial_state.s = s0, with_states.final_state.s = s1;
+          run_forward<double>(x, slopes, with_states, {});
+        },
+        [&](index_t h) { return std::exp(-slopes[static_cast<std::size_t>(h)]); },
+        [&](index_t, index_t h) { return std::exp(-slopes[static_cast<std::size_t>(h)]); });
+
+    for (const bool cuts : {false, true}) {
+      auto gates = buffer<double>::input({2, 2, 76, 1});  // one more: the first of reversed time, which fades nothing
+      random_numbers random(9);
+      gates.each([&](double& g) {
+        g = cuts && random.below(20) == 0 ? -std::numeric_limits<double>::infinity() : -0.3 * random.uniform();
+      });
+      for (index_t b = 0; b < 2; ++b) gates(b, 0, 75) = gates(b, 1, 75) = 0;
+      check_adjoint(
+          s, how.scale,
+          [&](const recurrent_call<double>& x, auto s0, auto s1, bool back) {
+            heed::lightning::options<double> with_states = how;
+            with_states.initial_state.s = s0, with_states.final_state.s = s1;
+            const auto all = gates.view3();
+            const heed::decay<double> decay(heed::tensor_view<const double, 3>(
+                back ? &gates(0, 0, 75) : all.data(), {2, 2, 75},
+                {all.stride(0), all.stride(1), back ? -all.stride(2) : all.stride(2)}));
+            run_forward<double>(x, decay, with_states, {});
+          },
+          [](index_t) { return 1.0; }, [&](index_t b, index_t h) { return std::exp(gates(b, h, 0)); });
+    }
   }
-  back.forward();
-  auto dv = buffer<double>::input(x.v.size());
-  for (index_t i = 0; i < n; ++i)
-    for (index_t c = 0; c < e; ++c) dv(0, 0, i, c) = back.o(0, 0, n - 1 - i, c);
-  const double left = dot(dout, x.o), right = dot(dv, x.v);
-  CHECK(left == Approx(right).epsilon(1e-12));
 }
 
 TEST_CASE("linear in v; zeros in front change nothing") {

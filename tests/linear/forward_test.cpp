@@ -52,15 +52,20 @@ TEST_CASE("taylor features of wider heads, more than one block of them, and long
   check<float>({1, 1, 1, 700, 700, 20, 16}, {.mask = heed::causal(), .feature = feature::taylor});
 }
 
-TEST_CASE("functions of the caller's") {
-  const float shift = 0.5f;
-  const auto f = [shift](float x) { return x > 0 ? x + shift : shift; };
-  linear_case<float> x({1, 2, 1, 70, 70, 20, 12}, {.mask = heed::causal(), .feature = {f, [](float) { return 1.0f; }}});
-  x.forward();
-  const verdict result =
-      compare(x, heed::feature_map<double>([](double a) { return a > 0 ? a + 0.5 : 0.5; }, [](double) { return 1.0; }));
-  INFO(result.where);
-  CHECK(result.worst <= 1);
+TEST_CASE("functions of the caller's, causal and not, in float and double") {
+  const auto check_function = [](auto number, bool causal) {
+    using T = decltype(number);
+    const T shift = T(0.5);
+    const auto f = [shift](T x) { return x > 0 ? x + shift : shift; };
+    const heed::mask mask = causal ? heed::causal() : heed::mask();
+    linear_case<T> x({1, 2, 1, 70, 70, 20, 12}, {.mask = mask, .feature = {f, [](T) { return T(1); }}});
+    x.forward();
+    const verdict result = compare(
+        x, heed::feature_map<double>([](double a) { return a > 0 ? a + 0.5 : 0.5; }, [](double) { return 1.0; }));
+    INFO(result.where);
+    CHECK(result.worst <= 1);
+  };
+  for (const bool causal : {false, true}) check_function(0.0f, causal), check_function(0.0, causal);
 }
 
 TEST_CASE("any alignment of queries and keys, causal; lengths; packed") {

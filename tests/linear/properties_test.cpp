@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// What must hold of linear attention whatever the numbers: executors, splits, hidden values, weights that sum to 1.
+// What must hold of linear attention whatever the numbers: executors, splits, hidden values, weights that sum to 1,
+// gradients.
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
 #include "support/executor.hpp"
+#include "support/recurrent_adjoint.hpp"
 #include "support/recurrent_case.hpp"
 
 using namespace heed_test;
@@ -90,6 +92,25 @@ TEST_CASE("weights sum to 1: a constant v is read back, the first token reads it
     x.o.each([&](double a) { worst = std::max(worst, std::abs(a - 2.5)); });
     CHECK(worst < 1e-12);
   }
+}
+
+// Reversed in time, queries that end with the keys are keys that begin with the queries: bottom_right is top_left.
+TEST_CASE("gradients of q, k, v and the initial state of sums of scores are forward calls") {
+  for (const bool causal : {false, true})
+    for (const auto& [queries, keys] : {std::pair<index_t, index_t>{75, 75}, {40, 75}, {75, 40}})
+      check_adjoint(
+          {2, 2, 2, queries, keys, 12, 20}, 0.5,
+          [&, mask = causal ? heed::causal() : heed::mask()](const recurrent_call<double>& x, auto s0, auto s1,
+                                                             bool back) {
+            heed::linear::options<double> how{.mask = mask,
+                                              .align = back ? heed::top_left : heed::bottom_right,
+                                              .scale = 0.5,
+                                              .feature = feature::identity,
+                                              .normalize = false};
+            how.initial_state.s = s0, how.final_state.s = s1;
+            run_forward<double>(x, how, {});
+          },
+          [](index_t) { return 1.0; }, [](index_t, index_t) { return 1.0; });
 }
 
 TEST_CASE("taylor is the softmax kernel up to the third order") {
