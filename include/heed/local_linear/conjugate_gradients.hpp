@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <algorithm>
 #include <bit>
+#include <cmath>
+#include <type_traits>
 
 #include "heed/local_linear/weights.hpp"
 #include "heed/tile/solve.hpp"
@@ -166,19 +169,25 @@ template <class T> class conjugate_gradients {
     return lost;
   }
 
-  // |x| of each lane, of which no square must be a number of T
+  // |x| of each lane, of which no square must be a number of T; in units of the largest entry where T is double
   void find_lengths(const T* x, index_t row, std::array<double, lanes>& out) const {
-    std::array<double, lanes> most;
-    most.fill(0), out.fill(0);
-    for (index_t d = 0; d < d_; ++d)
+    std::array<double, lanes> unit;
+    unit.fill(std::is_same_v<T, double> ? 0 : 1), out.fill(0);
+    for (index_t i = 0; std::is_same_v<T, double> && i < d_; ++i)
       for (index_t l = 0; l < row; ++l)
-        most[at(l)] = std::max(most[at(l)], std::abs(static_cast<double>(x[d * row + l])));
-    for (index_t d = 0; d < d_; ++d)
+        unit[at(l)] = std::max(unit[at(l)], std::abs(static_cast<double>(x[i * row + l])));
+    for (index_t l = 0; l < row; ++l)  // a power of two, so that its inverse is a number
+      unit[at(l)] = unit[at(l)] > 0 && std::isfinite(unit[at(l)])
+                        ? std::ldexp(1.0, std::clamp(std::ilogb(unit[at(l)]), -1000, 1000))
+                        : 1;
+    std::array<double, lanes> inverse;
+    for (index_t l = 0; l < row; ++l) inverse[at(l)] = 1 / unit[at(l)];
+    for (index_t i = 0; i < d_; ++i)
       for (index_t l = 0; l < row; ++l) {
-        const double share = static_cast<double>(x[d * row + l]) / most[at(l)];
+        const double share = static_cast<double>(x[i * row + l]) * inverse[at(l)];
         out[at(l)] += share * share;
       }
-    for (index_t l = 0; l < row; ++l) out[at(l)] = most[at(l)] == 0 ? 0 : most[at(l)] * std::sqrt(out[at(l)]);
+    for (index_t l = 0; l < row; ++l) out[at(l)] = unit[at(l)] * std::sqrt(out[at(l)]);
   }
 
   // r <- q - mean - C y: what the recursion of the residual may have lost to rounding
