@@ -129,13 +129,13 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
   detail::trained<heed::detail::value_t<R>, heed::detail::value_t<S>, heed::detail::value_t<A>, G_value> x{
       routed_logits, shared_logits, mix_logits, gates, 0, 0, how.active};
   const index_t heads = x.gates.extent(1), batch = x.gates.extent(0), tokens = x.gates.extent(2);
-  x.first = how.active == 0 ? heads : how.shared, x.count = heads - x.first;
 
   heed::detail::problem_text problem{};
   heed::detail::checker check(problem);
   detail::check_routing(check, how, x.gates);
   check.require(how.active > 0 || how.shared == 0 || how.shared == heads, "routing.active is 0, so routing.shared, ",
                 how.shared, ", must be ", heads, " (all heads)");
+  if (check.ok()) x.first = how.active == 0 ? heads : how.shared, x.count = heads - x.first;
   if (check.ok() && x.count > 0) detail::check_logits(check, "routed_logits", x.routed, x.count, x.gates);
   if (check.ok() && x.first > 1) detail::check_logits(check, "shared_logits", x.shared, x.first, x.gates);
   if (check.ok() && x.first > 0 && x.count > 0) detail::check_logits(check, "mix_logits", x.mix, 2, x.gates);
