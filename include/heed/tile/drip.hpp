@@ -52,5 +52,37 @@ template <class T> HEED_INLINE void touch_pages(const T* rows, index_t row_strid
   for (index_t r = first; r < first + count; r += apart) simd::prefetch(rows, r * row_stride);
 }
 
+// Drips one after the other, while products are computed.
+template <class T> class drips {
+ public:
+  void clear() { running_ = 0, all_.fill({}); }
+
+  // `count` rows for what comes next; the lower numbers first
+  void ask(index_t number, const T* rows, index_t row_stride, index_t count, index_t dim) {
+    touch_pages(rows, row_stride, count, count);  // of what comes after the next
+    all_[static_cast<std::size_t>(number)] = {rows, row_stride, count, dim};
+  }
+
+  // A product of some depth
+  void multiply(const matrix_product<T>& m, index_t vectors) {
+    const index_t rows = block_rows(static_cast<int>(vectors));
+    matrix_product<T> part = m;
+    for (index_t r = 0; r < m.rows; r += part.rows) {
+      while (running_ < all_.size() && all_[running_].done()) ++running_;
+      const bool none = running_ == all_.size();
+      part.a = m.a + r * m.a_row, part.c = m.c + r * m.c_row;
+      part.rows = none ? m.rows - r : std::min(rows, m.rows - r);
+      if (none)
+        tile::multiply(part, vectors);
+      else
+        tile::multiply(part, vectors, all_[running_]);
+    }
+  }
+
+ private:
+  std::array<drip<T>, 4> all_ = {};
+  std::size_t running_ = 4;
+};
+
 }  // namespace HEED_ISA
 }  // namespace heed::tile

@@ -67,7 +67,7 @@ template <class T> class fade {
 
   // For chunks of up to `chunk` tokens
   fade(const recurrence<T>& p, index_t chunk, heed::detail::arena& memory)
-      : p_(p), padded_((chunk + w - 1) / w * w + max_lanes<T>) {
+      : p_(p), padded_(whole_vectors<T>(chunk) + max_lanes<T>) {
     if (p.decay == nullptr) return;
     end_ = memory.take<T>(padded_), write_ = memory.take<T>(padded_);
     if (p.decay->gated)
@@ -137,7 +137,7 @@ template <class T> class fade {
 
   void sum_gates(index_t first, index_t n) {
     const T* const gate = p_.gate(track_, state_, first);
-    const index_t step = p_.decay->log_gates.stride(2), whole = (n + w - 1) / w * w;
+    const index_t step = p_.decay->log_gates.stride(2), whole = whole_vectors<T>(n);
     double sum = 0, error = 0;
     index_t open = 0, first_cut = n;  // open: the first token since the last cut
     for (index_t i = 0; i < n; ++i) {

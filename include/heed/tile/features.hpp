@@ -2,7 +2,7 @@
 #pragma once
 
 // Feature maps over rows and over lanes. All but softmax and taylor work element by element, where the two are the
-// same; taylor features are made where they are used (tile/chunks.hpp).
+// same; taylor features are made where they are used (tile/chunk_features.hpp).
 
 #include <algorithm>
 #include <limits>

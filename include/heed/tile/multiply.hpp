@@ -50,6 +50,11 @@ constexpr int block_rows(int vectors) { return vectors == 2 ? 4 : 8; }
 
 template <class T> inline constexpr index_t max_lanes = max_vectors* simd::width<T>;
 
+// Elements of the vectors that hold `count` of them
+template <class T> constexpr index_t whole_vectors(index_t count) {
+  return (count + simd::width<T> - 1) / simd::width<T> * simd::width<T>;
+}
+
 namespace detail {
 
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.

@@ -29,9 +29,9 @@ template <class T> class softmax_rows {
 
   struct scratch {
     scratch(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
-        : q(memory.take<T>(padded_rows(rows) * round_up(p.d))),
+        : q(memory.take<T>(padded_rows(rows) * whole_vectors<T>(p.d))),
           scores(memory.take<T>((key_tile + w) * pass)),
-          acc(memory.take<T>(padded_rows(rows) * round_up(p.e))),
+          acc(memory.take<T>(padded_rows(rows) * whole_vectors<T>(p.e))),
           m(memory.take<T>(passes(rows) * w)),
           l(memory.take<T>(passes(rows) * w)),
           tail(memory.take<T>(p.e % w == 0 ? 0 : key_tile * w)),
@@ -41,7 +41,7 @@ template <class T> class softmax_rows {
 
   // rows: the most that a run will have
   softmax_rows(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
-      : p_(p), d_(round_up(p.d)), e_(round_up(p.e)), to_(p, rows, memory) {}
+      : p_(p), d_(whole_vectors<T>(p.d)), e_(whole_vectors<T>(p.e)), to_(p, rows, memory) {}
 
   // o and lse of rows of key/value head kv_head; gain: if not null, what o of each row is multiplied with
   void run(const sequence& s, index_t kv_head, const tile_rows& rows, const T* gain = nullptr) {
@@ -65,7 +65,6 @@ template <class T> class softmax_rows {
     }
   }
 
-  static index_t round_up(index_t x) { return (x + w - 1) / w * w; }
   static index_t passes(index_t rows) { return (rows + pass - 1) / pass; }
   // Rows of the pass that starts at row r: 1, 2, 4 or 8, the last ones of which may be padding
   static index_t pass_rows(index_t rows, index_t r) {

@@ -10,7 +10,10 @@
 // cache.
 
 #include "heed/core/context.hpp"
-#include "heed/tile/chunks.hpp"
+#include "heed/tile/chunk_features.hpp"
+#include "heed/tile/chunk_state.hpp"
+#include "heed/tile/features.hpp"
+#include "heed/tile/recurrence.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
