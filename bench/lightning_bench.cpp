@@ -127,7 +127,7 @@ void add_thread_rows() {
           [heads, d](State& state, const std::string& row) {
             show_progress(row);
             static two_threads pool;
-            const tensors_of x({.n = 65536 / heads, .d = d, .e = d, .heads = heads});
+            const tensors_of x({.n = 65536, .d = d, .e = d, .heads = heads});
             std::vector<double> ours, peaks;
             for (auto _ : state) {
               const double one = seconds_of([&] { run(x); }, now);

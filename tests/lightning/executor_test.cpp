@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Executors and workspaces: the same bits whoever runs the tasks and however v is cut; no allocation in planned memory.
+// Executors and workspaces: the same bits whoever runs the tasks and however columns and tokens are cut; no allocation
+// in planned memory.
 
 #include <algorithm>
 #include <vector>
@@ -25,10 +26,14 @@ struct plain_executor {  // in reverse, without allocating
   }
 };
 
+bool says(const heed::plan& plan, const char* what) {
+  return std::string(plan.why.data()).find(what) != std::string::npos;
+}
+
 }  // namespace
 
-TEST_CASE("the same bits for 1 to 5 workers in any order, columns cut or not") {
-  bool cut = false;
+TEST_CASE("the same bits for 1 to 5 workers in any order, columns and tokens cut or not") {
+  bool columns = false, tokens = false, both = false;
   for (const shape& s : shapes)
     for (const bool gated : {false, true}) {
       const auto make = [&] {
@@ -43,33 +48,64 @@ TEST_CASE("the same bits for 1 to 5 workers in any order, columns cut or not") {
             INFO(to_string(s) << ", " << workers << " workers");
             test_executor executor(workers, in, threads);
             lightning_case<float> x = make();
-            cut = cut || x.plan({.executor = executor}).splits > 1;
+            const heed::plan plan = x.plan({.executor = executor});
+            const bool in_blocks = says(plan, "blocks"), in_pieces = says(plan, "pieces");
+            columns = columns || in_blocks, tokens = tokens || in_pieces, both = both || (in_blocks && in_pieces);
             x.forward({.executor = executor});
             CHECK((same_bits(x.o, serial.o) && same_bits(x.s1, serial.s1)));
             CHECK_FALSE(executor.asked_too_much());
           }
     }
-  CHECK(cut);
+  CHECK(columns);
+  CHECK(tokens);
+  CHECK(both);
+}
+
+TEST_CASE("packed sequences and padding: the same bits however tokens are cut") {
+  const std::vector<std::int32_t> at{0, 0, 130, 131, 170, 170}, seen{0, 97, 0, 39, 0};
+  const shape s{1, 1, 1, 170, 170, 20, 8};
+  for (const bool padded : {false, true})
+    for (const bool gated : {false, true})
+      for (const index_t workers : {10, 16}) {
+        heed::lightning::options<float> how{.mask = heed::packed(at, at), .chunk = 16};
+        if (padded) how.mask = how.mask & heed::key_lengths(seen);
+        const auto make = [&] {
+          return gated ? lightning_case<float>(s, 1, 9, how, {}, 5)
+                       : lightning_case<float>(s, some_slopes(1), how, {}, 5);
+        };
+        lightning_case<float> serial = make(), x = make();
+        serial.forward();
+        test_executor executor(workers, order::shuffled, true);
+        CHECK(says(x.plan({.executor = executor}), "pieces"));
+        x.forward({.executor = executor});
+        CHECK((same_bits(x.o, serial.o) && same_bits(x.s1, serial.s1)));
+      }
 }
 
 TEST_CASE("one head is shared by two workers, four heads are not cut") {
   plain_executor two{2};
-  const heed::plan one_head = lightning_case<float>({1, 1, 1, 500, 500, 64, 64}, {0.1}).plan({.executor = two});
-  CHECK(one_head.splits == 2);
-  CHECK(one_head.tasks == 2);
+  for (const index_t d : {64, 256}) {
+    const heed::plan one_head = lightning_case<float>({1, 1, 1, 500, 500, d, d}, {0.1}).plan({.executor = two});
+    CHECK(one_head.splits == 2);
+    CHECK(one_head.tasks == 2);
+    CHECK(says(one_head, d == 64 ? "tokens in 2 pieces" : "columns of v in 2 blocks"));
+  }
   const heed::plan four = lightning_case<float>({1, 4, 4, 500, 500, 64, 64}, some_slopes(4)).plan({.executor = two});
   CHECK(four.splits == 1);
   CHECK(four.tasks == 4);
 }
 
-TEST_CASE("the state in one memory, on threads") {
-  const shape s{1, 1, 1, 300, 300, 32, 96};
+TEST_CASE("the state in one memory, on threads: tokens are not cut, a piece could be late to read it") {
+  const shape s{1, 1, 1, 300, 300, 32, 16};
   lightning_case<float> serial(s, {0.1});
   serial.forward();
+  plain_executor four{4};
+  CHECK(says(serial.plan({.executor = four}), "pieces"));
   for (int repeat = 0; repeat < 5; ++repeat) {
     test_executor executor(4, order::forward, true);
     lightning_case<float> x(s, {0.1});
     x.options.final_state.s = x.s0.view();
+    CHECK_FALSE(says(x.plan({.executor = executor}), "pieces"));
     x.forward({.executor = executor});
     CHECK((same_bits(x.o, serial.o) && same_bits(x.s0, serial.s1)));
   }

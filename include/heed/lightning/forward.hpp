@@ -35,7 +35,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& de
   const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
   tile::chunk_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
-  if (how.ok()) tile::explain_chunks(how, p);
+  if (how.ok()) tile::explain_chunks(how, p, cut);
   return how;
 }
 

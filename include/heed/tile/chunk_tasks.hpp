@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// How a call of a recurrent kernel is cut: chunk length, blocks of columns, tasks.
+// How a call of a recurrent kernel is cut: chunk length, blocks of columns, pieces of the tokens, tasks.
 
 #include <cmath>
 
@@ -17,7 +17,15 @@ inline namespace HEED_ISA {
 struct chunk_cut {
   index_t chunk = 0;
   index_t blocks = 1, columns = 0;  // of v: blocks of so many columns, the last may have fewer
+  index_t pieces = 1;               // of the queries
+  double absorbed = 1;              // time of a token that is absorbed and not read, in times of one that is both
   index_t tasks = 0;
+
+  // Pieces take equal time: with a the time of an absorbed token, x_(p + 1) - x_p + a x_p is the same for all.
+  double begin_of(index_t number) const {
+    const double left = 1 - absorbed;
+    return number >= pieces ? 1 : (1 - std::pow(left, number)) / (1 - std::pow(left, pieces));
+  }
 };
 
 // The chunk that costs least. Per token, C / 2 pairs more cost (D + E) C FLOPs; a pass over the state, F x E numbers
@@ -33,43 +41,67 @@ template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
   return std::max<index_t>(unit, static_cast<index_t>(best / static_cast<double>(unit) + 0.5) * unit);
 }
 
-// Blocks of columns cost the scores and the packing once more each: so many as make the slowest worker's share least.
-// No bit of the result depends on it.
-template <class T> void cut_columns(const recurrence<T>& p, index_t tracks, index_t workers, chunk_cut& cut) {
-  constexpr index_t w = simd::width<T>;
-  const index_t whole = (p.e + w - 1) / w;
-  const bool shared_sums = p.normalize && p.before.z.data() != nullptr && p.after.z.data() != nullptr;
-  const double d = static_cast<double>(p.d), c = static_cast<double>(cut.chunk);
-  const double once = c * d, rest = (4 * static_cast<double>(p.features) + c) * static_cast<double>(p.e);
-  double least = 0;
-  index_t best = 1;
-  for (index_t blocks = 1; blocks <= whole && (blocks - 1) / 4 < workers; ++blocks) {
-    const index_t columns = (whole + blocks - 1) / blocks;
-    if ((whole + columns - 1) / columns != blocks) continue;
-    const double rounds =
-        std::ceil(static_cast<double>(tracks) * static_cast<double>(blocks) / static_cast<double>(workers));
-    const double share = static_cast<double>(columns) / static_cast<double>(whole);
-    const double time = rounds * (once + rest * share);
-    if (blocks == 1 || time < 0.95 * least) least = time, best = blocks;
-    if (workers == 1 || shared_sums) break;
+// Time per token of a state and so many columns, in FLOPs at the peak: to absorb it, and for all that read the state to
+// read it. Moving the rows of q, k, v and o costs about 50 for each element, whatever the columns; keys that fade are
+// written once more. bench/lightning_bench.cpp, threads rows.
+struct token_time {
+  double absorb = 0, read = 0;
+};
+template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, index_t columns) {
+  const double d = static_cast<double>(p.d), e = static_cast<double>(p.e), c = static_cast<double>(columns);
+  const double state = 2 * static_cast<double>(p.features) * c, moved = p.decay != nullptr ? 18 : 12;
+  const double pairs = static_cast<double>(chunk + simd::width<T>) * (d + c);
+  return {state + moved * (d + e), static_cast<double>(p.readers) * (state + pairs + (50 - moved) * (d + e))};
+}
+
+// Where tasks are fewer than workers, blocks of columns and pieces of the queries share the work, so many as make the
+// slowest worker's time least; t: the longest track. A block computes the scores and moves all rows once more, a piece
+// takes the tokens before it into a state of its own. No bit of the result depends on it.
+template <class T>
+void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t workers, chunk_cut& cut) {
+  constexpr index_t w = simd::width<T>, most_pieces = 8;
+  cut.columns = p.e;
+  if (workers == 1) return;
+  const index_t whole = (p.e + w - 1) / w, pairs = p.causal ? std::min(t.queries, t.keys) : 0;
+  // A memory that is read and written is read first by one task alone.
+  const bool one_s = p.before.s.data() != nullptr && p.before.s.data() == p.after.s.data();
+  const bool one_z = p.normalize && p.before.z.data() != nullptr && p.before.z.data() == p.after.z.data();
+  const index_t blocks_up_to = one_z ? 1 : std::min(whole, 4 * std::min(workers, whole) + 1);
+  const index_t chunks = one_s || one_z ? 1 : std::max<index_t>(1, (pairs + cut.chunk - 1) / cut.chunk);
+  double whole_time = 0, least = 0;
+  for (chunk_cut next = cut; next.blocks <= blocks_up_to; ++next.blocks) {
+    const index_t vectors = (whole + next.blocks - 1) / next.blocks;
+    if ((whole + vectors - 1) / vectors != next.blocks) continue;
+    next.columns = std::min(p.e, vectors * w);
+    const token_time time = time_of(p, cut.chunk, next.columns);
+    next.absorbed = time.absorb / (time.absorb + time.read);
+    for (next.pieces = 1; next.pieces <= std::min({most_pieces, workers, chunks}); ++next.pieces) {
+      const double rounds = std::ceil(static_cast<double>(tracks) * static_cast<double>(next.blocks * next.pieces) /
+                                      static_cast<double>(workers));
+      const double paired = static_cast<double>(pairs) * (1 - next.begin_of(1));  // what this task need not do
+      const double mine =
+          (static_cast<double>(t.keys) - paired) * time.absorb + (static_cast<double>(t.queries) - paired) * time.read;
+      const double slowest = rounds * mine;
+      if (next.blocks == 1 && next.pieces == 1) whole_time = least = slowest;
+      if (slowest < least && slowest < 0.95 * whole_time) least = slowest, cut = next;
+    }
   }
-  cut.columns = std::min(p.e, (whole + best - 1) / best * w);
-  cut.blocks = best;
 }
 
 template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
   chunk_cut cut;
   const index_t tracks = p.sequences() * p.states;
   if (tracks <= 0 || p.heads == 0) return cut;
-  index_t longest = 1;
+  track longest;
   for (index_t s = 0; s < (p.packed() ? p.sequences() : 1); ++s) {
     const track t = p.track_at(s);
-    longest = std::max({longest, t.queries, t.keys});
+    if (s == 0 || std::max(t.queries, t.keys) > std::max(longest.queries, longest.keys)) longest = t;
   }
   constexpr index_t most = 4096;  // what a caller asks for beyond it is cut: scratch grows with the chunk
-  cut.chunk = std::min({p.chunk > 0 ? p.chunk : chunk_of<T>(p.d, p.features, p.e), longest, most});
-  cut_columns(p, tracks, workers, cut);
-  cut.tasks = tracks * cut.blocks;
+  cut.chunk = std::min({p.chunk > 0 ? p.chunk : chunk_of<T>(p.d, p.features, p.e),
+                        std::max<index_t>({1, longest.queries, longest.keys}), most});
+  cut_tracks(p, tracks, longest, workers, cut);
+  cut.tasks = tracks * cut.blocks * cut.pieces;
   return cut;
 }
 
@@ -77,7 +109,7 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
 template <class T>
 void plan_chunks(plan& out, const recurrence<T>& p, const chunk_cut& cut, const context& where, index_t workers) {
   out.isa = HEED_NAME(HEED_LEVEL);
-  out.tasks = cut.tasks, out.chunk = cut.chunk, out.splits = cut.blocks;
+  out.tasks = cut.tasks, out.chunk = cut.chunk, out.splits = cut.blocks * cut.pieces;
   out.query_tile = std::min(cut.chunk, max_lanes<T>), out.key_tile = cut.chunk;
   if (cut.tasks == 0) return;
   heed::detail::arena one;
@@ -87,7 +119,7 @@ void plan_chunks(plan& out, const recurrence<T>& p, const chunk_cut& cut, const 
 }
 
 // For plan_forward alone
-template <class T> void explain_chunks(plan& how, const recurrence<T>& p) {
+template <class T> void explain_chunks(plan& how, const recurrence<T>& p, const chunk_cut& cut) {
   heed::detail::message text(how.why);
   if (how.tasks == 0) {
     text << "no rows";
@@ -95,23 +127,25 @@ template <class T> void explain_chunks(plan& how, const recurrence<T>& p) {
   }
   text << "chunks of " << how.chunk << " tokens, " << (p.chunk > 0 ? "as asked" : "by the cost model for D = ");
   if (p.chunk == 0) text << p.d << ", E = " << p.e;
-  text << "; " << how.tasks / how.splits << " memories, columns of v in " << how.splits
-       << (how.splits == 1 ? " block" : " blocks");
+  text << "; " << how.tasks / how.splits << " memories, columns of v in " << cut.blocks
+       << (cut.blocks == 1 ? " block" : " blocks");
+  if (cut.pieces > 1) text << ", tokens in " << cut.pieces << " pieces";
   if (p.packed()) text << "; packed: each sequence as a call of its own";
   if (p.decay != nullptr)
     text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
 }
 
-// Tasks are (sequence, head of the state, block of columns).
+// Tasks are (sequence, head of the state, block of columns, piece of the tokens).
 template <class T>
 void run_chunks(const recurrence<T>& p, const plan& how, const chunk_cut& cut, const context& where, index_t workers) {
   run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
     heed::detail::arena scratch(memory, memory.size());
     chunk_driver<T> driver(p, cut.chunk, cut.columns, scratch);
     claim([&](index_t task) {
-      const index_t block = task % cut.blocks, head = task / cut.blocks % p.states;
-      const index_t first = block * cut.columns;
-      driver.run(p.track_at(task / cut.blocks / p.states), head, first, std::min(cut.columns, p.e - first));
+      const index_t number = task % cut.pieces, block = task / cut.pieces % cut.blocks;
+      const index_t head = task / cut.pieces / cut.blocks, first = block * cut.columns;
+      driver.run(p.track_at(head / p.states), head % p.states, first, std::min(cut.columns, p.e - first),
+                 {cut.begin_of(number), cut.begin_of(number + 1)});
     });
   });
 }

@@ -32,6 +32,11 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+// Which of the chunks of queries are read, as shares of all; those before are only absorbed.
+struct piece {
+  double begin = 0, end = 1;
+};
+
 template <class T> class chunk_driver {
  public:
   // Chunks of up to `chunk` tokens, up to `columns` columns of v
@@ -46,8 +51,8 @@ template <class T> class chunk_driver {
   chunk_driver(const chunk_driver&) = delete;  // the parts hold each other
   chunk_driver& operator=(const chunk_driver&) = delete;
 
-  // Columns [first, first + columns) of v, with the state's head number `state`
-  void run(const track& t, index_t state, index_t first, index_t columns) {
+  // Columns [first, first + columns) of v, with the state's head number `state`. Only the last piece writes the state.
+  void run(const track& t, index_t state, index_t first, index_t columns, const piece& part = {}) {
     t_ = t, kv_head_ = state / p_.writers, first_head_ = state * p_.readers, first_ = first, columns_ = columns;
     state_.begin(t, state, first, columns);
     fade_.begin_state(t, state);
@@ -58,10 +63,17 @@ template <class T> class chunk_driver {
     const index_t pairs = p_.causal ? std::min(n - blind, m - all_see) : 0;
     const auto absorb = [&](index_t j, index_t count, index_t next) { this->absorb(j, count, next); };
     const auto read = [&](index_t i, index_t count, index_t next) { this->read(i, count, next); };
+    const auto chunk_at = [&](double share) {
+      const index_t chunks = (pairs + chunk_ - 1) / chunk_;
+      return std::min(pairs, static_cast<index_t>(share * static_cast<double>(chunks) + 0.5) * chunk_);
+    };
+    const index_t begin = chunk_at(part.begin), end = chunk_at(part.end);
     each_chunk(0, all_see, chunk_, absorb);
-    each_chunk(0, blind, tile, read);
-    each_chunk(blind, blind + pairs, chunk_,
+    if (part.begin == 0) each_chunk(0, blind, tile, read);
+    each_chunk(all_see, all_see + begin, chunk_, absorb);
+    each_chunk(blind + begin, blind + end, chunk_,
                [&](index_t i, index_t count, index_t next) { pair(i, all_see + i - blind, count, next); });
+    if (part.end < 1) return;
     each_chunk(blind + pairs, n, tile, read);
     each_chunk(all_see + pairs, m, chunk_, absorb);
     state_.end(fade_.fades());
