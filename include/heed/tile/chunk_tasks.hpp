@@ -33,7 +33,7 @@ struct chunk_cut {
 // per C tokens. The sum is least at C^2 = 2 pass F E / (D + E). bench/lightning_bench.cpp, chunk rows, justifies
 // `pass`.
 template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
-  constexpr double pass = 16;
+  constexpr double pass = 10;
   constexpr index_t w = simd::width<T>, lanes = max_lanes<T>, most = 512;
   const double f = static_cast<double>(features), columns = static_cast<double>(e), dim = static_cast<double>(d);
   const double best = std::min<double>(most, std::sqrt(2 * pass * f * columns / (dim + columns)));
@@ -42,16 +42,16 @@ template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
 }
 
 // Time per token of a state and so many columns, in FLOPs at the peak: to absorb it, and for all that read the state to
-// read it. Moving the rows of q, k, v and o costs about 50 for each element, whatever the columns; keys that fade are
-// written once more. bench/lightning_bench.cpp, threads rows.
+// read it. A pass over the state costs as much as 4 tokens; moving the rows of q, k, v and o about 50 for each element,
+// whatever the columns; keys that fade are written once more. bench/lightning_bench.cpp, threads rows.
 struct token_time {
   double absorb = 0, read = 0;
 };
 template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, index_t columns) {
   const double d = static_cast<double>(p.d), e = static_cast<double>(p.e), c = static_cast<double>(columns);
-  const double state = 2 * static_cast<double>(p.features) * c, moved = p.decay != nullptr ? 18 : 12;
-  const double pairs = static_cast<double>(chunk + simd::width<T>) * (d + c);
-  return {state + moved * (d + e), static_cast<double>(p.readers) * (state + pairs + (50 - moved) * (d + e))};
+  const double state = 2 * static_cast<double>(p.features) * c, pass = state * 4 / static_cast<double>(chunk);
+  const double moved = p.decay != nullptr ? 14 : 9, pairs = static_cast<double>(chunk + simd::width<T>) * (d + c);
+  return {state + pass + moved * (d + e), static_cast<double>(p.readers) * (state + pairs + (50 - moved) * (d + e))};
 }
 
 // Where tasks are fewer than workers, blocks of columns and pieces of the queries share the work, so many as make the
