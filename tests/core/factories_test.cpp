@@ -67,6 +67,25 @@ TEST_CASE("bhsd, bshd and matrix lay contiguous memory out by name") {
   CHECK(heed::matrix(static_cast<float*>(nullptr), 0, 4).empty());
 }
 
+TEST_CASE("numbers beyond any memory: refused, or without a step") {
+  constexpr index_t most = std::numeric_limits<index_t>::max(), large = index_t{1} << 62;
+  float x[8] = {};
+  for (const auto& [heads, kv_heads, dim] : {std::array<index_t, 3>{1, large, 1},
+                                             {4, most, 1},
+                                             {most, 1, 1},
+                                             {4, 1, large},
+                                             {1, index_t{1} << 30, most >> 32}})
+    CHECK(text_of([&, h = heads, k = kv_heads, d = dim] {
+            heed::packed_qkv(x, 1, 1, h, k, d);
+          }).starts_with("packed_qkv: a token has "));
+  CHECK(heed::packed_qkv(x, 0, 1, 1000, 1000, 1000)[2].data() == x);
+  CHECK(text_of([&] {
+          heed::slice(tensor_view<float, 4>(x, {1, 1, std::numeric_limits<index_t>::min(), 4}, {4, 4, 4, 1}), 2, 1, 1);
+        }) == "slice: axis 2 has extent -9223372036854775808, must be at least 0");
+  CHECK(heed::slice(heed::bhsd(static_cast<float*>(nullptr), 1, 1, 4, 4), 2, 1, 2).data() == nullptr);
+  CHECK(heed::split_heads(tensor_view<float, 4>(nullptr, {1, 1, 0, 8}, {8, 8, 8, most}), 4).empty());
+}
+
 TEST_CASE("packed_qkv cuts one buffer into q, k and v") {
   std::vector<float> x = counting(2 * 5 * (4 + 2 + 2) * 3);
   const auto [q, k, v] = heed::packed_qkv(x.data(), 2, 5, 4, 2, 3);

@@ -181,6 +181,30 @@ TEST_CASE("any number of workers may be there") {
   CHECK(run_plan<float>(c.c, c.decay(), c.options, {.executor = many_workers::get()}).ok());
 }
 
+TEST_CASE("sizes and strides of calls that no memory can hold: a problem, or not read") {
+  constexpr index_t many = std::numeric_limits<std::int32_t>::max(), far = std::numeric_limits<index_t>::max();
+  const float number = 0;
+  float out[4] = {}, memory = 2;
+  const std::vector<double> slope{0.5};
+  const auto plan = [&](index_t batch, index_t tokens, index_t e, const heed::context& where) {
+    const input<float> x(&number, {batch, 1, tokens, e}, {0, 0, 0, 1});
+    const output<float> o(out, {batch, 1, tokens, e}, {1, 1, 1, 1});
+    return run_plan<float>({x, x, x, o}, slope, {}, where);
+  };
+  const heed::plan large = plan(many, many, 1 << 24, {.executor = many_workers::get()});
+  INFO(large.problem.data());
+  CHECK(std::string(large.problem.data()).starts_with("scratch: "));
+  CHECK(plan(many, 0, 8, {}).tasks == 0);
+
+  const auto one = [&](float* x) { return output<float>(x, {1, 1, 1, 1}, {far, far, far, 1}); };
+  float q = 3, k = 5, v = 7;
+  const heed::lightning::options<float> with_state{.initial_state = {one(&memory), {}}};
+  run_forward<float>({one(&q), one(&k), one(&v), one(out)}, slope, with_state, {});
+  CHECK(out[0] == Approx(3 * (5 * 7 + std::exp(-0.5) * 2)));
+  run_decode<float>({one(&q), one(&k), one(&v), one(out)}, slope, {one(&memory), {}}, {}, {});
+  CHECK(out[0] == Approx(3 * (5 * 7 + std::exp(-0.5) * 2)));
+}
+
 TEST_CASE("nothing to do is legal, whatever the pointers") {
   for (int axis = 0; axis < 3; ++axis) {
     call c;

@@ -74,6 +74,19 @@ TEST_CASE("more key/value heads than query heads") {
   CHECK(x.o.untouched());
 }
 
+TEST_CASE("more heads than can be counted are a problem, and no rows are no work") {
+  constexpr index_t many = std::numeric_limits<std::int32_t>::max();
+  const float number = 0;
+  float out = 0;
+  const auto problem = [&](index_t rows) {
+    const input<float> x(&number, {many, many, rows, 1}, {0, 0, 0, 1});
+    const output<float> o(&out, {many, many, rows, 1}, {1, 1, 1, 1});
+    return run_mixture_plan<float>(x, x, x, {&number, {many, many, rows}, {0, 0, 0}}, o, {}, {});
+  };
+  CHECK(std::string(problem(1).problem.data()).starts_with("k has 4611686014132420609 heads in all batches"));
+  CHECK((problem(0).ok() && problem(0).tasks == 0));
+}
+
 TEST_CASE("what softmax refuses") {
   refused("head dim", {"q", "8", "k", "7", "dim"}, [](mixture_call& c) {
     c.k = {c.k.data(), {2, 2, 9, 7}, {144, 72, 8, 1}};

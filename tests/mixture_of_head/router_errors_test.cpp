@@ -125,6 +125,14 @@ TEST_CASE("gates that cannot be written, or are the logits") {
   });
 }
 
+TEST_CASE("queries of no columns are all as long: the first heads are kept") {
+  good x;
+  const heads_out<float> gates(x.gates.view3().data(), {1, 2, 1}, {2, 1, 1});
+  const index_t far = std::numeric_limits<index_t>::max();
+  run_route_by_norm<float>({nullptr, {1, 2, 1, 0}, {far, far, far, 1}}, {.shared = 0, .active = 1}, gates);
+  CHECK((gates.data()[0] == 1 && gates.data()[1] == 0));
+}
+
 TEST_CASE("logits that the routing does not read may be null") {
   good x;
   const heads_in<float> routed(x.routed.view3()), mix(x.mix.view3());

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <iterator>
+#include <limits>
 #include <vector>
 
 #include <Eigen/Core>
@@ -57,6 +58,31 @@ TEST_CASE("batches or heads that share memory through stride 0") {
       check<float>(s, {.mask = heed::causal()}, {.k = shared, .v = shared});
       check<float>(s, {}, {.q = shared, .k = shared, .v = shared, .o = layout::bshd});
     }
+}
+
+TEST_CASE("the stride of an axis with one entry is not read") {
+  constexpr index_t far = std::numeric_limits<index_t>::max();
+  const auto strange = [](auto view) {
+    return decltype(view)(view.data(), {view.extent(0), view.extent(1), view.extent(2), view.extent(3)},
+                          {far, far, view.extent(2) == 1 ? -far : view.stride(2), 1});
+  };
+  const std::int32_t zero = 0;
+  const std::vector<std::int32_t> zeros(40, 0);
+  for (const shape& s : {shape{1, 1, 1, 1, 1, 4, 4}, {1, 1, 1, 1, 40, 9, 5}, {1, 1, 1, 40, 1, 9, 5}}) {
+    const heed::tensor_view<const std::int32_t, 2> query_ids(s.queries == 1 ? &zero : zeros.data(), {1, s.queries},
+                                                             {far, s.queries == 1 ? far : 1});
+    const heed::tensor_view<const std::int32_t, 2> key_ids(s.keys == 1 ? &zero : zeros.data(), {1, s.keys},
+                                                           {far, s.keys == 1 ? far : 1});
+    for (const heed::mask& mask : {heed::mask(), heed::causal(), heed::segments(query_ids, key_ids)}) {
+      softmax_case<float> plain(s, {.mask = mask}), x(s, {.mask = mask});
+      x.v(0, 0, 0, 1) = plain.v(0, 0, 0, 1) = std::numeric_limits<float>::infinity();
+      plain.forward();
+      x.options.lse = {x.options.lse.data(), {1, 1, s.queries}, {far, far, s.queries == 1 ? far : 1}};
+      run_forward<float>(strange(x.q.cview()), strange(x.k.cview()), strange(x.v.cview()), strange(x.o.view()),
+                         x.options, {});
+      CHECK((same_bits(x.o, plain.o) && same_bits(x.lse, plain.lse)));
+    }
+  }
 }
 
 TEST_CASE("k and v may be the same memory") {

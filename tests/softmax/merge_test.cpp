@@ -132,6 +132,14 @@ TEST_CASE("merge agrees with the reference's, for lse far apart and NaN") {
     }
 }
 
+TEST_CASE("values of no columns: lse alone is joined, and no pointer moves") {
+  float lse[2] = {1, 2};
+  const float part_lse[2] = {1, 2};
+  const heed::tensor_view<float, 4> none(nullptr, {1, 1, 2, 0}, {4, 4, std::numeric_limits<index_t>::min() + 1, 1});
+  run_merge<float>(none, {lse, {1, 1, 2}, {2, 2, 1}}, none, {part_lse, {1, 1, 2}, {2, 2, 1}}, 0);
+  CHECK((lse[0] == Approx(1 + std::log(2)) && lse[1] == Approx(2 + std::log(2))));
+}
+
 TEST_CASE("merge checks its shapes") {
   part<float> a, b;
   a.o.fill(1);

@@ -4,6 +4,7 @@
 // Views over raw memory, and views of views. The axes of a result are always (batch, head, seq, dim); the strides say
 // where they lie. What cannot be a view (negative extents, parts outside) throws.
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <initializer_list>
@@ -76,9 +77,14 @@ std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, in
                                             index_t dim) {
   detail::check_extents("packed_qkv",
                         {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
-  const index_t token = detail::product(heads + 2 * kv_heads, dim);
+  constexpr double most = 0x1p58;  // numbers of a token: places are counted without overflow
+  const double numbers =
+      (static_cast<double>(heads) + 2 * static_cast<double>(kv_heads)) * static_cast<double>(std::max<index_t>(dim, 1));
+  if (numbers > most) detail::fail("packed_qkv: a token has ", numbers, " numbers, must have at most ", most);
+  const index_t token = (heads + 2 * kv_heads) * dim;
+  const bool none = p == nullptr || batch == 0 || seq == 0;
   const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
-    return {p == nullptr ? p : p + first * dim, {batch, count, seq, dim}, {detail::product(seq, token), dim, token, 1}};
+    return {none ? p : p + first * dim, {batch, count, seq, dim}, {detail::product(seq, token), dim, token, 1}};
   };
   return {part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)};
 }
@@ -95,16 +101,18 @@ template <viewable X>
     const index_t dim = rows.extent(3) / heads;
     return {rows.data(),
             {rows.extent(0), heads, rows.extent(2), dim},
-            {rows.stride(0), dim * rows.stride(3), rows.stride(2), rows.stride(3)}};
+            {rows.stride(0), detail::product(dim, rows.stride(3)), rows.stride(2), rows.stride(3)}};
   }
 
   // count entries of one axis from first on.
   template <class T> tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
     detail::check_axis("slice", axis);
     detail::check_extents("slice", {{"first", first}, {"count", count}});
+    if (x.extent(axis) < 0) detail::fail("slice: axis ", axis, " has extent ", x.extent(axis), ", must be at least 0");
     if (count > x.extent(axis) - first)  // no sum that could overflow
       detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
-    T* const data = count == 0 || x.empty() ? x.data() : x.data() + first * x.stride(axis);
+    const bool moves = count > 0 && first > 0 && x.data() != nullptr && !x.empty();
+    T* const data = moves ? x.data() + first * x.stride(axis) : x.data();
     return detail::with_axis(x, data, axis, count, x.stride(axis));
   }
 

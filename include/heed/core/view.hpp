@@ -194,5 +194,16 @@ HEED_INLINE constexpr bool same(const tensor_view<T, Rank>& a, const tensor_view
   return a.data() == b.data();
 }
 
+// Stride 0 along axes without a second entry, where the caller's may be any number.
+template <class T, int Rank>
+HEED_INLINE constexpr tensor_view<T, Rank> settled(const tensor_view<T, Rank>& x) noexcept {
+  std::array<index_t, std::size_t{Rank}> extents{}, strides{};
+  for (int axis = 0; axis < Rank; ++axis) {
+    extents[static_cast<std::size_t>(axis)] = x.extent(axis);
+    strides[static_cast<std::size_t>(axis)] = x.extent(axis) > 1 ? x.stride(axis) : 0;
+  }
+  return {x.data(), extents, strides};
+}
+
 }  // namespace detail
 }  // namespace heed

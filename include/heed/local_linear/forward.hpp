@@ -45,7 +45,8 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
   if (slots > 0) {
     heed::detail::arena counted;
     static_cast<void>(lanes_driver<T>(p, counted));
-    out.workspace_bytes = static_cast<std::size_t>(slots) * counted.needed();
+    out.workspace_bytes = heed::detail::scratch_bytes(out.problem, slots, counted.needed());
+    if (!out.ok()) return out;
   }
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;

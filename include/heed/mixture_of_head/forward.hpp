@@ -69,8 +69,12 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
   if (!check.ok()) return out;
   size = make_sizes(p);
   if (size.cut.tasks > 0) {
+    const index_t slots = std::min(size.cut.tasks, workers), most = index_t{1} << 58;
+    check.require(p.pairs() <= most, "k has ", p.pairs(), " heads in all batches, must have at most ", most);
+    if (check.ok()) static_cast<void>(heed::detail::scratch_bytes(out.problem, slots, size.driver));
+    if (!out.ok()) return out;
     heed::detail::arena counted;
-    memory(counted, p.pairs(), std::min(size.cut.tasks, workers), size.driver);
+    memory(counted, p.pairs(), slots, size.driver);
     out.workspace_bytes = counted.needed();
   }
   out.isa = HEED_NAME(HEED_LEVEL);
@@ -82,7 +86,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
 template <class T> void explain(plan& how, const problem<T>& p) {
   constexpr index_t w = simd::width<T>, most_rows = tile::query_tile<T>::most_rows;
   index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
-  for (index_t pair = 0; pair < p.pairs(); ++pair) {
+  for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
     const tile::sequence s = p.sequence_at(pair / p.kv_heads);
     const index_t count = count_active(p, s, pair % p.kv_heads);
     rows += p.rows(s), active += count;
@@ -138,7 +142,7 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                         tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt) {
-  return {tile::make_softmax_problem<T>(q, k, v, o, opt), gates};
+  return {tile::make_softmax_problem<T>(q, k, v, o, opt), heed::detail::settled(gates)};
 }
 
 }  // namespace HEED_ISA

@@ -184,8 +184,9 @@ template <viewable Q, viewable G> void route_by_norm(const Q& q, const routing& 
   for (index_t b = 0; b < out.extent(0); ++b)
     for (index_t i = 0; i < out.extent(2); ++i) {
       for (index_t h = 0; h < count; ++h) {
-        const T* const row = rows.data() + b * rows.stride(0) + (how.shared + h) * rows.stride(1) + i * rows.stride(2);
         norm[h] = 0;
+        if (rows.empty()) continue;
+        const T* const row = rows.data() + b * rows.stride(0) + (how.shared + h) * rows.stride(1) + i * rows.stride(2);
         for (index_t d = 0; d < rows.extent(3); ++d) {
           const double x = static_cast<double>(row[d]);
           norm[h] += x * x;

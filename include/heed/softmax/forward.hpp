@@ -38,7 +38,9 @@ plan make_plan(const problem<T>& p, const context& where, index_t workers, tile:
   out.chunk = !few && p.scores.any() ? tile::query_tile<T>::chunk : 0;
   out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
-  out.workspace_bytes = slots == 0 ? 0 : static_cast<std::size_t>(slots) * tile::softmax_driver<T>::bytes(p, cut);
+  out.workspace_bytes =
+      slots == 0 ? 0 : heed::detail::scratch_bytes(out.problem, slots, tile::softmax_driver<T>::bytes(p, cut));
+  if (!out.ok()) return out;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;
 }

@@ -43,8 +43,8 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
                 part_lse.data()[b * part_lse.stride(0) + h * part_lse.stride(1) + i * part_lse.stride(2)]) +
             log_weight;
         constexpr double empty = -std::numeric_limits<double>::infinity();
-        T* x = o.data() + b * o.stride(0) + h * o.stride(1) + i * o.stride(2);
-        const T* y = part.data() + b * part.stride(0) + h * part.stride(1) + i * part.stride(2);
+        T* x = o.empty() ? nullptr : o.data() + b * o.stride(0) + h * o.stride(1) + i * o.stride(2);
+        const T* y = o.empty() ? nullptr : part.data() + b * part.stride(0) + h * part.stride(1) + i * part.stride(2);
         if (other == empty && !std::isnan(mine)) {  // it changes nothing, whatever it holds
           for (index_t c = 0; mine == empty && c < o.extent(3); ++c) x[c * o.stride(3)] = T(0);
           continue;

@@ -76,14 +76,14 @@ void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t 
     const token_time time = time_of(p, cut.chunk, next.columns);
     next.absorbed = time.absorb / (time.absorb + time.read);
     for (next.pieces = 1; next.pieces <= std::min({most_pieces, workers, chunks}); ++next.pieces) {
-      const double rounds = std::ceil(static_cast<double>(tracks) * static_cast<double>(next.blocks * next.pieces) /
-                                      static_cast<double>(workers));
+      const double tasks = static_cast<double>(tracks) * static_cast<double>(next.blocks * next.pieces);
+      const double rounds = std::ceil(tasks / static_cast<double>(workers));
       const double paired = static_cast<double>(pairs) * (1 - next.begin_of(1));  // what this task need not do
       const double mine =
           (static_cast<double>(t.keys) - paired) * time.absorb + (static_cast<double>(t.queries) - paired) * time.read;
       const double slowest = rounds * mine;
       if (next.blocks == 1 && next.pieces == 1) whole_time = least = slowest;
-      if (slowest < least && slowest < 0.95 * whole_time) least = slowest, cut = next;
+      if (slowest < least && slowest < 0.95 * whole_time && tasks < 9e18) least = slowest, cut = next;
     }
   }
 }
@@ -91,7 +91,8 @@ void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t 
 template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
   chunk_cut cut;
   const index_t tracks = p.sequences() * p.states;
-  if (tracks <= 0 || p.heads == 0) return cut;
+  const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
+  if (tracks <= 0 || p.heads == 0 || nothing) return cut;
   track longest;
   for (index_t s = 0; s < (p.packed() ? p.sequences() : 1); ++s) {
     const track t = p.track_at(s);
@@ -114,7 +115,8 @@ void plan_chunks(plan& out, const recurrence<T>& p, const chunk_cut& cut, const 
   if (cut.tasks == 0) return;
   heed::detail::arena one;
   static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, one));
-  out.workspace_bytes = static_cast<std::size_t>(std::min(out.tasks, workers)) * one.needed();
+  out.workspace_bytes = heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), one.needed());
+  if (!out.ok()) return;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
 }
 
@@ -157,7 +159,8 @@ inline constexpr index_t few_tokens = 4;
 
 // memory: what decode reads and updates
 template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
-  p.before = memory, p.after = memory, p.in_place = true;
+  p.after = {heed::detail::settled(memory.s), heed::detail::settled(memory.z)};
+  p.before = p.after, p.in_place = true;
   if (!p.align.top_left) p.align = {};
   p.causal = true;
 }
@@ -187,7 +190,9 @@ void plan_steps(plan& out, const recurrence<T>& p, const step_cut& cut, const co
   heed::detail::arena few, many;
   if (cut.few) static_cast<void>(step_driver<T>(p, few));
   if (cut.many) static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, many));
-  out.workspace_bytes = static_cast<std::size_t>(std::min(out.tasks, workers)) * std::max(few.needed(), many.needed());
+  out.workspace_bytes =
+      heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), std::max(few.needed(), many.needed()));
+  if (!out.ok()) return;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
 }
 

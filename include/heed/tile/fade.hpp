@@ -72,8 +72,8 @@ template <class T> class fade {
     end_ = memory.take<T>(padded_), write_ = memory.take<T>(padded_);
     if (p.decay->gated)
       high_ = memory.take<T>(padded_), low_ = memory.take<T>(padded_), read_ = memory.take<T>(padded_);
-    else
-      powers_ = memory.take<T>(2 * padded_ + 1) + padded_;
+    else if (T* const table = memory.take<T>(2 * padded_ + 1); table != nullptr)  // null: sizes are counted
+      powers_ = table + padded_;
   }
 
   // The chunks that follow are of this state.

@@ -33,8 +33,8 @@ template <class T> class pair_mask {
     if (segments_) {
       const auto &q = mask.query_ids, &k = mask.key_ids;
       query_ids_ = q.data() + s.batch * q.stride(0) + s.first_query * q.stride(1);
-      if (!k.empty()) key_ids_ = k.data() + s.batch * k.stride(0) + s.first_key * k.stride(1);
-      id_stride_ = k.stride(1);
+      id_stride_ = k.extent(1) > 1 ? k.stride(1) : 0;
+      if (!k.empty()) key_ids_ = k.data() + s.batch * k.stride(0) + s.first_key * id_stride_;
     }
     if (keep_) kept_.begin(mask.keep_tensor, s);
   }

@@ -67,11 +67,12 @@ template <class T> struct attention {
 template <class T, class Options>
 attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                             tensor_view<T, 4> o, const Options& opt) {
-  attention<T> p{.q = q,
-                 .k = k,
-                 .v = v,
-                 .o = o,
-                 .lse = opt.lse,
+  using heed::detail::settled;
+  attention<T> p{.q = settled(q),
+                 .k = settled(k),
+                 .v = settled(v),
+                 .o = settled(o),
+                 .lse = settled(opt.lse),
                  .mask = heed::detail::parts(opt.mask),
                  .align = heed::detail::parts(opt.align),
                  .scale = opt.scale ? *opt.scale : 0,

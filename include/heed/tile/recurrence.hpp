@@ -82,8 +82,11 @@ template <class T> struct recurrence {
 template <class T, class Options>
 recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                               tensor_view<T, 4> o, const Options& opt) {
-  recurrence<T> p{.q = q, .k = k, .v = v, .o = o, .mask = heed::detail::parts(opt.mask)};
-  p.before = opt.initial_state, p.after = opt.final_state;
+  using heed::detail::settled;
+  recurrence<T> p{
+      .q = settled(q), .k = settled(k), .v = settled(v), .o = settled(o), .mask = heed::detail::parts(opt.mask)};
+  p.before = {settled(opt.initial_state.s), settled(opt.initial_state.z)};
+  p.after = {settled(opt.final_state.s), settled(opt.final_state.z)};
   p.scale = opt.scale, p.chunk = opt.chunk;
   p.heads = q.extent(1), p.kv_heads = k.extent(1), p.states = p.kv_heads;
   p.d = q.extent(3), p.e = v.extent(3);
@@ -233,6 +236,9 @@ template <class T> void check_recurrence(heed::detail::checker& check, const rec
   check.equal("v", p.v.extent(3), "o", p.o.extent(3), "head dim");
   check.require(p.heads == 0 || (p.kv_heads > 0 && p.heads % p.kv_heads == 0), "q has ", p.heads, " heads, k has ",
                 p.kv_heads, ", must be a divisor of it");
+  const double rows =
+      static_cast<double>(p.q.extent(0)) * static_cast<double>(p.heads) * static_cast<double>(p.q.extent(2));
+  check.require(rows < 9e18, "q has ", rows, " rows in all heads, must have less than 9e18");
   check.require(p.d <= most_dim, "q has head dim ", p.d, ", must be at most ", most_dim);
   check.require(p.e <= most_dim, "v has head dim ", p.e, ", must be at most ", most_dim);
   const auto map = static_cast<index_t>(p.map.built_in);
