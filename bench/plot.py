@@ -65,7 +65,8 @@ def token_rates(benchmarks):
     side by side; medians over the repetitions."""
     numbers = collections.defaultdict(list)
     for row in benchmarks:
-        match = re.fullmatch(r"(prefill|softmax)/D(\d+)/N(\d+)(?:/[a-z]+:1)*(?:/manual_time)?", row.get("run_name", row["name"]))
+        name = re.sub(r"/(manual_time|[a-z]+:1)\b", "", row.get("run_name", row["name"]))
+        match = re.fullmatch(r"(prefill|softmax)/D(\d+)/N(\d+)", name)
         if not match or row["run_type"] != "iteration" or "tokens/s" not in row:  # a failed row
             continue
         kind, d, n = match[1], int(match[2]), int(match[3])

@@ -68,6 +68,7 @@ template <class T> class chunk_driver {
       return std::min(pairs, static_cast<index_t>(share * static_cast<double>(chunks) + 0.5) * chunk_);
     };
     const index_t begin = chunk_at(part.begin), end = chunk_at(part.end);
+    if (begin == end && part.begin > 0 && part.end < 1) return;  // of a track with fewer chunks than pieces
     each_chunk(0, all_see, chunk_, absorb);
     if (part.begin == 0) each_chunk(0, blind, tile, read);
     each_chunk(all_see, all_see + begin, chunk_, absorb);
