@@ -187,8 +187,8 @@ TEST_CASE("sizes and strides of calls that no memory can hold: a problem, or not
   float out[4] = {}, memory = 2;
   const std::vector<double> slope{0.5};
   const auto plan = [&](index_t batch, index_t tokens, index_t e, const heed::context& where) {
-    const input<float> x(&number, {batch, 1, tokens, e}, {0, 0, 0, 1});
-    const output<float> o(out, {batch, 1, tokens, e}, {1, 1, 1, 1});
+    const heed::tensor_view<const float, 4> x(&number, {batch, 1, tokens, e}, {0, 0, 0, 1});
+    const heed::tensor_view<float, 4> o(out, {batch, 1, tokens, e}, {1, 1, 1, 1});
     return run_plan<float>({x, x, x, o}, slope, {}, where);
   };
   const heed::plan large = plan(many, many, 1 << 24, {.executor = many_workers::get()});
@@ -196,7 +196,7 @@ TEST_CASE("sizes and strides of calls that no memory can hold: a problem, or not
   CHECK(std::string(large.problem.data()).starts_with("scratch: "));
   CHECK(plan(many, 0, 8, {}).tasks == 0);
 
-  const auto one = [&](float* x) { return output<float>(x, {1, 1, 1, 1}, {far, far, far, 1}); };
+  const auto one = [&](float* x) { return heed::tensor_view<float, 4>(x, {1, 1, 1, 1}, {far, far, far, 1}); };
   float q = 3, k = 5, v = 7;
   const heed::lightning::options<float> with_state{.initial_state = {one(&memory), {}}};
   run_forward<float>({one(&q), one(&k), one(&v), one(out)}, slope, with_state, {});
