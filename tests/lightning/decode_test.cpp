@@ -58,7 +58,7 @@ TEST_CASE("new tokens, one to many, every head dim, slopes and gates") {
 TEST_CASE("behind a cut nothing is left of the memory, were it not finite") {
   constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (const bool gated : {false, true})
-    for (const index_t n : {1, 5}) {  // step by step, in chunks
+    for (const index_t n : {1, 5}) {
       const shape s{1, 1, 1, n, n, 8, 20};
       lightning_case<float> x = gated ? lightning_case<float>(s, 1, 0) : lightning_case<float>(s, {inf});
       for (index_t f = 0; f < 8; ++f) x.s0(0, 0, f, f) = f % 2 == 0 ? nan : inf;
@@ -102,29 +102,43 @@ TEST_CASE("prefill and steps of any size are the whole call") {
   CHECK(result.worst <= 1);
 }
 
-TEST_CASE("few tokens need no scratch and no allocation; the same bits on any executor") {
-  for (const index_t n : {1, 4, 5}) {
-    const shape s{2, 4, 2, n, n, 64, 48};
-    lightning_case<float> x(s, some_slopes(4)), y(s, some_slopes(4));
-    const heed::plan plan = run_plan_decode<float>(x.call(), x.decay(), x.memory(), x.options, {});
-    REQUIRE(plan.ok());
-    CHECK(plan.tasks == 8);
-    std::vector<std::byte> memory(plan.workspace_bytes);
-    const long before = allocations;
-    run_decode<float>(x.call(), x.decay(), x.memory(), x.options, {.workspace = memory});
-    const long after = allocations;
-    CHECK(after == before);
-    CHECK((n > 4) == (plan.workspace_bytes > 0));
-    CHECK(std::string(plan.why.data()).find(n > 4 ? "in chunks of" : "one by one") != std::string::npos);
-    test_executor threads(3, order::shuffled, true);
-    run_decode<float>(y.call(), y.decay(), y.memory(), y.options, {.executor = threads});
-    CHECK((same_bits(x.o, y.o) && same_bits(x.s0, y.s0)));
-  }
+TEST_CASE("any number of tokens: no scratch, no allocation, the bits of one by one and of any executor") {
+  for (const index_t n : {1, 4, 5, 70})
+    for (const bool gated : {false, true}) {
+      const shape s{2, 4, 2, n, n, 64, 48};
+      const auto make = [&] {
+        return gated ? lightning_case<float>(s, 4, 9) : lightning_case<float>(s, some_slopes(4));
+      };
+      lightning_case<float> x = make(), y = make(), z = make();
+      const heed::plan plan = run_plan_decode<float>(x.call(), x.decay(), x.memory(), x.options, {});
+      REQUIRE(plan.ok());
+      CHECK(plan.tasks == 8);
+      CHECK(plan.workspace_bytes == 0);
+      CHECK(std::string(plan.why.data()).find("token by token") != std::string::npos);
+      const long before = allocations;
+      run_decode<float>(x.call(), x.decay(), x.memory(), x.options, {});
+      const long after = allocations;
+      CHECK(after == before);
+      test_executor threads(3, order::shuffled, true);
+      run_decode<float>(y.call(), y.decay(), y.memory(), y.options, {.executor = threads});
+      CHECK((same_bits(x.o, y.o) && same_bits(x.s0, y.s0)));
+      for (index_t i = 0; i < n; ++i) {
+        const auto part = [i](auto view) { return heed::slice(view, 2, i, 1); };
+        const recurrent_call<float> c{part(z.q.cview()), part(z.k.cview()), part(z.v.cview()), part(z.o.view())};
+        const heed::tensor_view<float, 3> g = z.gates.view3();
+        const heed::decay<float> decay =
+            gated ? heed::decay<float>(heed::tensor_view<const float, 3>(g.data() + i * g.stride(2), {2, 4, 1},
+                                                                         {g.stride(0), g.stride(1), g.stride(2)}))
+                  : z.decay();
+        run_decode<float>(c, decay, z.memory(), {}, {});
+      }
+      CHECK((same_bits(x.o, z.o) && same_bits(x.s0, z.s0)));
+    }
 }
 
 TEST_CASE("small numbers are lost by fading alone, and no token is before it was read") {
   for (const double slope : {0.0, 1.0})
-    for (const index_t n : {1, 5}) {  // step by step, in chunks
+    for (const index_t n : {1, 5}) {
       lightning_case<float> x({1, 1, 1, n, n, 8, 8}, {slope});
       x.q.fill(1e16f), x.k.fill(1e-16f), x.v.fill(1e-16f), x.s0.fill(0);
       run_decode<float>(x.call(), x.decay(), x.memory(), {}, {});

@@ -14,7 +14,7 @@ namespace heed::lightning {
 template <class Acc = float> struct options {
   heed::mask mask = {};                      // none, key_lengths or packed
   double scale = 1;                          // on the scores
-  index_t chunk = 0;                         // tokens; 0: the cost model chooses
+  index_t chunk = 0;                         // tokens, in forward; 0: the cost model chooses
   state_view<const Acc> initial_state = {};  // zeros
   state_view<Acc> final_state = {};          // may be the same memory as initial_state
 };

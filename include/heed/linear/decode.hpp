@@ -5,23 +5,20 @@
 #include "heed/core/plan.hpp"
 #include "heed/core/state.hpp"
 #include "heed/linear/problem.hpp"
-#include "heed/tile/chunk_tasks.hpp"
+#include "heed/tile/step_tasks.hpp"
 
 namespace heed::linear {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T>
-plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers,
-                      tile::step_cut& cut) noexcept {
+template <class T> plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
   heed::detail::checker check(out.problem);
   tile::check_tokens(check, p);
   if (!check.ok()) return out;
-  cut = tile::make_step_cut(p);
-  out.path = cut.many ? "linear: chunks on a state in place" : "linear: token by token";
-  tile::plan_steps(out, p, cut, where, workers);
+  out.path = "linear: token by token";
+  tile::plan_steps(out, p, where, workers);
   return out;
 }
 
@@ -38,16 +35,17 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
   using T = heed::detail::value_t<Q>;
   tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tile::planned_output<T>(o), opt);
   tile::hold(p, memory);
-  tile::step_cut cut;
-  plan how = detail::make_decode_plan(p, where, where.executor.concurrency(), cut);
-  if (how.ok()) tile::explain_steps(how, p, cut);
+  plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
+  if (how.ok()) tile::explain_steps(how, p);
   return how;
 }
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:
 // B, Hk, D', E, unit stride on the last axis, and z: B, Hk, D' where normalize is set) is read and left after the last
-// of them. Shapes as in forward; opt.initial_state, opt.final_state and opt.align are not used, but top_left is
-// refused. One token costs O(D' E) per head, and no scratch up to 512 features.
+// of them. Shapes as in forward; opt.chunk, opt.initial_state, opt.final_state and opt.align are not used, but top_left
+// is refused. A token costs O(D' E) per head, and no scratch up to 512 features. Token by token, the same bits however
+// many a call brings: dozens at once, with taylor features a few, are faster by forward, with memory as both of its
+// states.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&& o, const options<acc_of<Q>>& opt = {},
             const context& where = {}) {
@@ -57,10 +55,9 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
   tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
   tile::hold(p, memory);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  tile::step_cut cut;
-  const plan how = detail::make_decode_plan(p, where, workers, cut);
+  const plan how = detail::make_decode_plan(p, where, workers);
   if (!how.ok()) heed::detail::fail(how.problem.data());
-  tile::run_steps(p, how, cut, where, workers);
+  tile::run_steps(p, how, where, workers);
 }
 
 }  // namespace HEED_ISA

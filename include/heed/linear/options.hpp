@@ -19,7 +19,7 @@ template <class Acc = float> struct options {
   feature_map<Acc> feature = heed::feature::elu_plus_one;
   bool normalize = true;
   double eps = 1e-6;                         // added to the denominator
-  index_t chunk = 0;                         // tokens; 0: the cost model chooses
+  index_t chunk = 0;                         // tokens, in forward; 0: the cost model chooses
   state_view<const Acc> initial_state = {};  // zeros
   state_view<Acc> final_state = {};          // may be the same memory as initial_state
 };

@@ -8,7 +8,6 @@
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/tile/chunks.hpp"
-#include "heed/tile/steps.hpp"
 #include "heed/tile/tasks.hpp"
 
 namespace heed::tile {
@@ -148,79 +147,6 @@ void run_chunks(const recurrence<T>& p, const plan& how, const chunk_cut& cut, c
       const index_t head = task / cut.pieces / cut.blocks, first = block * cut.columns;
       driver.run(p.track_at(head / p.states), head % p.states, first, std::min(cut.columns, p.e - first),
                  {cut.begin_of(number), cut.begin_of(number + 1)});
-    });
-  });
-}
-
-// ---- decode: a few new tokens on a state in place -------------------------------------------------------------------
-
-// Sequences of so many new tokens run step by step, longer ones in chunks. bench/lightning_bench.cpp, decode rows.
-inline constexpr index_t few_tokens = 4;
-
-// memory: what decode reads and updates
-template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
-  p.after = {heed::detail::settled(memory.s), heed::detail::settled(memory.z)};
-  p.before = p.after, p.in_place = true;
-  if (!p.align.top_left) p.align = {};
-  p.causal = true;
-}
-template <class T> void check_tokens(heed::detail::checker& check, const recurrence<T>& p) {
-  check.require(!p.align.top_left, "align is top_left: decode takes new tokens for those after its memory's");
-  check.require(!p.packed() || heed::detail::equal(p.mask.query_offsets, p.mask.key_offsets),
-                "packed: query_offsets and key_offsets differ, decode has one token axis");
-  check.equal("q", p.q.extent(2), "k", p.k.extent(2), "tokens");
-}
-
-struct step_cut : chunk_cut {
-  bool few = false, many = false;
-};
-template <class T> step_cut make_step_cut(const recurrence<T>& p) {
-  step_cut cut;
-  static_cast<chunk_cut&>(cut) = make_chunk_cut(p, 1);  // one block: states are updated in place
-  for (index_t s = 0; cut.tasks > 0 && s < (p.packed() ? p.sequences() : 1); ++s)
-    (p.track_at(s).queries <= few_tokens ? cut.few : cut.many) = true;
-  return cut;
-}
-
-template <class T>
-void plan_steps(plan& out, const recurrence<T>& p, const step_cut& cut, const context& where, index_t workers) {
-  out.isa = HEED_NAME(HEED_LEVEL);
-  out.tasks = cut.tasks, out.chunk = cut.many ? cut.chunk : 1;
-  out.query_tile = out.key_tile = out.chunk;
-  heed::detail::arena few, many;
-  if (cut.few) static_cast<void>(step_driver<T>(p, few));
-  if (cut.many) static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, many));
-  out.workspace_bytes =
-      heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), std::max(few.needed(), many.needed()));
-  if (!out.ok()) return;
-  heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
-}
-
-// For plan_decode alone
-template <class T> void explain_steps(plan& how, const recurrence<T>& p, const step_cut& cut) {
-  heed::detail::message text(how.why);
-  if (how.tasks == 0) {
-    text << "no rows";
-    return;
-  }
-  text << how.tasks << " memories, updated in place; ";
-  if (cut.few) text << "up to " << few_tokens << " new tokens of a sequence one by one";
-  if (cut.many) text << (cut.few ? ", more" : "more than a few new tokens") << " in chunks of " << how.chunk;
-  if (p.packed()) text << "; packed: each sequence as a call of its own";
-}
-
-template <class T>
-void run_steps(const recurrence<T>& p, const plan& how, const step_cut& cut, const context& where, index_t workers) {
-  run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
-    heed::detail::arena few_scratch(memory, memory.size()), many_scratch(memory, memory.size());  // one at a time
-    const auto each_task = [&](auto f) {
-      claim([&](index_t task) { f(p.track_at(task / p.states), task % p.states); });
-    };
-    step_driver<T> few(p, few_scratch);
-    if (!cut.many) return each_task([&](const track& t, index_t state) { few.run(t, state); });
-    chunk_driver<T> many(p, cut.chunk, cut.columns, many_scratch);
-    each_task([&](const track& t, index_t state) {
-      t.queries <= few_tokens ? few.run(t, state) : many.run(t, state, 0, p.e);
     });
   });
 }

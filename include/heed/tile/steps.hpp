@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The same recurrence one token after the other, on the state where it is: for the few new tokens of decoding.
+// The recurrence of tile/chunks.hpp one token after the other, on the state where it is: for decoding.
 //
 //   S <- lambda S + phi(k) v^T,   o = scale phi(q) S / denominator
 //
