@@ -4,8 +4,6 @@
 // Slopes per head of published models; lambda = exp(-slope).
 
 #include <cmath>
-#include <cstdint>
-#include <limits>
 #include <vector>
 
 #include "heed/core/config.hpp"
@@ -20,7 +18,7 @@ inline namespace HEED_ISA {
 // slope(head) for every head
 template <class F> std::vector<double> slopes_of(const char* name, index_t heads, F slope) {
   if (heads < 0) fail(name, ": heads is ", heads, ", must be at least 0");
-  constexpr index_t most = std::numeric_limits<std::int32_t>::max();  // as many as a tensor may have
+  constexpr index_t most = index_t{1} << 24;
   if (heads > most) fail(name, ": heads is ", heads, ", must be at most ", most);
   std::vector<double> all(static_cast<std::size_t>(heads));
   for (index_t h = 0; h < heads; ++h) all[static_cast<std::size_t>(h)] = slope(static_cast<double>(h));

@@ -10,6 +10,7 @@
 //
 // Hidden pairs have weight 0, and 0 * NaN is NaN: a tile whose sums are not finite is computed once more, with care.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 

@@ -9,6 +9,7 @@
 //
 // Traffic: S is loaded and stored once per chunk, once more when it is read.
 
+#include <algorithm>
 #include <type_traits>
 
 #include "heed/core/context.hpp"

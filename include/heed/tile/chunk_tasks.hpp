@@ -3,7 +3,9 @@
 
 // How a call of a recurrent kernel is cut: chunk length, blocks of columns, pieces of the tokens, tasks.
 
+#include <algorithm>
 #include <cmath>
+#include <span>
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
@@ -20,10 +22,11 @@ struct chunk_cut {
   double absorbed = 1;              // time of a token that is absorbed and not read, in times of one that is both
   index_t tasks = 0;
 
-  // Pieces take equal time: with a the time of an absorbed token, x_(p + 1) - x_p + a x_p is the same for all.
-  double begin_of(index_t number) const {
-    const double left = 1 - absorbed;
-    return number >= pieces ? 1 : (1 - std::pow(left, number)) / (1 - std::pow(left, pieces));
+  // Where a piece begins, of piece::whole. They take equal time: with a the time of an absorbed token,
+  // x_(p + 1) - x_p + a x_p is the same for all.
+  index_t begin_of(index_t number) const {
+    const double left = 1 - absorbed, share = (1 - std::pow(left, number)) / (1 - std::pow(left, pieces));
+    return number >= pieces ? piece::whole : static_cast<index_t>(share * static_cast<double>(piece::whole));
   }
 };
 
@@ -41,32 +44,46 @@ template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
 }
 
 // Time per token of a state and so many columns, in FLOPs at the peak: to absorb it, and for all that read the state to
-// read it. A pass over the state costs as much as 4 tokens; moving the rows of q, k, v and o about 50 for each element,
-// whatever the columns; keys that fade are written once more. bench/lightning_bench.cpp, threads rows.
+// read it. Each chunk's update costs as much as 4 tokens more, its products being short; moving the rows of q, k, v and
+// o costs about 50 for each element, whatever the columns; keys that fade are written once more.
+// bench/lightning_bench.cpp, threads rows.
 struct token_time {
   double absorb = 0, read = 0;
 };
 template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, index_t columns) {
   const double d = static_cast<double>(p.d), e = static_cast<double>(p.e), c = static_cast<double>(columns);
   const double state = 2 * static_cast<double>(p.features) * c, pass = state * 4 / static_cast<double>(chunk);
-  const double moved = p.decay != nullptr ? 14 : 9, pairs = static_cast<double>(chunk + simd::width<T>) * (d + c);
+  const double moved = p.decay != nullptr ? 14 : 9,
+               pairs = p.causal ? static_cast<double>(chunk + simd::width<T>) * (d + c) : 0;
   return {state + pass + moved * (d + e), static_cast<double>(p.readers) * (state + pairs + (50 - moved) * (d + e))};
 }
 
-// Where tasks are fewer than workers, blocks of columns and pieces of the queries share the work, so many as make the
-// slowest worker's time least; t: the longest track. A block computes the scores and moves all rows once more, a piece
-// takes the tokens before it into a state of its own. No bit of the result depends on it.
+// Of the pieces of one block; keys that all queries see are absorbed by each of them.
+inline double slowest_piece(const track& t, const order& x, const token_time& time, const chunk_cut& cut) {
+  const double share = static_cast<double>(cut.begin_of(1)) / static_cast<double>(piece::whole);
+  const double each =
+      static_cast<double>(x.all_see) * time.absorb + static_cast<double>(x.pairs) * share * (time.absorb + time.read);
+  const double first = static_cast<double>(x.blind) * time.read;
+  const double last = static_cast<double>(t.queries - x.blind - x.pairs) * time.read +
+                      static_cast<double>(t.keys - x.all_see - x.pairs) * time.absorb;
+  return each + (cut.pieces == 1 ? first + last : std::max(first, last));
+}
+
+// Where workers would be idle, blocks of columns and pieces of the queries share the work, so many as make the slowest
+// worker's time least; t: the longest track. A block computes the scores and moves all rows once more, a piece takes
+// the tokens before it into a state of its own. No bit of the result depends on it.
 template <class T>
 void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t workers, chunk_cut& cut) {
   constexpr index_t w = simd::width<T>, most_pieces = 8;
   cut.columns = p.e;
   if (workers == 1) return;
-  const index_t whole = (p.e + w - 1) / w, pairs = p.causal ? std::min(t.queries, t.keys) : 0;
+  const index_t whole = (p.e + w - 1) / w;
+  const order tokens = p.order_of(t);
   // A memory that is read and written is read first by one task alone.
   const bool one_s = p.before.s.data() != nullptr && p.before.s.data() == p.after.s.data();
   const bool one_z = p.normalize && p.before.z.data() != nullptr && p.before.z.data() == p.after.z.data();
   const index_t blocks_up_to = one_z ? 1 : std::min(whole, 4 * std::min(workers, whole) + 1);
-  const index_t chunks = one_s || one_z ? 1 : std::max<index_t>(1, (pairs + cut.chunk - 1) / cut.chunk);
+  const index_t chunks = one_s || one_z ? 1 : std::max<index_t>(1, (tokens.pairs + cut.chunk - 1) / cut.chunk);
   double whole_time = 0, least = 0;
   for (chunk_cut next = cut; next.blocks <= blocks_up_to; ++next.blocks) {
     const index_t vectors = (whole + next.blocks - 1) / next.blocks;
@@ -77,10 +94,7 @@ void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t 
     for (next.pieces = 1; next.pieces <= std::min({most_pieces, workers, chunks}); ++next.pieces) {
       const double tasks = static_cast<double>(tracks) * static_cast<double>(next.blocks * next.pieces);
       const double rounds = std::ceil(tasks / static_cast<double>(workers));
-      const double paired = static_cast<double>(pairs) * (1 - next.begin_of(1));  // what this task need not do
-      const double mine =
-          (static_cast<double>(t.keys) - paired) * time.absorb + (static_cast<double>(t.queries) - paired) * time.read;
-      const double slowest = rounds * mine;
+      const double slowest = rounds * slowest_piece(t, tokens, time, next);
       if (next.blocks == 1 && next.pieces == 1) whole_time = least = slowest;
       if (slowest < least && slowest < 0.95 * whole_time && tasks < 9e18) least = slowest, cut = next;
     }
@@ -93,7 +107,8 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
   const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
   if (tracks <= 0 || p.heads == 0 || nothing) return cut;
   track longest;
-  for (index_t s = 0; s < (p.packed() ? p.sequences() : 1); ++s) {
+  const bool differ = p.packed() || p.mask.has(p.mask.key_lengths);
+  for (index_t s = 0; s < (differ ? p.sequences() : 1); ++s) {
     const track t = p.track_at(s);
     if (s == 0 || std::max(t.queries, t.keys) > std::max(longest.queries, longest.keys)) longest = t;
   }

@@ -32,9 +32,10 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// Which of the chunks of queries are read, as shares of all; those before are only absorbed.
+// Which of the chunks of pairs are read, as shares of all; those before are only absorbed.
 struct piece {
-  double begin = 0, end = 1;
+  static constexpr index_t whole = index_t{1} << 20;
+  index_t begin = 0, end = whole;
 };
 
 template <class T> class chunk_driver {
@@ -53,28 +54,28 @@ template <class T> class chunk_driver {
 
   // Columns [first, first + columns) of v, with the state's head number `state`. Only the last piece writes the state.
   void run(const track& t, index_t state, index_t first, index_t columns, const piece& part = {}) {
+    const auto [all_see, blind, pairs] = p_.order_of(t);
+    const index_t n = t.queries, m = t.keys, chunks = (pairs + chunk_ - 1) / chunk_;
+    const auto place_of = [&, pairs = pairs](index_t share) {
+      return std::min(pairs, (share * chunks + piece::whole / 2) / piece::whole * chunk_);
+    };
+    const index_t begin = place_of(part.begin), end = place_of(part.end);
+    const bool first_piece = part.begin == 0, last_piece = part.end == piece::whole;
+    if (begin == end && !last_piece && (!first_piece || blind == 0)) return;  // fewer chunks than pieces
+
     t_ = t, kv_head_ = state / p_.writers, first_head_ = state * p_.readers, first_ = first, columns_ = columns;
     state_.begin(t, state, first, columns);
     fade_.begin_state(t, state);
-    const index_t n = t.queries, m = t.keys;
-    // Keys that every query sees come first, then queries that see no other; then query i comes with key i + offset.
-    const index_t all_see = p_.causal ? std::clamp<index_t>(t.place, 0, m) : m;
-    const index_t blind = p_.causal ? std::clamp<index_t>(-t.place, 0, n) : 0;
-    const index_t pairs = p_.causal ? std::min(n - blind, m - all_see) : 0;
     const auto absorb = [&](index_t j, index_t count, index_t next) { this->absorb(j, count, next); };
     const auto read = [&](index_t i, index_t count, index_t next) { this->read(i, count, next); };
-    const auto chunk_at = [&](double share) {
-      const index_t chunks = (pairs + chunk_ - 1) / chunk_;
-      return std::min(pairs, static_cast<index_t>(share * static_cast<double>(chunks) + 0.5) * chunk_);
+    const auto pair = [&, key = all_see - blind](index_t i, index_t count, index_t next) {
+      this->pair(i, key + i, count, next);
     };
-    const index_t begin = chunk_at(part.begin), end = chunk_at(part.end);
-    if (begin == end && part.begin > 0 && part.end < 1) return;  // of a track with fewer chunks than pieces
     each_chunk(0, all_see, chunk_, absorb);
-    if (part.begin == 0) each_chunk(0, blind, tile, read);
+    if (first_piece) each_chunk(0, blind, tile, read);
     each_chunk(all_see, all_see + begin, chunk_, absorb);
-    each_chunk(blind + begin, blind + end, chunk_,
-               [&](index_t i, index_t count, index_t next) { pair(i, all_see + i - blind, count, next); });
-    if (part.end < 1) return;
+    each_chunk(blind + begin, blind + end, chunk_, pair);
+    if (!last_piece) return;
     each_chunk(blind + pairs, n, tile, read);
     each_chunk(all_see + pairs, m, chunk_, absorb);
     state_.end(fade_.fades());
@@ -83,7 +84,7 @@ template <class T> class chunk_driver {
  private:
   static constexpr index_t tile = chunk_reader<T>::tile;
 
-  // f(first, count, count of the next) for pieces of [first, end)
+  // f(first, count, count of the next) for chunks of [first, end)
   template <class F> static void each_chunk(index_t first, index_t end, index_t most, F f) {
     for (index_t i = first, count = 0; i < end; i += count) {
       count = std::min(most, end - i);

@@ -15,6 +15,7 @@
 //
 // Only products of factors are formed, never a quotient. Everything below 2^-126.5 (2^-1022.5) is 0.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>

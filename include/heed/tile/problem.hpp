@@ -15,7 +15,7 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// One batch entry, or one of the pieces that packed() cuts the only batch entry into.
+// One batch entry, or one of the sequences that packed() cuts the only batch entry into.
 struct sequence : sequence_origin {
   index_t queries = 0, keys = 0;
 };

@@ -19,10 +19,16 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// One batch entry, or one of the pieces that packed() cuts the only batch entry into. keys: those that key_lengths does
-// not hide. place: of the first query, on the key axis.
+// One batch entry, or one of the sequences that packed() cuts the only batch entry into. keys: those that key_lengths
+// does not hide. place: of the first query, on the key axis.
 struct track {
   index_t number = 0, batch = 0, first_query = 0, queries = 0, first_key = 0, keys = 0, place = 0;
+};
+
+// Of a track in order: keys that every query sees come first, then queries that see no other key; then pairs, query
+// blind + x with key all_see + x; then queries that see all keys, or keys that no query sees.
+struct order {
+  index_t all_see = 0, blind = 0, pairs = 0;
 };
 
 template <class T> struct recurrence {
@@ -58,6 +64,13 @@ template <class T> struct recurrence {
     t.place = align.has_first ? align.first[n] : align.top_left ? 0 : t.keys - t.queries;
     if (mask.has(mask.key_lengths)) t.keys = mask.lengths[n];
     return t;
+  }
+
+  order order_of(const track& t) const {
+    if (!causal) return {.all_see = t.keys};
+    order x{.all_see = std::clamp<index_t>(t.place, 0, t.keys), .blind = std::clamp<index_t>(-t.place, 0, t.queries)};
+    x.pairs = std::min(t.queries - x.blind, t.keys - x.all_see);
+    return x;
   }
 
   HEED_INLINE const T* query(const track& t, index_t head, index_t i) const {

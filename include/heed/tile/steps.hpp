@@ -9,6 +9,12 @@
 // accumulators at a time as hold a row of 128. Further query heads of the same state read it once more each, from
 // cache.
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <utility>
+
 #include "heed/core/context.hpp"
 #include "heed/tile/chunk_features.hpp"
 #include "heed/tile/chunk_state.hpp"
