@@ -26,10 +26,6 @@ struct plain_executor {  // in reverse, without allocating
   }
 };
 
-bool says(const heed::plan& plan, const char* what) {
-  return std::string(plan.why.data()).find(what) != std::string::npos;
-}
-
 }  // namespace
 
 TEST_CASE("the same bits for 1 to 5 workers in any order, columns and tokens cut or not") {

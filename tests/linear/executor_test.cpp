@@ -2,7 +2,6 @@
 
 // Executors: the same bits whoever runs the tasks and however columns and tokens are cut.
 
-#include <string>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -14,10 +13,6 @@ using namespace heed_test;
 namespace {
 
 using heed::feature;
-
-bool says(const heed::plan& plan, const char* what) {
-  return std::string(plan.why.data()).find(what) != std::string::npos;
-}
 
 }  // namespace
 

@@ -4,6 +4,8 @@
 // The calls under test. They are compiled in tests/<kernel>/run.cpp, once per machine; the tests themselves know no
 // machine and are compiled once.
 
+#include <string>
+
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/core/view.hpp"
@@ -40,5 +42,10 @@ void run_decode(const recurrent_call<T>& x, const heed::decay<T>& decay, heed::s
 template <class T>
 heed::plan run_plan_decode(const recurrent_call<T>& x, const heed::decay<T>& decay, heed::state_view<T> memory,
                            const heed::lightning::options<T>& options, const heed::context& ctx);
+
+// Whether the plan gives this as one of its reasons
+inline bool says(const heed::plan& plan, const char* what) {
+  return std::string(plan.why.data()).find(what) != std::string::npos;
+}
 
 }  // namespace heed_test
