@@ -28,6 +28,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   if (p.solves && p.opt.solver == solver::automatic && p.d >= 4)
     text << "; tiles of up to " << p.d / 4 << " keys solved directly at once";
   tile::name_options(text, p);
+  tile::name_copies(text, p.k, true, p.v);
 }
 
 template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers) noexcept {

@@ -60,6 +60,7 @@ template <class T> class lanes_driver {
         shift_(memory.take<T>(lanes)),
         total_(memory.take<T>(lanes)),
         factor_(memory.take<T>(lanes)),
+        v_(p.v, tile_type::most_keys, true, p.key_value_bytes(), memory),
         cg_(with<conjugate_gradients<T>>(p, p.solves && p.opt.solver != solver::direct, memory)),
         direct_(with<direct_solver<T>>(p, p.solves && p.opt.solver != solver::conjugate_gradient, memory)) {}
 
@@ -67,7 +68,7 @@ template <class T> class lanes_driver {
     const index_t first = tile * lanes;
     rows_.take(kv_head, p_.group, first, std::min(lanes, p_.rows(s) - first));
     weights_.begin(s, kv_head, rows_, mean_);
-    if (s.keys > 0) v_ = p_.value(s, kv_head, 0);
+    if (s.keys > 0) v_.begin(p_.value(s, kv_head, 0));
     solved_directly_ = 0;
     if (p_.solves)
       solve(s);
@@ -185,16 +186,17 @@ template <class T> class lanes_driver {
     each_group(solved_directly_, [&](index_t g) { direct_.begin_weights(g); });
     sums.begin(weights_.vectors(), factor_);
     const auto visit = [&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
-      const T* const v = v_ + keys.key * p_.v.stride(2);
-      const bool check = careful && !tile::all_finite(v, p_.v.stride(2), keys.keys, p_.e);
+      v_.copy(keys.key, keys.keys);
+      const auto [v, v_row] = v_.at(keys.key);
+      const bool check = careful && !tile::all_finite(v, v_row, keys.keys, p_.e);
       for (index_t i = 0; i < keys.count; ++i) {
         const tile::weight_block& b = keys.block[at(i)];
         make_weights(b, p, k, k_row, flat);
         if (check) {
           tile::note_seen(weights_.scores(), row, b, seen_);
-          sums.add_visible(v, p_.v.stride(2), t_, b, seen_, finite_);
+          sums.add_visible(v, v_row, t_, b, seen_, finite_);
         } else {
-          sums.add(v, p_.v.stride(2), t_, b);
+          sums.add(v, v_row, t_, b);
         }
       }
     };
@@ -271,13 +273,13 @@ template <class T> class lanes_driver {
   T *mean_, *y_, *r_, *q_, *t_, *finite_, *ridge_;
   double* exact_ridge_;
   T *shift_, *total_, *factor_;
+  tile::row_stage<T> v_;
   conjugate_gradients<T> cg_;
   direct_solver<T> direct_;
   tile::tile_rows rows_;
   tile::seen_keys<T> seen_;
   std::uint64_t solved_directly_ = 0;
   tally counts_;
-  const T* v_ = nullptr;
 };
 
 }  // namespace HEED_ISA

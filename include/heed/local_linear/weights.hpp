@@ -38,14 +38,17 @@ template <class T> class tile_weights {
   static constexpr index_t w = simd::width<T>, lanes = tile_type::most_rows;
   static constexpr index_t kept_bytes = index_t(1) << 22;
   static constexpr index_t kept_keys = kept_bytes / (lanes * static_cast<index_t>(sizeof(T)));
+  static constexpr index_t copied_bytes = index_t(1) << 21;  // of keys that are copied once and not for every pass
   static constexpr index_t kept_tiles = kept_keys / (tile_type::most_keys / 2) + 16;
 
   tile_weights(const problem<T>& p, heed::detail::arena& memory)
       : p_(p),
-        tile_(p, memory),
+        tile_(p, memory, true),
         sums_(p.d, memory),
         capacity_(std::min(p.k.extent(2), kept_keys)),
         kept_(memory.take<T>(lanes * capacity_)),
+        key_capacity_(tile_.key_rows().copies() ? std::min(capacity_, copied_bytes / key_bytes()) : 0),
+        copied_keys_(memory.take<T>(key_capacity_ * tile_.key_rows().copy_row())),
         tiles_(memory.take<tile::key_tile>(kept_tiles)),
         factors_(memory.take<T>(lanes * kept_tiles)),
         scores_(memory.take<T>(lanes * tile_type::most_keys)),
@@ -57,7 +60,6 @@ template <class T> class tile_weights {
   // The first pass over the keys: weights and mean keys, [d][lane].
   void begin(const tile::sequence& s, index_t kv_head, const tile::tile_rows& rows, T* mean) {
     tile_.begin(s, kv_head, rows);
-    if (s.keys > 0) k_ = p_.key(s, kv_head, 0);
     careful_ = false, spoiled_ = 0;
     sum_keys();
     if (!sums_.finite()) {  // perhaps by a key that some lane must not see
@@ -85,11 +87,12 @@ template <class T> class tile_weights {
   // f(tile, weights of its blocks, rows of k as they may enter a sum, their stride)
   template <class F> void each(F f) {
     for (index_t i = 0; i < count_; ++i)
-      if (tiles_[i].count > 0) call(f, tiles_[i], kept(i));
+      if (tiles_[i].count > 0) copy_keys(i, tiles_[i]), call(f, tiles_[i], kept(i));
     if (all_kept_) return;
     tile_.each(
-        [&](index_t, const tile::key_tile& keys) {
+        [&](index_t number, const tile::key_tile& keys) {
           if (keys.count == 0) return;
+          copy_keys(number, keys);
           tile_.scores(keys, scores_, nullptr, nullptr);
           call(f, keys, {scores_, row(), gain_, m_});
         },
@@ -100,6 +103,7 @@ template <class T> class tile_weights {
   template <class F> void each_with_scores(F f) {
     tile_.each([&](index_t number, const tile::key_tile& keys) {
       if (keys.count == 0) return;
+      copy_keys(number, keys);
       tile_.scores(keys, scores_, nullptr, nullptr);
       call(f, keys, number < count_ ? kept(number) : tile::known_weights<T>{scores_, row(), gain_, m_});
     });
@@ -111,10 +115,25 @@ template <class T> class tile_weights {
     return {kept_ + offset_[static_cast<std::size_t>(i)] * row(), row(), factors_ + i * lanes};
   }
   template <class F> void call(F f, const tile::key_tile& keys, const tile::known_weights<T>& p) {
-    const T* k = k_ + keys.key * p_.k.stride(2);
-    index_t k_row = p_.k.stride(2);
+    auto [k, k_row] = tile_.key_rows().at(keys.key);
     finite_keys(keys, k, k_row);
     f(keys, p, k, k_row);
+  }
+  index_t key_bytes() { return tile_.key_rows().copy_row() * static_cast<index_t>(sizeof(T)); }
+  // Where the copy of a kept tile is; null for those that find no room: they are copied in every pass
+  T* copied(index_t number, const tile::key_tile& keys) {
+    const index_t at = offset_[static_cast<std::size_t>(number)];
+    return at + keys.keys > key_capacity_ ? nullptr : copied_keys_ + at * tile_.key_rows().copy_row();
+  }
+  void first_copy(const tile::key_tile& keys) {
+    tile_.key_rows().copy(keys.key, keys.keys, all_kept_ ? copied(count_, keys) : nullptr);
+  }
+  void copy_keys(index_t number, const tile::key_tile& keys) {
+    T* const there = number < count_ ? copied(number, keys) : nullptr;
+    if (there != nullptr)
+      tile_.key_rows().recall(keys.key, there);
+    else
+      tile_.key_rows().copy(keys.key, keys.keys);
   }
   // Keys that are not finite have spoiled the rows that see them by the mean; in products they must not reach others.
   void finite_keys(const tile::key_tile& keys, const T*& k, index_t& k_row) {
@@ -139,14 +158,16 @@ template <class T> class tile_weights {
         s = kept_ + used * row();
         used += keys.keys;
       }
-      if (keys.count > 0) add_keys(keys, s);
+      if (keys.count > 0) {
+        first_copy(keys);
+        add_keys(keys, s);
+      }
       if (all_kept_) std::copy(m_, m_ + row(), factors_ + count_ * lanes), ++count_;
     });
     sums_.finish();
   }
   void add_keys(const tile::key_tile& keys, T* s) {
-    const T* const k = k_ + keys.key * p_.k.stride(2);
-    const index_t k_row = p_.k.stride(2);
+    const auto [k, k_row] = tile_.key_rows().at(keys.key);
     const bool check = careful_ && !tile::all_finite(k, k_row, keys.keys, p_.d);
     tile_.scores(keys, s, m_, gain_);
     seen_keys_ += keys.keys;
@@ -171,6 +192,8 @@ template <class T> class tile_weights {
   tile::lane_sums<T> sums_;
   index_t capacity_;
   T* kept_;  // [key][lane], tile after tile of keys
+  index_t key_capacity_;
+  T* copied_keys_;  // those of the kept tiles, where rows are copied
   tile::key_tile* tiles_;
   T *factors_, *scores_, *keys_, *m_, *l_, *gain_;
   std::array<index_t, static_cast<std::size_t>(kept_tiles)> offset_;
@@ -178,7 +201,6 @@ template <class T> class tile_weights {
   bool all_kept_ = false, careful_ = false;
   tile::seen_keys<T> seen_;
   std::uint64_t spoiled_ = 0;
-  const T* k_ = nullptr;
 };
 
 }  // namespace HEED_ISA

@@ -55,6 +55,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   else
     text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << tile::few_rows<T>;
   tile::name_options(text, p);
+  if (how.query_tile == tile::query_tile<T>::most_rows) tile::name_copies(text, p.k, false, p.v);
 }
 
 template <class T>

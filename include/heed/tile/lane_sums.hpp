@@ -53,9 +53,9 @@ template <class T> class lane_sums {
     std::replace(state_.begin() + from, state_.begin() + to, lane_state::keep, lane_state::scale);
   }
 
-  // x: the row of the tile's first key; weight: [key][lane] of the tile
-  void add(const T* x, index_t x_row, const T* weight, const weight_block& b) {
-    add_columns(x + b.first * x_row, x_row, 0, columns_, weight, b, start_of(b.from, b.to));
+  // x: the row of the tile's first key; weight: [key][lane] of the tile; meanwhile: rows for what comes next
+  void add(const T* x, index_t x_row, const T* weight, const weight_block& b, row_stream<T>* meanwhile = nullptr) {
+    add_columns(x + b.first * x_row, x_row, 0, columns_, weight, b, start_of(b.from, b.to), meanwhile);
   }
 
   // The same, but values that are not finite reach the lanes that see them and no other: they are left out of the
@@ -90,8 +90,8 @@ template <class T> class lane_sums {
   enum class lane_state { fresh, scale, keep };
 
   void add_columns(const T* x, index_t x_row, index_t c, index_t columns, const T* weight, const weight_block& b,
-                   start how) {
-    multiply<T>({.a = x,
+                   start how, row_stream<T>* meanwhile = nullptr) {
+    multiply_streaming<T>({.a = x,
                  .a_row = 1,
                  .a_col = x_row,
                  .b = weight + b.first * row_ + b.from * w,
@@ -102,7 +102,7 @@ template <class T> class lane_sums {
                  .depth = b.keys,
                  .start = how,
                  .factor = factor_ + b.from * w},
-                b.to - b.from);
+                b.to - b.from, meanwhile);
   }
 
   // What the next sums of these vectors join, once

@@ -46,6 +46,11 @@ template <class T> struct attention {
   }
   index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
 
+  // Of the longest sequence and one head, as far as shapes say
+  double key_value_bytes() const {
+    return double{sizeof(T)} * static_cast<double>(k.extent(2)) * static_cast<double>(d + e);
+  }
+
   HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
     const index_t query_head = repeat == 1 ? head : head / repeat;
     return q.data() + s.batch * q.stride(0) + query_head * q.stride(1) + (s.first_query + i) * q.stride(2);

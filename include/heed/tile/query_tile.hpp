@@ -16,6 +16,7 @@
 #include "heed/tile/pack.hpp"
 #include "heed/tile/pair_mask.hpp"
 #include "heed/tile/problem.hpp"
+#include "heed/tile/row_stream.hpp"
 #include "heed/tile/weights.hpp"
 
 namespace heed::tile {
@@ -61,6 +62,7 @@ struct key_tile {
   index_t key = 0, keys = 0;  // the sequence's first key of it, how many
   index_t count = 0;          // of blocks; 0: no lane sees anything of it
   bool full = false;          // every lane sees every key: one block
+  index_t next = 0, next_keys = 0;  // the tile after it; 0 keys: none
   std::array<weight_block, most_vectors> block{};
 };
 
@@ -73,15 +75,20 @@ template <class T> class query_tile {
 
   static index_t tiles(index_t rows) { return (rows + most_rows - 1) / most_rows; }
 
-  query_tile(const attention<T>& p, heed::detail::arena& memory)
-      : p_(p), q_(memory.take<T>(most_rows * p.d)), lo_(memory.take<T>(most_rows)), hi_(memory.take<T>(most_rows)) {}
+  // again: whether its caller reads the rows of K too
+  query_tile(const attention<T>& p, heed::detail::arena& memory, bool again = false)
+      : p_(p),
+        q_(memory.take<T>(most_rows * p.d)),
+        lo_(memory.take<T>(most_rows)),
+        hi_(memory.take<T>(most_rows)),
+        k_(p.k, most_keys, again, p.key_value_bytes(), memory) {}
 
   void begin(const sequence& s, index_t kv_head, const tile_rows& rows) {
     const key_rule rule = make_rule(p_.mask, s.number, s.keys);
     const index_t place = first_place(p_.align, s.number, s.queries, s.keys);
     vectors_ = (rows.count + w - 1) / w;
     row_ = vectors_ * w;
-    if (s.keys > 0) k_ = p_.key(s, kv_head, 0);
+    if (s.keys > 0) k_.begin(p_.key(s, kv_head, 0));
     at_.lanes = rows.count, at_.keep_first = rule.keep_first;
     std::array<const T*, most_lanes> q;
     find_rows(rows, p_.q, s, p_.repeat, q);
@@ -102,18 +109,27 @@ template <class T> class query_tile {
     index_t number = 0;
     for (index_t i = 0; i < spans.count; ++i) {
       const key_span& span = spans.span[static_cast<std::size_t>(i)];
-      const index_t keys = span.end - span.first, parts = (keys + most_keys - 1) / most_keys;
-      const index_t even = ((keys + parts - 1) / parts + step - 1) / step * step;  // tiles of nearly one size
+      const index_t even = even_keys(span);
       for (index_t j = span.first; j < span.end; j += even, ++number) {
         if (number < first) continue;
-        const key_tile tile = look(j, std::min(even, span.end - j), span.partial);
+        key_tile tile = look(j, std::min(even, span.end - j), span.partial);
+        if (j + even < span.end) {
+          tile.next = j + even, tile.next_keys = std::min(even, span.end - tile.next);
+        } else if (i + 1 < spans.count) {
+          const key_span& after = spans.span[static_cast<std::size_t>(i + 1)];
+          tile.next = after.first, tile.next_keys = std::min(even_keys(after), after.end - after.first);
+        }
         f(number, tile);
       }
     }
   }
 
-  // s[key][lane] of the tile's blocks; with m, per lane of them: top = max(m, s)
-  void scores(const key_tile& tile, T* s, const T* m, T* top) {
+  row_stage<T>& key_rows() { return k_; }
+  row_stream<T> next_keys(const key_tile& tile) { return k_.stream(tile.next, tile.next_keys); }
+
+  // s[key][lane] of the tile's blocks; with m, per lane of them: top = max(m, s). meanwhile: rows for what comes next
+  void scores(const key_tile& tile, T* s, const T* m, T* top, row_stream<T>* meanwhile = nullptr) {
+    meanwhile_ = meanwhile;
     if (tile.full) return full_tile(tile, s, m, top);
     for (index_t lane = 0; lane < row_; ++lane) {
       lo_[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].lo, tile.key);
@@ -133,6 +149,12 @@ template <class T> class query_tile {
   }
 
  private:
+  // Tiles of nearly one size
+  static index_t even_keys(const key_span& span) {
+    const index_t keys = span.end - span.first, parts = (keys + most_keys - 1) / most_keys;
+    return ((keys + parts - 1) / parts + step - 1) / step * step;
+  }
+
   void begin_options(const sequence& s, const tile_rows& rows, index_t place) {
     steps_.begin(p_.scores, s, p_.calls_functions());
     pair_mask_.begin(p_.mask, s);
@@ -189,8 +211,9 @@ template <class T> class query_tile {
 
   // s = K q; top, if not null, is raised to the largest
   void product(const key_tile& tile, T* s, const weight_block& b, T* top = nullptr) const {
-    multiply<T>({.a = k_ + (tile.key + b.first) * p_.k.stride(2),
-                 .a_row = p_.k.stride(2),
+    const row_block<T> k = k_.at(tile.key);
+    multiply_streaming<T>({.a = k.data + b.first * k.row,
+                 .a_row = k.row,
                  .a_col = 1,
                  .b = q_ + b.from * w,
                  .b_row = row_,
@@ -199,7 +222,7 @@ template <class T> class query_tile {
                  .rows = b.keys,
                  .depth = p_.d,
                  .top = top},
-                b.to - b.from);
+                b.to - b.from, meanwhile_);
   }
 
   void full_tile(const key_tile& tile, T* s, const T* m, T* top) const {
@@ -250,9 +273,10 @@ template <class T> class query_tile {
 
   const attention<T>& p_;
   T *q_, *lo_, *hi_;
+  row_stage<T> k_;
+  row_stream<T>* meanwhile_ = nullptr;  // of the products of scores()
   index_t vectors_ = 0, row_ = 0;
   bool pairs_ = false;  // some masks are asked pair by pair
-  const T* k_ = nullptr;
   positions at_;
   key_runs runs_;  // of the tile at hand
   pair_mask<T> pair_mask_;

@@ -36,12 +36,13 @@ template <class T> class softmax_lanes {
         finite_(memory.take<T>(tile_type::most_keys * lane_sums<T>::slice)),
         m_(memory.take<T>(tile_type::most_rows)),
         l_(memory.take<T>(tile_type::most_rows)),
-        factor_(memory.take<T>(tile_type::most_rows)) {}
+        factor_(memory.take<T>(tile_type::most_rows)),
+        v_(p.v, tile_type::most_keys, true, p.key_value_bytes(), memory) {}
 
   // o and lse of rows of key/value head kv_head; gain: if not null, what o of each row is multiplied with
   void run(const sequence& s, index_t kv_head, const tile_rows& rows, const T* gain = nullptr) {
     tile_.begin(s, kv_head, rows);
-    if (s.keys > 0) v_ = p_.value(s, kv_head, 0);
+    if (s.keys > 0) v_.begin(p_.value(s, kv_head, 0));
     attend(rows, false);
     if (!sums_.finite()) attend(rows, true);
     finish(s, rows, gain);
@@ -60,10 +61,13 @@ template <class T> class softmax_lanes {
 
   void visit(const key_tile& keys, bool careful) {
     if (keys.count == 0) return;
-    const index_t row = tile_.row(), v_row = p_.v.stride(2);
-    const T* const v = v_ + keys.key * v_row;
-    tile_.scores(keys, scores_, m_, factor_);
+    const index_t row = tile_.row();
+    row_stream<T> values = v_.stream(keys.key, keys.keys);
+    tile_.scores(keys, scores_, m_, factor_, &values);
+    values.finish();
+    const auto [v, v_row] = v_.at(keys.key);
     careful = careful && !all_finite(v, v_row, keys.keys, p_.e);
+    row_stream<T> next = tile_.next_keys(keys);
     for (index_t i = 0; i < keys.count; ++i) {
       const weight_block& b = keys.block[static_cast<std::size_t>(i)];
       const index_t lane = b.from * w;
@@ -73,8 +77,9 @@ template <class T> class softmax_lanes {
       if (careful)
         sums_.add_visible(v, v_row, scores_, b, seen_, finite_);
       else
-        sums_.add(v, v_row, scores_, b);
+        sums_.add(v, v_row, scores_, b, &next);
     }
+    next.finish();
   }
 
   // o = gain sums / l, lse = log(2) m + log(l); a row without a key: 0 and -inf
@@ -110,7 +115,7 @@ template <class T> class softmax_lanes {
   lane_sums<T> sums_;
   T *scores_, *finite_, *m_, *l_, *factor_;
   seen_keys<T> seen_;
-  const T* v_ = nullptr;
+  row_stage<T> v_;
 };
 
 }  // namespace HEED_ISA

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Rows of K or V on their way to a tile's products: read where they lie, copied side by side first, or prefetched.
+//
+// A product reads the rows of a tile several times. Rows of token-major heads are far apart: each is in a page of its
+// own, and with strides of 4 KiB all of them fall into the same few sets of the caches. Such rows are copied, tile by
+// tile, one cache line per step of the product that runs before they are needed. Rows side by side are prefetched the
+// same way where keys and values are longer than the caches. Which of the two depends on shapes and strides alone, and
+// no bit depends on it. bench/softmax_bench.cpp, rows layout and long_keys.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+
+#include "heed/core/context.hpp"
+#include "heed/core/message.hpp"
+#include "heed/core/view.hpp"
+#include "heed/tile/drip.hpp"
+#include "heed/tile/multiply.hpp"
+
+namespace heed::tile {
+inline namespace HEED_ISA {
+
+// Called once per step of a product: copies or prefetches the next cache line of the rows, in the order of addresses.
+template <class T> class row_stream {
+ public:
+  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+
+  row_stream() = default;
+
+  // count rows of dim numbers. to: where they go, one behind the other, in whole lines; null: they are prefetched, and
+  // need not exist.
+  row_stream(const T* rows, index_t row_stride, index_t count, index_t dim, T* to)
+      : at_(rows),
+        to_(to),
+        in_row_((dim + line - 1) / line),
+        row_left_(in_row_),
+        jump_(row_stride - in_row_ * line),
+        ahead_(to == nullptr ? 0 : 4 * row_stride),
+        left_(count * in_row_) {
+    HEED_ASSERT(to == nullptr || dim % line == 0);
+  }
+
+  index_t left() const { return left_; }  // lines
+
+  HEED_INLINE void operator()() {
+    simd::prefetch(at_, ahead_);
+    if (to_ != nullptr) {
+      copy_line();
+      to_ += line;
+    }
+    move(line);
+    if (--row_left_ == 0) row_left_ = in_row_, move(jump_);
+    --left_;
+  }
+
+  // Copies what no product had the steps for; prefetches are not worth waiting for.
+  void finish() {
+    if (to_ != nullptr)
+      while (left_ > 0) (*this)();
+    left_ = 0;
+  }
+
+ private:
+  HEED_INLINE void copy_line() const {
+    constexpr index_t w = simd::width<T>;
+    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(at_ + i));
+  }
+  HEED_INLINE void move(index_t elements) {  // beyond the tensor too, where no pointer arithmetic may go
+    at_ = reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(at_) +
+                                     static_cast<std::uintptr_t>(elements) * sizeof(T));
+  }
+
+  const T* at_ = nullptr;
+  T* to_ = nullptr;
+  index_t in_row_ = 0, row_left_ = 0, jump_ = 0, ahead_ = 0, left_ = 0;
+};
+
+// The product p, with a step of the stream in each of its own as long as both last.
+template <class T> void multiply_streaming(const matrix_product<T>& p, index_t vectors, row_stream<T>* stream) {
+  const index_t block = block_rows(static_cast<int>(vectors));
+  const index_t rows =
+      stream == nullptr || p.depth == 0 ? 0 : std::min(p.rows / block, stream->left() / p.depth) * block;
+  matrix_product<T> rest = p;
+  if (rows > 0) {
+    with_vectors(vectors, [&](auto n) { detail::blocks<block_rows(n), n>(p, 0, rows, *stream); });
+    rest.a += rows * p.a_row, rest.c += rows * p.c_row, rest.rows -= rows;
+    if (rest.rows == 0) return;
+  }
+  multiply(rest, vectors);
+}
+
+// Where the rows of a tile are now
+template <class T> struct row_block {
+  const T* data;
+  index_t row;  // stride
+};
+
+// The rows of one tensor (K or V), of one sequence and head at a time, as the tiles of a task read them.
+template <class T> class row_stage {
+ public:
+  row_stage() = default;
+
+  // tile: the most rows of a tile; again: whether its products read rows more than once; bytes: of all tensors that
+  // take turns in the caches
+  row_stage(const tensor_view<const T, 4>& x, index_t tile, bool again, double bytes, heed::detail::arena& memory)
+      : row_(x.stride(2)),
+        dim_(x.extent(3)),
+        far_(far_apart(x)),
+        copies_(again && far_),
+        prefetches_(!copies_ && (bytes > cached || far_)),
+        copy_(memory.take<T>(copies_ ? tile * copy_row() : 0)) {}
+
+  // Rows at least half a page apart, with other numbers between them
+  static bool far_apart(const tensor_view<const T, 4>& x) {
+    const index_t apart = std::abs(x.stride(2));
+    return x.extent(2) > 1 && apart >= 2048 / static_cast<index_t>(sizeof(T)) && apart >= 2 * x.extent(3);
+  }
+
+  bool copies() const { return copies_; }
+  index_t copy_row() const { return whole_vectors<T>(dim_); }  // numbers between the rows of a copy
+
+  // first: row 0 of a sequence and head
+  void begin(const T* first) { first_ = first, copied_ = -1; }
+
+  // Rows from `row` on, where a copy of the tile that begins with it is at hand there, else where they lie
+  row_block<T> at(index_t row) const {
+    if (row == copied_) return {at_, copy_row()};
+    return {first_ + row * row_, row_};
+  }
+
+  // Copies the rows of a tile now, if rows are copied: to the scratch of this stage, or to one of the caller's.
+  void copy(index_t row, index_t count, T* to = nullptr) {
+    if (copies_ && row != copied_) copy_to(row, count, to == nullptr ? copy_ : to).finish();
+  }
+  // Goes back to a tile that was copied to memory of the caller's.
+  void recall(index_t row, T* copied) { copied_ = row, at_ = copied; }
+
+  // Copies or prefetches the rows of a tile while a product runs; finish() what is left before at(row) is used.
+  row_stream<T> stream(index_t row, index_t count) {
+    if (count == 0) return {};
+    if (copies_) return copy_to(row, count, copy_);
+    if (prefetches_) {
+      const T* const from = first_ + row * row_;
+      if (!far_) touch_pages(from, row_, count, count);  // of what comes after these
+      return {from, row_, count, dim_, nullptr};
+    }
+    return {};
+  }
+
+ private:
+  static constexpr double cached = 1 << 19;  // bytes that stay in the second-level cache
+
+  row_stream<T> copy_to(index_t row, index_t count, T* to) {
+    const T* const from = first_ + row * row_;
+    copied_ = row, at_ = to;
+    if (dim_ % row_stream<T>::line == 0) return {from, row_, count, dim_, to};
+    for (index_t r = 0; r < count; ++r) std::copy(from + r * row_, from + r * row_ + dim_, to + r * copy_row());
+    return {};
+  }
+
+  index_t row_ = 0, dim_ = 0;
+  bool far_ = false, copies_ = false, prefetches_ = false;
+  T* copy_ = nullptr;  // of one tile
+  const T* first_ = nullptr;
+  index_t copied_ = -1;  // the first row of the tile copied last, and where it is
+  T* at_ = nullptr;
+};
+
+// For the `why` of a plan: which rows are copied, and how far apart they are. again: as for row_stage
+template <class T>
+void name_copies(heed::detail::message& text, const tensor_view<const T, 4>& k, bool k_again,
+                 const tensor_view<const T, 4>& v) {
+  const bool keys = k_again && row_stage<T>::far_apart(k), values = row_stage<T>::far_apart(v);
+  if (!keys && !values) return;
+  text << "; rows of " << (keys ? "k" : "v") << (keys && values ? " and v" : "") << " copied tile by tile, they are "
+       << (keys ? k : v).stride(2) * static_cast<index_t>(sizeof(T)) << " bytes apart";
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::tile

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// Rows that are copied or prefetched beside a product: the numbers of the product and of the copy do not change.
+
+#include "heed/tile/row_stream.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+using heed::index_t;
+namespace tile = heed::tile;
+
+std::vector<float> numbers(index_t count, std::uint32_t seed) {
+  heed_test::random_numbers random(seed);
+  std::vector<float> x(static_cast<std::size_t>(count));
+  for (float& v : x) v = static_cast<float>(random.normal());
+  return x;
+}
+
+heed::tensor_view<const float, 4> rows_of(const std::vector<float>& x, index_t count, index_t dim, index_t stride) {
+  return {x.data(), {1, 1, count, dim}, {0, 0, stride, 1}};
+}
+
+struct stage {
+  stage(const heed::tensor_view<const float, 4>& x, index_t most, bool again, double bytes)
+      : counted(),
+        memory(bytes_of(x, most, again, bytes)),
+        scratch(memory, memory.size()),
+        rows(x, most, again, bytes, scratch) {
+    rows.begin(x.data());
+  }
+  static std::size_t bytes_of(const heed::tensor_view<const float, 4>& x, index_t most, bool again, double bytes) {
+    heed::detail::arena count;
+    static_cast<void>(tile::row_stage<float>(x, most, again, bytes, count));
+    return count.needed() + 64;
+  }
+  heed::detail::arena counted;
+  std::vector<std::byte> memory;
+  heed::detail::arena scratch;
+  tile::row_stage<float> rows;
+};
+
+void check_rows(const heed::tensor_view<const float, 4>& x, tile::row_block<float> at, index_t first, index_t count) {
+  for (index_t r = 0; r < count; ++r)
+    for (index_t d = 0; d < x.extent(3); ++d)
+      REQUIRE(at.data[r * at.row + d] == x.data()[(first + r) * x.stride(2) + d]);
+}
+
+}  // namespace
+
+TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim and direction") {
+  for (const index_t dim : {1, 3, 16, 20, 64, 80, 128})
+    for (const index_t stride : {1024, -1024, 1027}) {
+      const index_t count = 70, apart = std::abs(stride);
+      const std::vector<float> x = numbers(count * apart, 1);
+      auto view = rows_of(x, count, dim, stride);
+      if (stride < 0) view = {x.data() + (count - 1) * apart, {1, 1, count, dim}, {0, 0, stride, 1}};
+      stage s(view, 32, true, 0);
+      REQUIRE(s.rows.copies());
+      for (const auto& [first, rows] : {std::pair<index_t, index_t>{0, 32}, {32, 31}, {63, 7}}) {
+        CHECK(s.rows.at(first).data == view.data() + first * stride);
+        s.rows.copy(first, rows);
+        CHECK(s.rows.at(first).row < apart);
+        check_rows(view, s.rows.at(first), first, rows);
+      }
+    }
+}
+
+TEST_CASE("rows side by side, or read once, are read where they lie") {
+  const std::vector<float> x = numbers(64 * 1024, 2);
+  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 64, 1024, 1024)));  // long rows without a gap
+  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, 80)));      // padding
+  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 1, 64, 1024)));
+  CHECK(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, 1024)));
+  CHECK(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, -1024)));
+  for (const bool again : {false, true}) {
+    const auto view = rows_of(x, 64, 64, again ? 80 : 1024);
+    stage s(view, 32, again, 1e9);
+    CHECK(stage::bytes_of(view, 32, again, 1e9) == 64);  // no scratch
+    s.rows.copy(0, 32);
+    CHECK(s.rows.at(0).data == view.data());
+    CHECK(s.rows.stream(32, 32).left() == 32 * 4);  // prefetched
+  }
+}
+
+TEST_CASE("a product with a stream beside it has its bits, and the stream its rows") {
+  const index_t w = heed::simd::width<float>;
+  for (index_t vectors = 1; vectors <= tile::max_vectors; ++vectors)
+    for (const index_t rows : {1, 5, 24, 67})
+      for (const index_t depth : {0, 1, 9, 64}) {
+        const index_t lanes = vectors * w;
+        const std::vector<float> a = numbers(rows * depth + 1, 3), b = numbers(depth * lanes + 1, 4);
+        std::vector<float> plain(static_cast<std::size_t>(rows * lanes), -1.0f), beside = plain;
+        tile::matrix_product<float> p;
+        p.a = a.data(), p.a_row = depth, p.a_col = 1, p.b = b.data(), p.b_row = lanes;
+        p.c = plain.data(), p.c_row = lanes, p.rows = rows, p.depth = depth;
+        tile::multiply(p, vectors);
+        const std::vector<float> x = numbers(40 * 1024, 5);
+        const auto view = rows_of(x, 40, 64, 1024);
+        stage s(view, 40, true, 0);
+        tile::row_stream<float> stream = s.rows.stream(0, 40);
+        REQUIRE(stream.left() == 40 * 4);
+        p.c = beside.data();
+        tile::multiply_streaming(p, vectors, &stream);
+        CHECK(plain == beside);
+        stream.finish();
+        check_rows(view, s.rows.at(0), 0, 40);
+        tile::multiply_streaming(p, vectors, static_cast<tile::row_stream<float>*>(nullptr));
+        CHECK(plain == beside);
+      }
+}
