@@ -164,8 +164,8 @@ template <class T> void check_mask(heed::detail::checker& check, const attention
 
 // Numbers per head: how many, and each finite or -inf and at least `least`
 template <class T>
-void check_per_head(heed::detail::checker& check, const char* name, const per_head& x, const attention<T>& p,
-                    double least) {
+void check_per_head(heed::detail::checker& check, const char* name, const heed::detail::per_head_view& x,
+                    const attention<T>& p, double least) {
   if (!x.set()) return;
   check.distinct("o", p.o, name, x), check.distinct("lse", p.lse, name, x);
   check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");
