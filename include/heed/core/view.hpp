@@ -144,6 +144,7 @@ template <viewable X> constexpr bool tensor_argument() {
 // What is written in place of a view by mistake. Temporaries that own their elements, of any type, would dangle.
 template <class X>
 concept pointer_or_null = std::is_pointer_v<std::remove_cvref_t<X>> || std::is_null_pointer_v<std::remove_cvref_t<X>>;
+template <class... X> concept any_pointer = (pointer_or_null<X> || ...);
 template <class X> concept owning_temporary = viewable<X> && !borrowable<X>;
 
 }  // namespace detail
