@@ -81,7 +81,7 @@ class per_head {
 
  private:
   template <class X>
-    requires(!std::is_arithmetic_v<detail::bare<X>> && !detail::numbers<X> && !std::same_as<detail::bare<X>, per_head>)
+    requires(detail::pointer_or_null<X> || (viewable<X> && !detail::numbers<X>))
   per_head(X&&) {
     static_assert(detail::numbers<X>, "heed: numbers per head are one number, or a range of float or double");
   }

@@ -25,6 +25,11 @@ concept sequence_numbers = !std::same_as<bare<X>, per_sequence> && std::is_conve
 template <class X>
 concept passing = !std::is_lvalue_reference_v<X> && !std::ranges::enable_borrowed_range<bare<X>>;
 
+// Integers of another size, or a pointer to some
+template <class X>
+concept mistaken_numbers =
+    !sequence_numbers<X> && (pointer_or_null<X> || (viewable<X> && std::is_integral_v<typename element<X>::type>));
+
 }  // namespace detail
 
 // Lengths, offsets or places, one per sequence (offsets have one more), as masks and alignments keep them. Arrays that
@@ -57,10 +62,9 @@ class per_sequence {
 
  private:
   template <class X>
-    requires(!detail::sequence_numbers<X> && !std::same_as<detail::bare<X>, per_sequence>)
-  per_sequence(X&&) {
-    static_assert(detail::sequence_numbers<X>, "heed: lengths, offsets and places are ranges of std::int32_t");
-  }
+    requires detail::mistaken_numbers<X> per_sequence(X&&) {
+      static_assert(detail::sequence_numbers<X>, "heed: lengths, offsets and places are ranges of std::int32_t");
+    }
 
   HEED_INLINE void own(lengths all) {
     if (all.size() > most_owned)
