@@ -80,8 +80,8 @@ TEST_CASE("numbers beyond any memory: refused, or without a step") {
           }).starts_with("packed_qkv: a token has "));
   CHECK(heed::packed_qkv(x, 0, 1, 1000, 1000, 1000)[2].data() == x);
   CHECK(text_of([&] {
-          return heed::slice(tensor_view<float, 4>(x, {1, 1, std::numeric_limits<index_t>::min(), 4}, {4, 4, 4, 1}), 2, 1,
-                             1);
+          const tensor_view<float, 4> negative(x, {1, 1, std::numeric_limits<index_t>::min(), 4}, {4, 4, 4, 1});
+          return heed::slice(negative, 2, 1, 1);
         }) == "slice: axis 2 has extent -9223372036854775808, must be at least 0");
   CHECK(heed::slice(heed::bhsd(static_cast<float*>(nullptr), 1, 1, 4, 4), 2, 1, 2).data() == nullptr);
   CHECK(heed::split_heads(tensor_view<float, 4>(nullptr, {1, 1, 0, 8}, {8, 8, 8, most}), 4).empty());
@@ -172,7 +172,8 @@ TEST_CASE("factories say what is wrong, with names and numbers") {
   CHECK(text_of([&] { return heed::bshd(x, 1, -3, 1, 1); }) == "bshd: seq is -3, must be at least 0");
   CHECK(text_of([&] { return heed::bshd(x, 1, 1, 1, -4); }) == "bshd: dim is -4, must be at least 0");
   CHECK(text_of([&] { return heed::matrix(x, 1, -5); }) == "matrix: dim is -5, must be at least 0");
-  CHECK(text_of([&] { return heed::packed_qkv(x, 1, 1, 1, -6, 1); }) == "packed_qkv: kv_heads is -6, must be at least 0");
+  CHECK(text_of([&] { return heed::packed_qkv(x, 1, 1, 1, -6, 1); }) ==
+        "packed_qkv: kv_heads is -6, must be at least 0");
 
   row_major m(3, 8);
   CHECK(text_of([&] { return heed::split_heads(m, 3); }) == "split_heads: x has 8 columns, heads is 3: not a multiple");
@@ -181,7 +182,8 @@ TEST_CASE("factories say what is wrong, with names and numbers") {
 
   CHECK(text_of([&] { return heed::slice(four, 2, 3, 2); }) == "slice: first is 3 and count is 2, axis 2 has extent 4");
   CHECK(text_of([&] { return heed::slice(four, 2, 5, 0); }) == "slice: first is 5 and count is 0, axis 2 has extent 4");
-  CHECK(text_of([&] { return heed::slice(four, 2, 1, std::numeric_limits<index_t>::max()); }).substr(0, 5) == "slice");
+  constexpr index_t largest = std::numeric_limits<index_t>::max();
+  CHECK(text_of([&] { return heed::slice(four, 2, 1, largest); }).substr(0, 5) == "slice");
   CHECK(text_of([&] { return heed::slice(four, 2, -1, 2); }) == "slice: first is -1, must be at least 0");
   CHECK(text_of([&] { return heed::slice(four, 2, 1, -2); }) == "slice: count is -2, must be at least 0");
   CHECK(text_of([&] { return heed::slice(four, 4, 0, 0); }) == "slice: axis is 4, must be 0 to 3");

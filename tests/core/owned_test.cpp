@@ -74,8 +74,9 @@ TEST_CASE("per_sequence and per_head: what is too much to own is an error with b
   using heed_test::thrown_by;
   const auto lengths = [](index_t count) { static_cast<void>(heed::key_lengths(counting(count))); };
   CHECK(thrown_by([&] { lengths(32); }) == "");
-  CHECK(thrown_by([&] { lengths(33); }) == "lengths, offsets or places: a temporary has 33 entries, at most 32 are kept: "
-                                           "pass an array that lives until the call");
+  CHECK(thrown_by([&] { lengths(33); }) ==
+        "lengths, offsets or places: a temporary has 33 entries, at most 32 are kept: pass an array that lives until "
+        "the call");
   const ints named = counting(1000);
   CHECK(per_sequence(named).size() == 1000);
 
@@ -104,7 +105,8 @@ TEST_CASE("per_head: temporaries are copied, views of named numbers are not") {
 
 template <class Options> void check_scores() {
   const auto x = kept([] {
-    return Options{.mask = heed::key_lengths(ints{4, 2}) & heed::prefix_lm({1, 0}) & heed::packed({0, 3, 7}, ints{0, 4, 6}),
+    return Options{.mask = heed::key_lengths(ints{4, 2}) & heed::prefix_lm({1, 0}) &
+                           heed::packed({0, 3, 7}, ints{0, 4, 6}),
                    .align = heed::first_place(ints{8, 9}),
                    .alibi_slopes = heed::alibi_slopes(8)};
   });

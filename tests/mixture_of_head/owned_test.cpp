@@ -66,7 +66,8 @@ TEST_CASE("softmax: offsets of packed sequences that the mask owns") {
   const ints offsets{0, 5, 12};
   const auto owned = kept([] { return options{.mask = heed::causal() & heed::packed({0, 5, 12}, ints{0, 5, 12})}; });
   std::vector<float> a(x.size()), b(x.size());
-  run_forward<float>(in, in, in, heed::bhsd(a.data(), 1, 1, 12, dim), {.mask = heed::causal() & heed::packed(offsets, offsets)}, {});
+  run_forward<float>(in, in, in, heed::bhsd(a.data(), 1, 1, 12, dim),
+                     {.mask = heed::causal() & heed::packed(offsets, offsets)}, {});
   run_forward<float>(in, in, in, heed::bhsd(b.data(), 1, 1, 12, dim), *owned, {});
   CHECK(a == b);
 }

@@ -26,8 +26,8 @@ template <class Acc> HEED_INLINE const decay_parts<Acc>& parts(const decay<Acc>&
 
 // How the memory of a head fades from one token to the next: by the factor exp(-slope), slopes >= 0 with one per head
 // (+inf: the memory holds the newest token alone), or by exp(log_gate), log_gates (batch, head, seq) <= 0 in any
-// strides (-inf: the sequence is cut before the token). Slopes are kept as in per_head; gates are viewed, they must live
-// until the call.
+// strides (-inf: the sequence is cut before the token). Slopes are kept as in per_head; gates are viewed, they must
+// live until the call.
 template <class Acc> class decay {
  public:
   template <class R>

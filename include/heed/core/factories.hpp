@@ -119,7 +119,8 @@ template <viewable X>
   }
 
   // count entries of one axis from first on.
-  template <class T> [[nodiscard]] tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
+  template <class T>
+  [[nodiscard]] tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
     detail::check_axis("slice", axis);
     detail::check_extents("slice", {{"first", first}, {"count", count}});
     if (x.extent(axis) < 0) detail::fail("slice: axis ", axis, " has extent ", x.extent(axis), ", must be at least 0");

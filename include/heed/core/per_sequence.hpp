@@ -33,8 +33,8 @@ concept mistaken_numbers =
 }  // namespace detail
 
 // Lengths, offsets or places, one per sequence (offsets have one more), as masks and alignments keep them. Arrays that
-// have a name, and spans, are viewed: they must live until the call. Temporaries and braces are copied, up to most_owned
-// entries; more of them are an error.
+// have a name, and spans, are viewed: they must live until the call. Temporaries and braces are copied, up to
+// most_owned entries; more of them are an error.
 class per_sequence {
  public:
   static constexpr std::size_t most_owned = 32;
