@@ -144,7 +144,7 @@ TEST_CASE("a sink joins the denominator and lse, and nothing else") {
   CHECK(a.o(0, 0) == Approx((1 + 3 * std::exp(1.0)) / sum).epsilon(1e-14));
   CHECK(a.lse(0) == Approx(std::log(sum)).epsilon(1e-14));
   CHECK(near(attend(q, k, v, {.sink_logits = -inf}), attend(q, k, v)));
-  const answer empty = attend(q, k, v, {.mask = heed::causal(), .align = heed::alignment(true), .sink_logits = 0.5});
+  const answer empty = attend(q, k, v, {.mask = heed::causal(), .align = heed::top_left, .sink_logits = 0.5});
   CHECK(empty.o(0, 0) == Approx(1 / (1 + std::exp(0.5))));  // sees key 0 only
 }
 
