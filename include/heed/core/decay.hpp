@@ -32,7 +32,7 @@ template <class Acc> class decay {
  public:
   template <class R>
     requires detail::numbers<R> HEED_INLINE decay(R&& slopes)
-  noexcept(detail::borrowable<R>) { parts_.slopes = per_head(std::forward<R>(slopes)); }
+  noexcept(detail::borrowable<R>) : parts_{.slopes = per_head(std::forward<R>(slopes))} {}
 
   HEED_INLINE explicit decay(tensor_view<const Acc, 3> log_gates) noexcept {
     parts_.log_gates = log_gates;

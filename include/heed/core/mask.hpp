@@ -168,7 +168,8 @@ inline namespace HEED_ISA {
 // keep_first); lengths, offsets and prefixes with equal numbers (compared here where the memory differs); segments and
 // keep over the same memory. Anything else is an error of the call that takes the mask.
 inline mask operator&(const mask& a, const mask& b) noexcept {
-  mask both = a;
+  mask both;  // copies the parts that are there, not the room for all
+  detail::intersect(detail::parts_to_set(both), detail::parts(a));
   detail::intersect(detail::parts_to_set(both), detail::parts(b));
   return both;
 }
