@@ -76,11 +76,12 @@ TEST_CASE("numbers beyond any memory: refused, or without a step") {
                                              {4, 1, large},
                                              {1, index_t{1} << 30, most >> 32}})
     CHECK(text_of([&, h = heads, k = kv_heads, d = dim] {
-            heed::packed_qkv(x, 1, 1, h, k, d);
+            return heed::packed_qkv(x, 1, 1, h, k, d);
           }).starts_with("packed_qkv: a token has "));
   CHECK(heed::packed_qkv(x, 0, 1, 1000, 1000, 1000)[2].data() == x);
   CHECK(text_of([&] {
-          heed::slice(tensor_view<float, 4>(x, {1, 1, std::numeric_limits<index_t>::min(), 4}, {4, 4, 4, 1}), 2, 1, 1);
+          const tensor_view<float, 4> negative(x, {1, 1, std::numeric_limits<index_t>::min(), 4}, {4, 4, 4, 1});
+          return heed::slice(negative, 2, 1, 1);
         }) == "slice: axis 2 has extent -9223372036854775808, must be at least 0");
   CHECK(heed::slice(heed::bhsd(static_cast<float*>(nullptr), 1, 1, 4, 4), 2, 1, 2).data() == nullptr);
   CHECK(heed::split_heads(tensor_view<float, 4>(nullptr, {1, 1, 0, 8}, {8, 8, 8, most}), 4).empty());
@@ -149,31 +150,47 @@ TEST_CASE("broadcast repeats an axis of extent 1 without a copy") {
   CHECK(heed::broadcast(heed::bhsd(x.data(), 1, 3, 1, 7), 0, 0).empty());
 }
 
+TEST_CASE("contiguous: any rank, the last axis fastest") {
+  const std::vector<float> x = counting(2 * 3 * 5);
+  const tensor_view<const float, 3> lse = heed::contiguous(x.data(), {2, 3, 5});
+  CHECK((lse.extent(0) == 2 && lse.extent(1) == 3 && lse.extent(2) == 5));
+  CHECK((lse.stride(0) == 15 && lse.stride(1) == 5 && lse.stride(2) == 1));
+  CHECK(&lse(1, 2, 3) == &x[15 + 10 + 3]);
+  CHECK(heed::contiguous(x.data(), {30}).stride(0) == 1);
+  CHECK(heed::contiguous(x.data(), {0, 4}).empty());
+  const index_t large = std::numeric_limits<index_t>::max();
+  CHECK(heed::contiguous(x.data(), {large, large, 2}).extent(0) == large);  // a call refuses it
+  CHECK(text_of([&] { return heed::contiguous(x.data(), {2, -3}); }) ==
+        "contiguous: extent 1 is -3, must be at least 0");
+}
+
 TEST_CASE("factories say what is wrong, with names and numbers") {
   float* const x = nullptr;  // nothing is read
   const auto four = heed::bhsd(x, 2, 2, 4, 4);
-  CHECK(text_of([&] { heed::bhsd(x, -1, 1, 1, 1); }) == "bhsd: batch is -1, must be at least 0");
-  CHECK(text_of([&] { heed::bhsd(x, 1, -2, 1, 1); }) == "bhsd: heads is -2, must be at least 0");
-  CHECK(text_of([&] { heed::bshd(x, 1, -3, 1, 1); }) == "bshd: seq is -3, must be at least 0");
-  CHECK(text_of([&] { heed::bshd(x, 1, 1, 1, -4); }) == "bshd: dim is -4, must be at least 0");
-  CHECK(text_of([&] { heed::matrix(x, 1, -5); }) == "matrix: dim is -5, must be at least 0");
-  CHECK(text_of([&] { heed::packed_qkv(x, 1, 1, 1, -6, 1); }) == "packed_qkv: kv_heads is -6, must be at least 0");
+  CHECK(text_of([&] { return heed::bhsd(x, -1, 1, 1, 1); }) == "bhsd: batch is -1, must be at least 0");
+  CHECK(text_of([&] { return heed::bhsd(x, 1, -2, 1, 1); }) == "bhsd: heads is -2, must be at least 0");
+  CHECK(text_of([&] { return heed::bshd(x, 1, -3, 1, 1); }) == "bshd: seq is -3, must be at least 0");
+  CHECK(text_of([&] { return heed::bshd(x, 1, 1, 1, -4); }) == "bshd: dim is -4, must be at least 0");
+  CHECK(text_of([&] { return heed::matrix(x, 1, -5); }) == "matrix: dim is -5, must be at least 0");
+  CHECK(text_of([&] { return heed::packed_qkv(x, 1, 1, 1, -6, 1); }) ==
+        "packed_qkv: kv_heads is -6, must be at least 0");
 
   row_major m(3, 8);
-  CHECK(text_of([&] { heed::split_heads(m, 3); }) == "split_heads: x has 8 columns, heads is 3: not a multiple");
-  CHECK(text_of([&] { heed::split_heads(m, 0); }) == "split_heads: heads is 0, must be at least 1");
-  CHECK(text_of([&] { heed::split_heads(four, 2); }) == "split_heads: x has 2 heads already, must have 1");
+  CHECK(text_of([&] { return heed::split_heads(m, 3); }) == "split_heads: x has 8 columns, heads is 3: not a multiple");
+  CHECK(text_of([&] { return heed::split_heads(m, 0); }) == "split_heads: heads is 0, must be at least 1");
+  CHECK(text_of([&] { return heed::split_heads(four, 2); }) == "split_heads: x has 2 heads already, must have 1");
 
-  CHECK(text_of([&] { heed::slice(four, 2, 3, 2); }) == "slice: first is 3 and count is 2, axis 2 has extent 4");
-  CHECK(text_of([&] { heed::slice(four, 2, 5, 0); }) == "slice: first is 5 and count is 0, axis 2 has extent 4");
-  CHECK(text_of([&] { heed::slice(four, 2, 1, std::numeric_limits<index_t>::max()); }).substr(0, 5) == "slice");
-  CHECK(text_of([&] { heed::slice(four, 2, -1, 2); }) == "slice: first is -1, must be at least 0");
-  CHECK(text_of([&] { heed::slice(four, 2, 1, -2); }) == "slice: count is -2, must be at least 0");
-  CHECK(text_of([&] { heed::slice(four, 4, 0, 0); }) == "slice: axis is 4, must be 0 to 3");
+  CHECK(text_of([&] { return heed::slice(four, 2, 3, 2); }) == "slice: first is 3 and count is 2, axis 2 has extent 4");
+  CHECK(text_of([&] { return heed::slice(four, 2, 5, 0); }) == "slice: first is 5 and count is 0, axis 2 has extent 4");
+  constexpr index_t largest = std::numeric_limits<index_t>::max();
+  CHECK(text_of([&] { return heed::slice(four, 2, 1, largest); }).substr(0, 5) == "slice");
+  CHECK(text_of([&] { return heed::slice(four, 2, -1, 2); }) == "slice: first is -1, must be at least 0");
+  CHECK(text_of([&] { return heed::slice(four, 2, 1, -2); }) == "slice: count is -2, must be at least 0");
+  CHECK(text_of([&] { return heed::slice(four, 4, 0, 0); }) == "slice: axis is 4, must be 0 to 3");
 
-  CHECK(text_of([&] { heed::broadcast(four, 1, 3); }) == "broadcast: axis 1 has extent 2, must be 1");
-  CHECK(text_of([&] { heed::broadcast(four, -1, 3); }) == "broadcast: axis is -1, must be 0 to 3");
-  CHECK(text_of([&] { heed::broadcast(heed::matrix(x, 4, 4), 1, -3); }) ==
+  CHECK(text_of([&] { return heed::broadcast(four, 1, 3); }) == "broadcast: axis 1 has extent 2, must be 1");
+  CHECK(text_of([&] { return heed::broadcast(four, -1, 3); }) == "broadcast: axis is -1, must be 0 to 3");
+  CHECK(text_of([&] { return heed::broadcast(heed::matrix(x, 4, 4), 1, -3); }) ==
         "broadcast: count is -3, must be at least 0");
 }
 

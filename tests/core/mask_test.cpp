@@ -25,6 +25,8 @@ using heed::detail::mask_parts;
 
 static_assert(std::is_trivially_copyable_v<mask> && std::is_nothrow_default_constructible_v<mask>);
 static_assert(!std::is_convertible_v<mask_parts, mask>);
+static_assert(!std::is_constructible_v<mask, bool> && !std::is_constructible_v<mask, mask (*)()> &&
+              !std::is_constructible_v<mask, bool (*)(const position&)> && !std::is_constructible_v<mask, float[3]>);
 static_assert(alignof(heed::detail::function_bytes) == 16 && sizeof(heed::detail::function_bytes) == 32);
 
 struct big {
@@ -247,7 +249,10 @@ TEST_CASE("visible_if keeps a copy of the function object") {
 
 TEST_CASE("alignments") {
   using heed::alignment;
-  static_assert(std::is_trivially_copyable_v<alignment> && std::is_convertible_v<bool, alignment>);
+  static_assert(std::is_trivially_copyable_v<alignment> && std::is_nothrow_default_constructible_v<alignment>);
+  static_assert(!std::is_constructible_v<alignment, bool> && !std::is_constructible_v<alignment, int> &&
+                !std::is_constructible_v<alignment, float (&)[3]> && !std::is_constructible_v<alignment, float*> &&
+                !std::is_constructible_v<alignment, heed::lengths> && !std::is_constructible_v<alignment, mask>);
   constexpr alignment fallback;
   static_assert(!heed::detail::parts(fallback).top_left && !heed::detail::parts(heed::bottom_right).top_left);
   static_assert(heed::detail::parts(heed::top_left).top_left && !heed::detail::parts(heed::top_left).has_first);

@@ -41,7 +41,8 @@ static_assert(is_per_head<std::vector<float>&> && is_per_head<const std::vector<
 static_assert(is_per_head<std::span<const float>> && is_per_head<std::array<double, 2>&> && is_per_head<float (&)[4]>);
 static_assert(is_per_head<Eigen::VectorXf&> && is_per_head<const Eigen::RowVectorXd&>);
 static_assert(is_per_head<Eigen::Map<Eigen::VectorXf>> && is_per_head<heed::tensor_view<const float, 1>>);
-static_assert(!is_per_head<std::vector<float>> && !is_per_head<Eigen::VectorXf>);  // would dangle
+static_assert(is_per_head<std::vector<float>> && is_per_head<Eigen::VectorXf>);  // copied
+static_assert(!is_per_head<std::vector<int>> && !is_per_head<row_major> && !is_per_head<float*>);
 static_assert(!is_per_head<std::vector<int>&> && !is_per_head<row_major&> && !is_per_head<heed::tensor_view<float, 2>>);
 
 std::vector<double> read(const per_head& x) {

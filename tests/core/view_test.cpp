@@ -107,6 +107,19 @@ static_assert(heed::detail::writable<row_major&> && heed::detail::writable<Eigen
 static_assert(!heed::detail::writable<row_major> && !heed::detail::writable<const row_major&>);
 static_assert(!heed::detail::writable<Eigen::Map<const row_major>> && !heed::detail::writable<std::span<const float>>);
 
+// known at compile time to lie column by column:
+using heed::detail::column_major;
+template <class Stride> using map_of = Eigen::Map<Eigen::MatrixXf, 0, Stride>;
+static_assert(column_major<Eigen::MatrixXf> && column_major<const Eigen::MatrixXd&> && column_major<Eigen::Matrix3f>);
+static_assert(column_major<Eigen::Ref<Eigen::MatrixXf>> && column_major<Eigen::Transpose<row_major>>);
+static_assert(column_major<Eigen::Block<Eigen::MatrixXf>> && column_major<map_of<Eigen::OuterStride<>>>);
+static_assert(!column_major<row_major&> && !column_major<Eigen::Transpose<Eigen::MatrixXf>>);
+static_assert(!column_major<Eigen::VectorXf> && !column_major<Eigen::RowVectorXf>);
+static_assert(!column_major<Eigen::MatrixXf::RowXpr>);
+static_assert(!column_major<map_of<Eigen::Stride<-1, -1>>> && !column_major<map_of<Eigen::InnerStride<>>>);
+static_assert(!column_major<map_of<Eigen::Stride<1, -1>>>);  // rows are contiguous, said in another way
+static_assert(!column_major<std::vector<float>> && !column_major<view4> && !column_major<strided<float, 2>>);
+
 using numbers = std::vector<index_t>;
 
 template <class T, int Rank> numbers extents(const tensor_view<T, Rank>& x) {
@@ -220,6 +233,17 @@ TEST_CASE("an Eigen vector known as such at compile time is one row") {
 
   const row_major one_column(6, 1);  // known at run time only: six rows
   CHECK(extents(heed::view(one_column)) == numbers{1, 1, 6, 1});
+}
+
+TEST_CASE("x(i...) is the element at i..., in any strides") {
+  float x[24] = {};
+  const tensor_view<float, 4> backwards{x + 23, {2, 3, 2, 2}, {-12, -4, -2, -1}};
+  CHECK(&backwards(0, 0, 0, 0) == x + 23);
+  CHECK(&backwards(1, 2, 1, 1) == x);
+  backwards(1, 0, std::size_t{1}, std::int32_t{0}) = 5;
+  CHECK(x[23 - 14] == 5);
+  constexpr tensor_view<const float, 1> none;
+  static_assert(!std::is_invocable_v<decltype(none), int, int> && !std::is_invocable_v<decltype(none), const char*>);
 }
 
 TEST_CASE("mdspans, contiguous ranges and arrays") {

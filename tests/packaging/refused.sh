@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Each refused/*.cpp compiles as it stands and must not compile with REFUSED defined and the flags of its line
-# "// flags:"; the message must hold the text of its line "// says:", so that it is refused for the right reason.
+# Each refused/*.cpp compiles as it stands. It must not compile with REFUSED defined and the flags of its line
+# "// flags:"; the message must hold the text of its line "// says:", so that it is refused for the right reason. Of
+# several such lines line n is what it says with REFUSED=n.
 
 failed=0
 compile() { $CXX -std=c++20 -fsyntax-only -I "$SOURCE/include" $THIRD_PARTY "$@"; }
 for file in "$SOURCE"/tests/packaging/refused/*.cpp; do
   name=$(basename "$file" .cpp)
   flags=$(sed -n 's|^// flags: ||p' "$file")
-  says=$(sed -n 's|^// says: ||p' "$file")
   if ! compile "$file" > allowed.log 2>&1; then
     echo "$name: does not compile without REFUSED either"; cat allowed.log; failed=1
-  elif compile -DREFUSED $flags "$file" > refused.log 2>&1; then
-    echo "$name: compiles, and should not"; failed=1
-  elif ! grep -qF -- "$says" refused.log; then
-    echo "$name: refused, but without the words: $says"; cat refused.log; failed=1
-  else
-    echo "$name: refused"
+    continue
   fi
+  number=0
+  while read -r says; do
+    number=$((number + 1))
+    if compile -DREFUSED=$number $flags "$file" > refused.log 2>&1; then
+      echo "$name $number: compiles, and should not"; failed=1
+    elif ! grep -qF -- "$says" refused.log; then
+      echo "$name $number: refused, but without the words: $says"; cat refused.log; failed=1
+    else
+      echo "$name $number: refused"
+    fi
+  done < <(sed -n 's|^// says: ||p' "$file")
 done
 exit $failed

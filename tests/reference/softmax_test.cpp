@@ -144,7 +144,7 @@ TEST_CASE("a sink joins the denominator and lse, and nothing else") {
   CHECK(a.o(0, 0) == Approx((1 + 3 * std::exp(1.0)) / sum).epsilon(1e-14));
   CHECK(a.lse(0) == Approx(std::log(sum)).epsilon(1e-14));
   CHECK(near(attend(q, k, v, {.sink_logits = -inf}), attend(q, k, v)));
-  const answer empty = attend(q, k, v, {.mask = heed::causal(), .align = heed::alignment(true), .sink_logits = 0.5});
+  const answer empty = attend(q, k, v, {.mask = heed::causal(), .align = heed::top_left, .sink_logits = 0.5});
   CHECK(empty.o(0, 0) == Approx(1 / (1 + std::exp(0.5))));  // sees key 0 only
 }
 
@@ -214,10 +214,10 @@ TEST_CASE("packed sequences: each as if alone") {
   const matrix q = random_matrix(9, 3, 1), k = random_matrix(11, 3, 2), v = random_matrix(11, 2, 3);
   const std::vector<std::int32_t> q_at{0, 4, 4, 9}, k_at{0, 5, 7, 11}, seen{3, 1, 4}, one{2};
   CHECK(picture(4, 5, {.mask = heed::causal()}) == "11... 111.. 1111. 11111");
-  for (const bool top_left : {false, true}) {
+  for (const heed::alignment& align : {heed::bottom_right, heed::top_left}) {
     const answer all = attend(q, k, v,
                               {.mask = heed::causal() & heed::packed(q_at, k_at) & heed::key_lengths(seen),
-                               .align = top_left,
+                               .align = align,
                                .alibi_slopes = 0.3});
     for (std::size_t s = 0; s < 3; ++s) {
       const auto n = q_at[s + 1] - q_at[s], m = k_at[s + 1] - k_at[s];
@@ -225,7 +225,7 @@ TEST_CASE("packed sequences: each as if alone") {
       const std::vector<std::int32_t> mine{seen[s]};
       const answer alone =
           attend(q.middleRows(q_at[s], n), k.middleRows(k_at[s], m), v.middleRows(k_at[s], m),
-                 {.mask = heed::causal() & heed::key_lengths(mine), .align = top_left, .alibi_slopes = 0.3});
+                 {.mask = heed::causal() & heed::key_lengths(mine), .align = align, .alibi_slopes = 0.3});
       CHECK((alone.o - all.o.middleRows(q_at[s], n)).cwiseAbs().maxCoeff() == 0);
       CHECK(alone.lse == all.lse.segment(q_at[s], n));
     }

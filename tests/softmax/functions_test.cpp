@@ -72,13 +72,13 @@ TEST_CASE("in packed sequences positions count within the sequence") {
   p.add(0, 4), p.add(40, 60), p.add(3, 20), p.add(1, 0), p.add(20, 7), p.add(2, 150);
   for (const index_t heads : {1, 4}) {
     const shape s{1, heads, 1, p.queries.back(), p.keys.back(), 8, 8};
-    for (const bool top_left : {false, true}) {
+    for (const heed::alignment& align : {heed::bottom_right, heed::top_left}) {
       const auto score = [](float x, const position& at) { return x + 4 * mix<float>(at); };
       const auto sees = [](const position& at) { return mix<float>(at) > -0.5f; };
       const heed::mask packed = heed::packed(p.queries, p.keys);
-      check<float>(s, {.mask = packed, .align = top_left, .score = score});
-      check<float>(s, {.mask = packed & heed::visible_if(sees), .align = top_left});
-      check<float>(s, {.mask = packed & heed::causal() & heed::visible_if(sees), .align = top_left, .score = score});
+      check<float>(s, {.mask = packed, .align = align, .score = score});
+      check<float>(s, {.mask = packed & heed::visible_if(sees), .align = align});
+      check<float>(s, {.mask = packed & heed::causal() & heed::visible_if(sees), .align = align, .score = score});
     }
     int wrong = 0;  // each sequence's own numbers, and no other
     const auto inside = [&wrong, &p](const position& at) {

@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <concepts>
+
 #include "heed/core/config.hpp"
+#include "heed/core/per_sequence.hpp"
 #include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 
 namespace heed {
 
@@ -13,7 +17,7 @@ namespace detail {
 struct alignment_parts {
   bool top_left = false;
   bool has_first = false;  // place(i) = first[b] + i
-  heed::lengths first = {};
+  per_sequence first = {};
 };
 
 HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexcept;
@@ -21,12 +25,17 @@ HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexc
 }  // namespace detail
 
 // Where query i sits on the key axis: i + M - N (bottom_right, the default), i (top_left), or first_place.
-class alignment {
+class [[nodiscard]] alignment {
  public:
-  HEED_INLINE constexpr alignment(bool top_left = false) noexcept : parts_{.top_left = top_left} {}
+  HEED_INLINE constexpr alignment() noexcept {}
   HEED_INLINE constexpr explicit alignment(const detail::alignment_parts& parts) noexcept : parts_(parts) {}
 
  private:
+  template <class X>
+    requires(!std::same_as<detail::bare<X>, alignment> && !std::same_as<detail::bare<X>, detail::alignment_parts>)
+  constexpr alignment(X&&) {
+    static_assert(std::same_as<X, alignment>, "heed: align is bottom_right, top_left or first_place(lengths)");
+  }
   friend constexpr const detail::alignment_parts& detail::parts(const alignment& align) noexcept;
   detail::alignment_parts parts_;
 };
@@ -39,11 +48,11 @@ HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexc
 
 inline namespace HEED_ISA {
 
-inline constexpr alignment bottom_right{}, top_left{true};
+inline constexpr alignment bottom_right{}, top_left{detail::alignment_parts{.top_left = true}};
 
 // place(i) = per_sequence[b] + i
-inline alignment first_place(lengths per_sequence) noexcept {
-  return alignment(detail::alignment_parts{.has_first = true, .first = per_sequence});
+inline alignment first_place(const per_sequence& each) noexcept {
+  return alignment(detail::alignment_parts{.has_first = true, .first = each});
 }
 
 }  // namespace HEED_ISA

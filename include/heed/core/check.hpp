@@ -53,7 +53,8 @@ class checker {
     require(x.empty() || y.empty() || static_cast<const void*>(x.data()) != static_cast<const void*>(y.data()), a,
             " is the same memory as ", b);
   }
-  template <class T, int R> void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const per_head& y) {
+  template <class T, int R>
+  void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const per_head_view& y) {
     require(x.empty() || !y.one_each() || static_cast<const void*>(x.data()) != y.data(), a, " is the same memory as ",
             b);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <type_traits>
+#include <utility>
 
 #include "heed/core/config.hpp"
 #include "heed/core/per_head.hpp"
@@ -25,12 +26,13 @@ template <class Acc> HEED_INLINE const decay_parts<Acc>& parts(const decay<Acc>&
 
 // How the memory of a head fades from one token to the next: by the factor exp(-slope), slopes >= 0 with one per head
 // (+inf: the memory holds the newest token alone), or by exp(log_gate), log_gates (batch, head, seq) <= 0 in any
-// strides (-inf: the sequence is cut before the token). Viewed, not copied: they must live until the call.
+// strides (-inf: the sequence is cut before the token). Slopes are kept as in per_head; gates are viewed, they must
+// live until the call.
 template <class Acc> class decay {
  public:
   template <class R>
-    requires detail::numbers<R> HEED_INLINE decay(const R& slopes)
-  noexcept { parts_.slopes = per_head(slopes); }
+    requires detail::numbers<R> HEED_INLINE decay(R&& slopes)
+  noexcept(detail::borrowable<R>) : parts_{.slopes = per_head(std::forward<R>(slopes))} {}
 
   HEED_INLINE explicit decay(tensor_view<const Acc, 3> log_gates) noexcept {
     parts_.log_gates = log_gates;
@@ -49,8 +51,12 @@ template <class Acc> HEED_INLINE const decay_parts<Acc>& parts(const decay<Acc>&
 }  // namespace detail
 
 // Of float or double: with fewer than three axes the missing ones have extent 1.
-template <viewable G> HEED_INLINE decay<acc_of<G>> log_gates(const G& g) noexcept {
-  return decay<acc_of<G>>(tensor_view<const acc_of<G>, 3>(g));
-}
+template <viewable G>
+  requires detail::borrowable<G> [[nodiscard]] HEED_INLINE decay<acc_of<G>> log_gates(G&& g)
+noexcept { return decay<acc_of<G>>(tensor_view<const acc_of<G>, 3>(g)); }
+
+template <viewable G>
+  requires(!detail::borrowable<G>)
+void log_gates(G&&) = delete;  // heed: the gates of a temporary would be gone before the call; give them a name
 
 }  // namespace heed

@@ -54,27 +54,41 @@ tensor_view<T, 4> with_axis(const tensor_view<T, 4>& x, T* data, int axis, index
 inline namespace HEED_ISA {
 
 // Contiguous memory, head-major: [batch][head][seq][dim].
-template <class T> tensor_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
+template <class T> [[nodiscard]] tensor_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
   detail::check_extents("bhsd", {{"batch", batch}, {"heads", heads}, {"seq", seq}, {"dim", dim}});
   return {p, {batch, heads, seq, dim}, {detail::product(heads, seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
 // Contiguous memory, token-major: [batch][seq][head][dim].
-template <class T> tensor_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
+template <class T> [[nodiscard]] tensor_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
   detail::check_extents("bshd", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"dim", dim}});
   return {p, {batch, heads, seq, dim}, {detail::product(seq, heads, dim), dim, detail::product(heads, dim), 1}};
 }
 
 // One head of one sequence: [seq][dim].
-template <class T> tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
+template <class T> [[nodiscard]] tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
   detail::check_extents("matrix", {{"seq", seq}, {"dim", dim}});
   return {p, {1, 1, seq, dim}, {detail::product(seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
+// Contiguous memory of any rank, such as contiguous(p, {batch, heads, seq}) for lse and gates.
+template <class T, std::size_t Rank>
+[[nodiscard]] tensor_view<T, static_cast<int>(Rank)> contiguous(T* p, const index_t (&extents)[Rank]) {
+  std::array<index_t, Rank> sizes{}, strides{};
+  index_t stride = 1;
+  for (std::size_t axis = Rank; axis-- > 0;) {
+    if (extents[axis] < 0)
+      detail::fail("contiguous: extent ", static_cast<index_t>(axis), " is ", extents[axis], ", must be at least 0");
+    sizes[axis] = extents[axis], strides[axis] = stride;
+    stride = detail::product(stride, extents[axis]);
+  }
+  return {p, sizes, strides};
+}
+
 // q, k and v of one buffer, as a fused projection writes it: [batch][seq][q heads, then k heads, then v heads][dim].
 template <class T>
-std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads, index_t kv_heads,
-                                            index_t dim) {
+[[nodiscard]] std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads,
+                                                          index_t kv_heads, index_t dim) {
   detail::check_extents("packed_qkv",
                         {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
   constexpr double most = 0x1p58;  // numbers of a token: places are counted without overflow
@@ -91,7 +105,7 @@ std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, in
 
 // (seq, heads * dim) -> (1, heads, seq, dim); (batch, 1, seq, heads * dim) -> (batch, heads, seq, dim).
 template <viewable X>
-  requires detail::borrowable<X> &&(detail::axes<X> <= 4) auto split_heads(X&& x, index_t heads)
+  requires detail::borrowable<X> &&(detail::axes<X> <= 4) [[nodiscard]] auto split_heads(X&& x, index_t heads)
       -> tensor_view<element_t<X>, 4> {
     const tensor_view<element_t<X>, 4> rows(x);
     if (rows.extent(1) != 1) detail::fail("split_heads: x has ", rows.extent(1), " heads already, must have 1");
@@ -105,7 +119,8 @@ template <viewable X>
   }
 
   // count entries of one axis from first on.
-  template <class T> tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
+  template <class T>
+  [[nodiscard]] tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
     detail::check_axis("slice", axis);
     detail::check_extents("slice", {{"first", first}, {"count", count}});
     if (x.extent(axis) < 0) detail::fail("slice: axis ", axis, " has extent ", x.extent(axis), ", must be at least 0");
@@ -117,7 +132,7 @@ template <viewable X>
   }
 
   // An axis of extent 1 repeated count times, without a copy.
-  template <class T> tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
+  template <class T> [[nodiscard]] tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
     detail::check_axis("broadcast", axis);
     detail::check_extents("broadcast", {{"count", count}});
     if (x.extent(axis) != 1) detail::fail("broadcast: axis ", axis, " has extent ", x.extent(axis), ", must be 1");

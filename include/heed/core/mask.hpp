@@ -3,9 +3,12 @@
 
 // Which keys a query sees. A mask is a small set of rules, one of each kind; `&` is their intersection.
 
+#include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include "heed/core/config.hpp"
+#include "heed/core/per_sequence.hpp"
 #include "heed/core/score_tile.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
@@ -30,9 +33,9 @@ struct mask_parts {
 
   unsigned present = 0;                                // bits of kind; a member below counts only where its bit is set
   index_t left = -1, right = -1, keep_first = 0;       // window; left, right as given: -1 is no limit, less is an error
-  heed::lengths lengths = {};                          // key_lengths
-  heed::lengths query_offsets = {}, key_offsets = {};  // packed
-  heed::lengths prefix = {};                           // prefix_lm
+  per_sequence lengths = {};                           // key_lengths
+  per_sequence query_offsets = {}, key_offsets = {};   // packed
+  per_sequence prefix = {};                            // prefix_lm
   tensor_view<const std::int32_t, 2> query_ids = {}, key_ids = {};  // segments
   tensor_view<const bool, 4> keep_tensor = {};                      // keep
   function_bytes predicate = {};                                    // visible_if, and its loops over a tile
@@ -44,28 +47,48 @@ struct mask_parts {
 };
 
 HEED_INLINE const mask_parts& parts(const mask& m) noexcept;
+HEED_INLINE mask_parts& parts_to_set(mask& m) noexcept;
+
+// What is written in place of a mask by mistake: causal without (), true, a pointer, a function without visible_if.
+template <class X>
+concept mistaken_mask = std::is_scalar_v<bare<X>> || std::is_function_v<bare<X>> || std::is_array_v<bare<X>> ||
+                        predicate<bare<X>>;
 
 }  // namespace detail
 
-class mask {
+class [[nodiscard]] mask {
  public:
   HEED_INLINE mask() noexcept {}  // every key visible
   HEED_INLINE explicit mask(const detail::mask_parts& parts) noexcept : parts_(parts) {}
 
  private:
+  template <class X>
+    requires detail::mistaken_mask<X> mask(X&&) {
+      static_assert(!detail::mistaken_mask<X>,
+                    "heed: a mask is what a call returns: heed::causal(), heed::window(255), heed::visible_if(f), ...");
+    }
   friend const detail::mask_parts& detail::parts(const mask& m) noexcept;
+  friend detail::mask_parts& detail::parts_to_set(mask& m) noexcept;
   detail::mask_parts parts_ = {};
 };
 
 namespace detail {
 
 HEED_INLINE const mask_parts& parts(const mask& m) noexcept { return m.parts_; }
+HEED_INLINE mask_parts& parts_to_set(mask& m) noexcept { return m.parts_; }
 
 // Score tile of hidden positions to -inf; only where visible_if is present.
 HEED_INLINE void hide(const mask_parts& m, const score_tile<float>& tile) { m.hide_float(m.predicate.bytes, tile); }
 HEED_INLINE void hide(const mask_parts& m, const score_tile<double>& tile) { m.hide_double(m.predicate.bytes, tile); }
 
 inline namespace HEED_ISA {
+
+// A mask of one kind, whose other members are to be set.
+inline mask mask_of(mask_parts::kind kind) noexcept {
+  mask m;
+  parts_to_set(m).present = kind;
+  return m;
+}
 
 // Equal numbers, wherever they are: same memory, or compared now.
 inline bool equal(lengths a, lengths b) noexcept {
@@ -92,7 +115,8 @@ inline bool join_windows(mask_parts& a, const mask_parts& b) noexcept {
   return joins;
 }
 
-inline mask_parts intersection(mask_parts a, const mask_parts& b) noexcept {
+// a = the intersection of both
+inline void intersect(mask_parts& a, const mask_parts& b) noexcept {
   using kind = mask_parts;
   const unsigned common = a.present & b.present, added = b.present & ~a.present;
   const auto must = [&a](bool joins, const char* otherwise) {
@@ -133,7 +157,6 @@ inline mask_parts intersection(mask_parts a, const mask_parts& b) noexcept {
     must(same(a.query_ids, b.query_ids) && same(a.key_ids, b.key_ids), "two different segments in one mask");
   if (common & kind::keep) must(same(a.keep_tensor, b.keep_tensor), "two different keep in one mask");
   if (common & kind::visible_if) must(false, "two visible_if in one mask");
-  return a;
 }
 
 }  // namespace HEED_ISA
@@ -145,43 +168,59 @@ inline namespace HEED_ISA {
 // keep_first); lengths, offsets and prefixes with equal numbers (compared here where the memory differs); segments and
 // keep over the same memory. Anything else is an error of the call that takes the mask.
 inline mask operator&(const mask& a, const mask& b) noexcept {
-  return mask(detail::intersection(detail::parts(a), detail::parts(b)));
+  mask both;  // copies the parts that are there, not the room for all
+  detail::intersect(detail::parts_to_set(both), detail::parts(a));
+  detail::intersect(detail::parts_to_set(both), detail::parts(b));
+  return both;
 }
 
 // key <= place
-inline mask causal() noexcept { return mask(detail::mask_parts{.present = detail::mask_parts::causal}); }
+inline mask causal() noexcept { return detail::mask_of(detail::mask_parts::causal); }
 
 // (place - left <= key or key < keep_first) and key <= place + right; -1: no limit
 inline mask window(index_t left, index_t right = 0, index_t keep_first = 0) noexcept {
-  return mask(detail::mask_parts{
-      .present = detail::mask_parts::window, .left = left, .right = right, .keep_first = keep_first});
+  mask m = detail::mask_of(detail::mask_parts::window);
+  detail::mask_parts& parts = detail::parts_to_set(m);
+  parts.left = left, parts.right = right, parts.keep_first = keep_first;
+  return m;
 }
 
 // key < n[b]; does not move the alignment
-inline mask key_lengths(lengths n) noexcept {
-  return mask(detail::mask_parts{.present = detail::mask_parts::key_lengths, .lengths = n});
+inline mask key_lengths(const per_sequence& n) noexcept {
+  mask m = detail::mask_of(detail::mask_parts::key_lengths);
+  detail::parts_to_set(m).lengths = n;
+  return m;
 }
 
 // Sequences end to end in one batch entry, sequence b from offset b to offset b + 1; every rule holds per sequence.
-inline mask packed(lengths query_offsets, lengths key_offsets) noexcept {
-  return mask(detail::mask_parts{
-      .present = detail::mask_parts::packed, .query_offsets = query_offsets, .key_offsets = key_offsets});
+inline mask packed(const per_sequence& query_offsets, const per_sequence& key_offsets) noexcept {
+  mask m = detail::mask_of(detail::mask_parts::packed);
+  detail::parts_to_set(m).query_offsets = query_offsets;
+  detail::parts_to_set(m).key_offsets = key_offsets;
+  return m;
 }
 
 // key <= place or key < prefix[b]
-inline mask prefix_lm(lengths prefix) noexcept {
-  return mask(detail::mask_parts{.present = detail::mask_parts::prefix_lm, .prefix = prefix});
+inline mask prefix_lm(const per_sequence& prefix) noexcept {
+  mask m = detail::mask_of(detail::mask_parts::prefix_lm);
+  detail::parts_to_set(m).prefix = prefix;
+  return m;
 }
 
 // Query and key of one document: equal ids; (batch, seq) each.
 inline mask segments(tensor_view<const std::int32_t, 2> query_ids,
                      tensor_view<const std::int32_t, 2> key_ids) noexcept {
-  return mask(detail::mask_parts{.present = detail::mask_parts::segments, .query_ids = query_ids, .key_ids = key_ids});
+  mask m = detail::mask_of(detail::mask_parts::segments);
+  detail::parts_to_set(m).query_ids = query_ids;
+  detail::parts_to_set(m).key_ids = key_ids;
+  return m;
 }
 
 // true: visible; (batch, head, query, key), axes of extent 1 broadcast
 inline mask keep(tensor_view<const bool, 4> visible) noexcept {
-  return mask(detail::mask_parts{.present = detail::mask_parts::keep, .keep_tensor = visible});
+  mask m = detail::mask_of(detail::mask_parts::keep);
+  detail::parts_to_set(m).keep_tensor = visible;
+  return m;
 }
 
 // bool f(const position&), at most 32 bytes, trivially copyable, stored by value: what it refers to must live until the
@@ -189,11 +228,16 @@ inline mask keep(tensor_view<const bool, 4> visible) noexcept {
 template <class F>
   requires detail::predicate<F> mask visible_if(F f)
 noexcept {
-  return mask(detail::mask_parts{.present = detail::mask_parts::visible_if,
-                                 .predicate = detail::store(f),
-                                 .hide_float = &detail::hide_scores<F, float>,
-                                 .hide_double = &detail::hide_scores<F, double>});
+  mask m = detail::mask_of(detail::mask_parts::visible_if);
+  detail::mask_parts& parts = detail::parts_to_set(m);
+  parts.predicate = detail::store(f);
+  parts.hide_float = &detail::hide_scores<F, float>;
+  parts.hide_double = &detail::hide_scores<F, double>;
+  return m;
 }
+template <class F>
+  requires(!detail::predicate<F>)
+mask visible_if(F) = delete;  // heed: a const function of (const heed::position&), trivially copyable, at most 32 bytes
 
 }  // namespace HEED_ISA
 }  // namespace heed

@@ -9,7 +9,7 @@
 namespace heed {
 
 // What a call would do, or why it would throw.
-struct plan {
+struct [[nodiscard]] plan {
   std::array<char, 192> problem{};  // empty: the call would run; else the text of the error
   std::size_t workspace_bytes = 0;  // what context::workspace must hold; 0: the call allocates nothing
   const char *path = "", *isa = "";

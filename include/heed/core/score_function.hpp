@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include <concepts>
+#include <type_traits>
+
 #include "heed/core/config.hpp"
 #include "heed/core/score_tile.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
 
 namespace heed {
 
@@ -41,6 +46,18 @@ template <class Acc> class score_function {
   }
 
  private:
+  template <class F>
+    requires(!detail::score<detail::bare<F>, Acc> && !std::same_as<detail::bare<F>, score_function>)
+  score_function(F&&) {
+    using function = std::decay_t<F>;
+    static_assert(std::is_invocable_r_v<Acc, const function&, Acc, const position&>,
+                  "heed: a score function is called as f(score, const heed::position&), const, and returns a number");
+    static_assert(std::is_trivially_copyable_v<function>,
+                  "heed: a score function is copied byte by byte: capture numbers, pointers or references");
+    static_assert(sizeof(function) <= sizeof(detail::function_bytes) &&
+                      alignof(function) <= alignof(detail::function_bytes),
+                  "heed: a score function captures at most 32 bytes: capture a pointer or reference to the rest");
+  }
   friend const detail::score_parts<Acc>& detail::parts<Acc>(const score_function& score) noexcept;
   detail::score_parts<Acc> parts_ = {};
 };

@@ -53,8 +53,10 @@ template <class Acc = float> class state {
 
   HEED_INLINE void reset() { std::fill(data_, data_ + size(), Acc(0)); }
 
-  HEED_INLINE operator state_view<Acc>() noexcept { return view_of<Acc>(); }
-  HEED_INLINE operator state_view<const Acc>() const noexcept { return view_of<const Acc>(); }
+  HEED_INLINE operator state_view<Acc>() & noexcept { return view_of<Acc>(); }
+  HEED_INLINE operator state_view<const Acc>() const& noexcept { return view_of<const Acc>(); }
+  operator state_view<Acc>() && = delete;  // heed: the memory of a temporary state would be gone; give it a name
+  operator state_view<const Acc>() const&& = delete;
 
  private:
   static constexpr std::size_t alignment = 64;  // a cache line and the widest vector

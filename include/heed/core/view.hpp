@@ -126,6 +126,27 @@ concept binds =
 // What a kernel may write to; X as for borrowable.
 template <class X> concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
 
+// An Eigen matrix that is known at compile time to lie column by column; vectors are rows, and no such.
+template <class X> concept column_major = eigen_like<X> && requires {
+  requires axes<X> == 2 && !bare<X>::IsRowMajor;
+  requires bare<X>::InnerStrideAtCompileTime != -1 && bare<X>::OuterStrideAtCompileTime != 1;
+};
+
+// Whether X can be q, k, v or o; a static_assert says why it cannot.
+template <viewable X> constexpr bool tensor_argument() {
+  static_assert(axes<X> <= 4, "heed: a tensor has at most 4 axes: (batch, head, seq, dim)");
+  static_assert(!column_major<X>,
+                "heed: a matrix of q, k, v or o is column-major (Eigen's default), its rows are not contiguous: "
+                "pass .transpose() of a (dim x seq) matrix, or a row-major copy");
+  return true;
+}
+
+// What is written in place of a view by mistake. Temporaries that own their elements, of any type, would dangle.
+template <class X>
+concept pointer_or_null = std::is_pointer_v<std::remove_cvref_t<X>> || std::is_null_pointer_v<std::remove_cvref_t<X>>;
+template <class... X> concept any_pointer = (pointer_or_null<X> || ...);
+template <class X> concept owning_temporary = viewable<X> && !borrowable<X>;
+
 }  // namespace detail
 
 template <class X> concept viewable = detail::viewable<X>;
@@ -161,6 +182,16 @@ template <class T, int Rank> class tensor_view {
   HEED_INLINE constexpr index_t extent(int axis) const noexcept { return extents_[static_cast<std::size_t>(axis)]; }
   HEED_INLINE constexpr index_t stride(int axis) const noexcept { return strides_[static_cast<std::size_t>(axis)]; }
 
+  // The element at (i...), one index per axis; unchecked.
+  template <std::convertible_to<index_t>... Index>
+    requires(sizeof...(Index) == Rank) HEED_INLINE constexpr T& operator()(Index... i)
+  const noexcept {
+    int axis = 0;
+    index_t at = 0;
+    ((at += static_cast<index_t>(i) * stride(axis++)), ...);
+    return data_[at];
+  }
+
   // Without elements, whatever the pointer.
   HEED_INLINE constexpr bool empty() const noexcept {
     for (int axis = 0; axis < Rank; ++axis)
@@ -169,6 +200,19 @@ template <class T, int Rank> class tensor_view {
   }
 
  private:
+  template <class X>
+    requires detail::pointer_or_null<X> constexpr tensor_view(X&&) {
+      static_assert(!detail::pointer_or_null<X>,
+                    "heed: a pointer has no shape: heed::bhsd(pointer, batch, heads, seq, dim), or contiguous()");
+    }
+  template <viewable X>
+    requires(detail::owning_temporary<X> || detail::axes<X> > 4)
+  constexpr tensor_view(X&&) {
+    static_assert(!detail::owning_temporary<X>,
+                  "heed: a tensor is viewed, this temporary would be gone before the call: give it a name");
+    static_assert(detail::axes<X> <= 4, "heed: a tensor has at most 4 axes: (batch, head, seq, dim)");
+  }
+
   T* data_ = nullptr;
   per_axis extents_{}, strides_{};
 };

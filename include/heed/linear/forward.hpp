@@ -58,5 +58,11 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
   tile::run_chunks(p, how, cut, where, workers);
 }
 
+// A pointer in place of a tensor
+template <class Q, class K, class V, class O>
+  requires heed::detail::any_pointer<Q, K, V, O>
+void forward(  // heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)
+    const Q&, const K&, const V&, const O&, const options<>& = {}, const context& = {}) = delete;
+
 }  // namespace HEED_ISA
 }  // namespace heed::linear

@@ -9,7 +9,7 @@ inline namespace HEED_ISA {
 
 template <class T> struct problem : tile::attention<T> {
   const options<T>& opt;
-  per_head ridge = {};                 // forward
+  heed::detail::per_head_view ridge = {};  // forward
   tensor_view<const T, 4> given = {};  // apply: the slopes
   bool solves = true;                  // forward, not apply
 };

@@ -155,7 +155,7 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& where = {}) noexcept {
-  static_assert(tile::attention_storage<Q, K, V, G, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tile::as_output<T>(o), opt);
   detail::sizes size;
@@ -171,7 +171,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {
-  static_assert(tile::attention_storage<Q, K, V, G, O>());
+  static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt);
@@ -181,6 +181,12 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
   if (!how.ok()) heed::detail::fail(how.problem.data());
   detail::run(p, how, size, where, workers);
 }
+
+// A pointer in place of a tensor
+template <class Q, class K, class V, class O, class G>
+  requires heed::detail::any_pointer<Q, K, V, O>
+void forward(  // heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)
+    const Q&, const K&, const V&, const G&, const O&, const options<>& = {}, const context& = {}) = delete;
 
 }  // namespace HEED_ISA
 }  // namespace heed::mixture_of_head

@@ -162,6 +162,7 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
 // before or after rotation. Ties go to the lower head, and a NaN in a head's q puts it last. Throws heed::error where
 // counts do not fit.
 template <viewable Q, viewable G> void route_by_norm(const Q& q, const routing& how, G&& gates) {
+  static_assert(heed::detail::tensor_argument<Q>());
   static_assert(detail::gate_storage<G>());
   using T = heed::detail::value_t<Q>;
   const tensor_view<const T, 4> rows(q);

@@ -91,12 +91,17 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   return p;
 }
 
-template <class... Tensors> constexpr bool attention_storage() {
-  using T = std::common_type_t<heed::detail::value_t<Tensors>...>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: this kernel takes float or double");
-  static_assert((std::is_same_v<T, heed::detail::value_t<Tensors>> && ...),
+template <class Q, class... Others> constexpr bool attention_types() {
+  using T = heed::detail::value_t<Q>;
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
+                "heed: this kernel takes float or double (16-bit storage is planned)");
+  static_assert((std::is_same_v<T, heed::detail::value_t<Others>> && ...),
                 "heed: q, k, v and the other tensors of a call have one element type");
   return true;
+}
+template <class... Tensors> constexpr bool attention_storage() {
+  static_assert((heed::detail::tensor_argument<Tensors>() && ...));
+  return attention_types<Tensors...>();
 }
 
 // o of a plan is not written, whatever the caller's constness
@@ -169,8 +174,8 @@ template <class T> void check_mask(heed::detail::checker& check, const attention
 
 // Numbers per head: how many, and each finite or -inf and at least `least`
 template <class T>
-void check_per_head(heed::detail::checker& check, const char* name, const per_head& x, const attention<T>& p,
-                    double least) {
+void check_per_head(heed::detail::checker& check, const char* name, const heed::detail::per_head_view& x,
+                    const attention<T>& p, double least) {
   if (!x.set()) return;
   check.distinct("o", p.o, name, x), check.distinct("lse", p.lse, name, x);
   check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");

@@ -117,7 +117,10 @@ template <class T> void complete(recurrence<T>& p) {
 
 template <class Q, class K, class V, class O> constexpr bool recurrent_storage() {
   using T = heed::detail::value_t<Q>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>, "heed: q, k, v are float or double");
+  static_assert((heed::detail::tensor_argument<Q>() && heed::detail::tensor_argument<K>() &&
+                 heed::detail::tensor_argument<V>() && heed::detail::tensor_argument<O>()));
+  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
+                "heed: this kernel takes float or double (16-bit storage is planned)");
   static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
                 "heed: q, k, v have one element type");
   static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");

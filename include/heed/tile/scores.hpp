@@ -36,7 +36,7 @@ template <class T> struct score_rules {
   T query_factor = 0;  // scale and units, for the packed queries
   T cap = 0;           // 0: no soft-cap; else what tanh is multiplied with
   T unit = 0;          // of scores in the steps: log2(e), or 1 where a user function follows
-  per_head slopes = {};
+  heed::detail::per_head_view slopes = {};
   tensor_view<const T, 4> bias = {};
   heed::detail::score_parts<T> function = {};
 

@@ -12,7 +12,7 @@ namespace heed::tile {
 inline namespace HEED_ISA {
 
 template <class T> struct softmax_problem : attention<T> {
-  per_head sink_logits = {};
+  heed::detail::per_head_view sink_logits = {};
 
   // What the online softmax of a row starts from: nothing, or the sink. Units of log 2.
   HEED_INLINE void start(index_t head, T& top, T& sum) const {
