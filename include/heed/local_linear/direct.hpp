@@ -78,7 +78,7 @@ template <class T> class direct_solver {
       weigh_keys(group, lane % w, j, count, k + (b.first + j) * k_row, k_row, weight);
       for (index_t i = 0; i < count; ++i) {
         total += weight[i];
-        double each[wide];
+        double each[std::size_t{wide}];
         simd::store(&each[0], weight[i]);
         for (index_t l = 0; l < wide; ++l)
           if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.row + lane + l] = static_cast<T>(each[l]);
@@ -231,7 +231,7 @@ template <class T> class direct_solver {
       double* const e = matrix_.entry(i, i);
       simd::store(e, i < order ? simd::load(e) + penalty : batch(1.0));
     }
-    double least[wide];
+    double least[std::size_t{wide}];
     simd::store(&least[0], trace * batch(2.2e-16));
     matrix_.factor(&least[0]);
   }

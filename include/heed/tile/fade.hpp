@@ -49,7 +49,7 @@ HEED_NOINLINE void hide_unseen(T* scores, index_t row, index_t key, index_t keys
                                const T* end) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
-  alignas(64) T numbers[w];
+  alignas(64) T numbers[std::size_t{w}];
   for (index_t i = 0; i < w; ++i) numbers[i] = static_cast<T>(lane + i);
   const batch zero(T(0));
   for (index_t j = 0; j < keys; ++j)
@@ -92,7 +92,7 @@ template <class T> class fade {
     double power = 1;
     for (index_t i = 0; i <= padded_; ++i, power *= lambda) {
       powers_[i] = power < static_cast<double>(std::numeric_limits<T>::min()) ? T(0) : static_cast<T>(power);
-      if (powers_[i] == T(0) && i < reach_) reach_ = i;
+      if (heed::detail::equals(powers_[i], T(0)) && i < reach_) reach_ = i;
     }
     for (index_t j = 0; j < padded_; ++j) end_[j] = static_cast<T>(j + reach_);
   }
@@ -106,7 +106,7 @@ template <class T> class fade {
       for (index_t i = 0; i < n; ++i) write_[i] = powers_[n - 1 - i];
       total_ = powers_[n], lost_ = lost_per_token_ * static_cast<double>(n), cuts_ = reach_ <= n;
     }
-    for (first_written_ = 0; write_[first_written_] == T(0);) ++first_written_;  // the last is 1
+    for (first_written_ = 0; heed::detail::equals(write_[first_written_], T(0));) ++first_written_;  // the last is 1
   }
 
   bool fades() const { return fades_; }

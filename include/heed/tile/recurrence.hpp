@@ -136,7 +136,7 @@ template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
 template <class T> HEED_INLINE T output_gain(const recurrence<T>& p, T below) {
   if (!p.normalize) return static_cast<T>(p.scale);
   const double under = p.scale * static_cast<double>(below) + p.eps;
-  return under == 0 ? T(0) : static_cast<T>(p.scale / under);
+  return heed::detail::equals(under, 0) ? T(0) : static_cast<T>(p.scale / under);
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------

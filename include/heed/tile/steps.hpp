@@ -42,12 +42,12 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
   const auto run = [&]<int... N>(auto load, auto store, std::integer_sequence<int, N...>)
       __attribute__((always_inline)) {
     const batch lambda(p.lambda), least(silence<T>), zero(T(0));
-    std::array<batch, NV> v, sum;
+    std::array<batch, std::size_t{NV}> v, sum;
     ((sum[N] = zero), ...);
     if constexpr (Writes) ((v[N] = load(p.v + column + N * w, N)), ...);
     T* s = p.s + column;
     for (index_t f = 0; f < p.features; ++f, s += p.s_row) {
-      std::array<batch, NV> x{load(s + N * w, N)...};
+      std::array<batch, std::size_t{NV}> x{load(s + N * w, N)...};
       if constexpr (Writes) {
         const batch k(p.k[f]);
         if constexpr (Fades) ((x[N] = x[N] * lambda), ...);
@@ -110,7 +110,7 @@ template <class T> class step_driver {
         step.k = features(p_.key(t, kv_head, i), k_);
         step.v = p_.value(t, kv_head, i);
         step.lambda = lambda(t, state, i);
-        if (step.lambda == T(0)) clear(step);
+        if (heed::detail::equals(step.lambda, T(0))) clear(step);
         for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) sums[f * z.stride(2)] += step.k[f];
       }
       for (index_t g = 0; g < p_.readers; ++g) {
