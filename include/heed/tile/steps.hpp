@@ -88,11 +88,11 @@ template <bool Writes, bool Fades, class T> void step_state(const state_step<T>&
 
 template <class T> class step_driver {
  public:
-  static constexpr index_t small = 512;  // features that need no scratch
+  static constexpr index_t most_small = 512;  // features that need no scratch
 
   // p.before and p.after are the same state, with unit stride.
   step_driver(const recurrence<T>& p, heed::detail::arena& memory) : p_(p) {
-    const bool own = !p.mapped() || p.features <= small;
+    const bool own = !p.mapped() || p.features <= most_small;
     k_ = own ? small_k_ : memory.take<T>(p.features);
     q_ = own ? small_q_ : memory.take<T>(p.features);
   }
@@ -160,7 +160,7 @@ template <class T> class step_driver {
 
   const recurrence<T>& p_;
   T *k_, *q_;
-  alignas(64) T small_k_[small], small_q_[small];
+  alignas(64) T small_k_[std::size_t{most_small}], small_q_[std::size_t{most_small}];
 };
 
 }  // namespace HEED_ISA
