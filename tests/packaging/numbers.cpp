@@ -40,7 +40,8 @@ template <class T> struct inputs {
   }
 
   // weight(head, query, key) sums the values into o; share: over the sum of the weights
-  template <class W> void check(const char* name, bool share, W weight, double tolerance = sizeof(T) == 4 ? 2e-5 : 1e-12) {
+  template <class W>
+  void check(const char* name, bool share, W weight, double tolerance = sizeof(T) == 4 ? 2e-5 : 1e-12) {
     double worst = 0, size = 0;
     for (index_t h = 0; h < heads; ++h)
       for (index_t i = 0; i < n; ++i) {
@@ -114,8 +115,8 @@ template <class T> void check_recurrent(index_t n) {
   });
   numbers<T> gates = random<T>(heads * n, 5);
   for (T& g : gates) g = T(0.5) * (g - T(1));
-  heed::lightning::forward(q, k, v, heed::log_gates(heed::tensor_view<const T, 3>(gates.data(), {1, heads, n}, {heads * n, n, 1})),
-                           x.out());
+  const heed::tensor_view<const T, 3> log_gates(gates.data(), {1, heads, n}, {heads * n, n, 1});
+  heed::lightning::forward(q, k, v, heed::log_gates(log_gates), x.out());
   x.check("lightning, gates", false, [&](index_t h, index_t i, index_t j) {
     double sum = 0;
     for (index_t t = j + 1; t <= i; ++t) sum += static_cast<double>(gates[at(h * n + t)]);

@@ -3,6 +3,8 @@
 
 // Where a call runs: on whose threads (executor_ref), in which memory (workspace, cut up by detail::arena).
 
+#include "heed/core/config.hpp"
+
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -10,7 +12,6 @@
 #include <span>
 #include <type_traits>
 
-#include "heed/core/config.hpp"
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
 
