@@ -46,7 +46,7 @@ HEED_INLINE index_t first_place(const heed::detail::alignment_parts& align, inde
 
 HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, index_t m) {
   using kind = heed::detail::mask_parts;
-  constexpr index_t beyond = std::numeric_limits<index_t>::max() / 8;  // more than any place
+  constexpr index_t beyond = std::numeric_limits<index_t>::max() / 8 + 1;  // more than any place
   key_rule rule{.keys = mask.has(kind::key_lengths) ? mask.lengths[static_cast<std::size_t>(b)] : m};
   if (mask.has(kind::window)) {
     rule.left = std::min(mask.left, beyond);
