@@ -10,7 +10,7 @@ here() { [[ $(uname -m) == x86_64 ]] && grep -qw "$1" /proc/cpuinfo; }
 
 brief=(-DSOFTMAX_ALONE -DFLOAT_ALONE)
 fast=(-ffast-math -fno-finite-math-only)
-check -O1 -march=native "${fast[@]}"
+check -O1 -march=native "${fast[@]}" -DFLOAT_ALONE
 check -O1 "${fast[@]}" -DFLOAT_ALONE
 if here avx2; then check -O1 -march=haswell "${fast[@]}" "${brief[@]}"; fi
 check -O1 -funsafe-math-optimizations "${brief[@]}"
