@@ -3,10 +3,11 @@
 
 // Slopes per head of published models; lambda = exp(-slope).
 
+#include "heed/core/config.hpp"
+
 #include <cmath>
 #include <vector>
 
-#include "heed/core/config.hpp"
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
 

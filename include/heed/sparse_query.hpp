@@ -6,9 +6,10 @@
 // kv_heads) heads of o, head c reads query head c / (max / query_heads) and key/value head c / (max / kv_heads).
 // What is added here is the choice of the head counts. Filipek, Sparse Query Attention (arXiv 2510.01817).
 
+#include "heed/core/config.hpp"
+
 #include <algorithm>
 
-#include "heed/core/config.hpp"
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
 #include "heed/softmax.hpp"

@@ -4,7 +4,8 @@
 
 compile() { $CXX -x c++ - -std=c++20 -I "$SOURCE/include" $THIRD_PARTY "$@"; }   # what stdin says
 check() {
-  echo "#include \"$1\"" | compile -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror "${@:2}" ||
+  echo "#include \"$1\"" | compile -fsyntax-only -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal \
+    -Wshadow -Wpedantic -Werror "${@:2}" ||
     { echo "does not stand alone: $1"; return 1; }
 }
 here() { echo "#include <$1>" | compile -E "${@:2}" > /dev/null 2>&1; }

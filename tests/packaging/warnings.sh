@@ -4,6 +4,11 @@
 
 for flags in "-O2 -march=native" "-O3 -march=haswell" "-O0 -DHEED_ASSERTIONS=1"; do
   echo "$flags"
-  $CXX -std=c++20 $flags -Wall -Wextra -Wconversion -Wshadow -Wpedantic -Werror -I "$SOURCE/include" $THIRD_PARTY \
-    -c "$SOURCE/tests/packaging/consumer/reference.cpp" -o consumer.o
+  $CXX -std=c++20 $flags -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal -Wshadow -Wpedantic -Werror \
+    -I "$SOURCE/include" $THIRD_PARTY -c "$SOURCE/tests/packaging/consumer/reference.cpp" -o consumer.o
+done
+for flags in "" -march=haswell -march=skylake-avx512; do
+  echo "every verb: $flags"
+  $CXX -std=c++20 -fsyntax-only $flags -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal -Wshadow -Wpedantic \
+    -Werror -I "$SOURCE/include" $THIRD_PARTY "$SOURCE/tests/packaging/every_verb.cpp"
 done

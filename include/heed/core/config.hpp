@@ -3,15 +3,26 @@
 
 // Every macro of heed, and the checks of how it is compiled.
 
+#if (defined(_MSVC_LANG) && _MSVC_LANG < 202002L) || (!defined(_MSVC_LANG) && __cplusplus < 202002L)
+#error "heed needs C++20: compile with -std=c++20, or in CMake: target_compile_features(<target> PRIVATE cxx_std_20)"
+#define HEED_STOP <heed needs C++20>  // no such file: compilers stop here, instead of at hundreds of errors
+#include HEED_STOP
+#endif
+
 #include "heed/version.hpp"
 
-#if !defined(HEED_ALLOW_FAST_MATH) && \
-    (defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__))
-#error "heed: masks rely on infinities and NaN; compile without -ffast-math or define HEED_ALLOW_FAST_MATH"
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "heed: masks rely on infinities and NaN; after -ffast-math or -Ofast also give -fno-finite-math-only"
 #endif
 
 #if defined(__AVX2__) && !defined(__FMA__)
 #error "heed: AVX2 without FMA (bare -mavx2) multiplies and adds in two steps; add -mfma or use -march=haswell"
+#endif
+
+#if defined(__i386__) && !defined(__SSE2__)
+#error "heed: 32-bit x86 needs SSE2: compile with -msse2"
+#define HEED_STOP <heed needs SSE2>
+#include HEED_STOP
 #endif
 
 #if defined(__GNUC__)

@@ -3,14 +3,16 @@
 
 // Where a call runs: on whose threads (executor_ref), in which memory (workspace, cut up by detail::arena).
 
+#include "heed/core/config.hpp"
+
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <new>
 #include <span>
 #include <type_traits>
 
-#include "heed/core/config.hpp"
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
 
@@ -122,7 +124,7 @@ inline bool check_workspace(problem_text& problem, std::span<const std::byte> wo
 // Bytes of scratch for so many slots; if no memory can have as many, says so.
 inline std::size_t scratch_bytes(problem_text& problem, index_t slots, std::size_t each) noexcept {
   const auto count = static_cast<std::size_t>(slots);
-  if (each == 0 || count <= (std::size_t{1} << 62) / each) return count * each;
+  if (each == 0 || count <= (std::numeric_limits<std::size_t>::max() / 4 + 1) / each) return count * each;
   write(problem, "scratch: ", slots, " tasks at once (context.executor's concurrency allows them) need ", each,
         " bytes each, more than can be counted");
   return 0;

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <initializer_list>
+#include <limits>
 
 #include "heed/core/config.hpp"
 #include "heed/core/message.hpp"
@@ -23,7 +23,7 @@ struct named_extent {
   index_t extent;
 };
 
-inline void check_extents(const char* call, std::initializer_list<named_extent> extents) {
+template <int N> void check_extents(const char* call, const named_extent (&extents)[N]) {
   for (const auto& [name, extent] : extents)
     if (extent < 0) fail(call, ": ", name, " is ", extent, ", must be at least 0");
 }
@@ -91,7 +91,8 @@ template <class T>
                                                           index_t kv_heads, index_t dim) {
   detail::check_extents("packed_qkv",
                         {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
-  constexpr double most = 0x1p58;  // numbers of a token: places are counted without overflow
+  // numbers of a token: places are counted without overflow
+  constexpr double most = static_cast<double>(std::numeric_limits<index_t>::max() / 32);
   const double numbers =
       (static_cast<double>(heads) + 2 * static_cast<double>(kv_heads)) * static_cast<double>(std::max<index_t>(dim, 1));
   if (numbers > most) detail::fail("packed_qkv: a token has ", numbers, " numbers, must have at most ", most);

@@ -4,6 +4,7 @@
 // The memory of the recurrent kernels: a matrix per sequence and head, and the sum of features that normalises.
 
 #include <algorithm>
+#include <limits>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -31,7 +32,8 @@ template <class Acc = float> class state {
       : extents_{sequences, heads, features, value_dim} {
     for (const index_t extent : extents_)
       if (extent < 0) detail::fail("state: an extent is ", extent, ", must be at least 0");
-    constexpr double most = 0x1p58;  // numbers: bytes are counted without overflow
+    // numbers: bytes are counted without overflow
+    constexpr double most = static_cast<double>(std::numeric_limits<index_t>::max() / 32);
     double numbers = static_cast<double>(value_dim) + 1;
     for (const index_t extent : {sequences, heads, features})  // 0 of one does not make up for the others: strides
       numbers *= static_cast<double>(std::max<index_t>(extent, 1));

@@ -88,6 +88,16 @@ struct f16_t {
 
 namespace detail {
 
+#if defined(__GNUC__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wfloat-equal"
+#endif
+// Whether a is b exactly: for numbers that were put there, not computed.
+template <class T> HEED_INLINE constexpr bool equals(T a, std::type_identity_t<T> b) noexcept { return a == b; }
+#if defined(__GNUC__)
+#pragma GCC diagnostic pop
+#endif
+
 // What sums accumulate in.
 template <class T> using acc_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 

@@ -24,6 +24,7 @@ inline namespace HEED_ISA {
 template <class T> class conjugate_gradients {
  public:
   static constexpr index_t w = simd::width<T>, lanes = tile::query_tile<T>::most_rows;
+  template <class X> using per_lane = std::array<X, std::size_t{lanes}>;
 
   conjugate_gradients(const problem<T>& p, heed::detail::arena& memory)
       : d_(p.d),
@@ -41,8 +42,8 @@ template <class T> class conjugate_gradients {
 
   struct outcome {
     index_t iterations = 0;              // of the tile
-    std::array<index_t, lanes> each;     // of a lane
-    std::array<double, lanes> residual;  // |C y - r| / |r|, at least the share of 1 + (k - mean) . y that T rounds off
+    per_lane<index_t> each;     // of a lane
+    per_lane<double> residual;  // |C y - r| / |r|, at least the share of 1 + (k - mean) . y that T rounds off
   };
 
   // y from 0 on for the lanes in `which`, r = q - mean; all [d][lane]; one ridge per lane. r is used up.
@@ -154,7 +155,7 @@ template <class T> class conjugate_gradients {
   std::uint64_t find_rounding(const tile_weights<T>& weights, std::uint64_t which, const T* mean, const T* ridge,
                               const T* y, double tolerance, outcome& out) {
     const index_t row = weights.row();
-    std::array<double, lanes> slopes, offsets;
+    per_lane<double> slopes, offsets;
     find_lengths(y, row, slopes), find_lengths(mean, row, offsets);
     constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     std::uint64_t lost = 0;
@@ -164,14 +165,15 @@ template <class T> class conjugate_gradients {
       if (!(unit * slope * spread * (spread + offset) <= tolerance * std::sqrt(first_[at(l)]))) lost |= bit(l);
       const double one = static_cast<double>(unit_[l]);  // 1 in units of (k - mean) . y
       const double change = slope * std::sqrt(std::max(0.0, largest_[at(l)] - static_cast<double>(ridge[l])));
-      if (weights.l()[l] != T(1)) out.residual[at(l)] = unit * slope * offset / std::max(one, change);
+      if (!heed::detail::equals(weights.l()[l], T(1)))
+        out.residual[at(l)] = unit * slope * offset / std::max(one, change);
     }
     return lost;
   }
 
   // |x| of each lane, of which no square must be a number of T; in units of the largest entry where T is double
-  void find_lengths(const T* x, index_t row, std::array<double, lanes>& out) const {
-    std::array<double, lanes> unit;
+  void find_lengths(const T* x, index_t row, per_lane<double>& out) const {
+    per_lane<double> unit;
     unit.fill(std::is_same_v<T, double> ? 0 : 1), out.fill(0);
     for (index_t i = 0; std::is_same_v<T, double> && i < d_; ++i)
       for (index_t l = 0; l < row; ++l)
@@ -180,7 +182,7 @@ template <class T> class conjugate_gradients {
       unit[at(l)] = unit[at(l)] > 0 && std::isfinite(unit[at(l)])
                         ? std::ldexp(1.0, std::clamp(std::ilogb(unit[at(l)]), -1000, 1000))
                         : 1;
-    std::array<double, lanes> inverse;
+    per_lane<double> inverse;
     for (index_t l = 0; l < row; ++l) inverse[at(l)] = 1 / unit[at(l)];
     for (index_t i = 0; i < d_; ++i)
       for (index_t l = 0; l < row; ++l) {
@@ -224,8 +226,8 @@ template <class T> class conjugate_gradients {
   index_t d_;
   tile::lane_sums<T> image_;
   T *t_, *direction_, *step_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
-  std::array<T, lanes> now_;                           // squares of the residuals
-  std::array<double, lanes> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below
+  per_lane<T> now_;                           // squares of the residuals
+  per_lane<double> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below
 };
 
 }  // namespace HEED_ISA

@@ -78,7 +78,7 @@ template <class T> class direct_solver {
       weigh_keys(group, lane % w, j, count, k + (b.first + j) * k_row, k_row, weight);
       for (index_t i = 0; i < count; ++i) {
         total += weight[i];
-        double each[wide];
+        double each[std::size_t{wide}];
         simd::store(&each[0], weight[i]);
         for (index_t l = 0; l < wide; ++l)
           if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.row + lane + l] = static_cast<T>(each[l]);
@@ -157,14 +157,14 @@ template <class T> class direct_solver {
       const index_t count = std::min(depth, d_ - first);
       for (index_t d = first; d < first + count; ++d) {
         batch m(0.0);
-        const batch near = simd::load(c + d * wide);
-        for (index_t j = 0; j < keys; ++j) m = simd::fma(root(j) * root(j), key(j, d) - near, m);
+        const batch start = simd::load(c + d * wide);
+        for (index_t j = 0; j < keys; ++j) m = simd::fma(root(j) * root(j), simd::rounded(key(j, d) - start), m);
         m = m * gain;
-        const batch r = simd::load_double(q + d * row) - near - m;
+        const batch r = simd::rounded(simd::load_double(q + d * row) - start) - m;
         simd::store(rest_of(c) + d * wide, m);
         double* const x = x_ + (d - first) * order * wide;
         for (index_t j = 0; j < order; ++j) {
-          const batch each = j < keys ? root(j) * unit * (key(j, d) - near - m) : batch(0.0);
+          const batch each = j < keys ? root(j) * unit * (simd::rounded(key(j, d) - start) - m) : batch(0.0);
           simd::store(x + j * wide, each);
           simd::store(b + j * wide, simd::fma(each, r, simd::load(b + j * wide)));
           trace = simd::fma(each, each, trace);
@@ -183,10 +183,10 @@ template <class T> class direct_solver {
     for (index_t j = 0; j < keys; ++j) excess = simd::fma(root(j) * unit, simd::load(b + j * wide), excess);
     for (index_t j = 0; j < keys; ++j) simd::store(b + j * wide, simd::load(b + j * wide) - root(j) * unit * excess);
     for (index_t d = 0; d < d_; ++d) {
-      const batch near = simd::load(c + d * wide), m = simd::load(rest_of(c) + d * wide);
-      batch rest = simd::load_double(q + d * row) - near - m;
+      const batch start = simd::load(c + d * wide), m = simd::load(rest_of(c) + d * wide);
+      batch rest = simd::rounded(simd::load_double(q + d * row) - start) - m;
       for (index_t j = 0; j < keys; ++j)
-        rest = rest - root(j) * unit * (key(j, d) - near - m) * simd::load(b + j * wide);
+        rest = rest - root(j) * unit * (simd::rounded(key(j, d) - start) - m) * simd::load(b + j * wide);
       simd::store(y + d * wide, rest / penalty);
     }
     simd::store(lost_ + lane, lost_among_keys(keys, trace));
@@ -231,7 +231,7 @@ template <class T> class direct_solver {
       double* const e = matrix_.entry(i, i);
       simd::store(e, i < order ? simd::load(e) + penalty : batch(1.0));
     }
-    double least[wide];
+    double least[std::size_t{wide}];
     simd::store(&least[0], trace * batch(2.2e-16));
     matrix_.factor(&least[0]);
   }

@@ -232,7 +232,7 @@ template <class T> class lanes_driver {
     std::array<T, static_cast<std::size_t>(lanes)> missing;
     bool any = false;
     for (index_t l = 0; l < row; ++l) {
-      const bool whole = (solved_directly_ & bit(l)) != 0 || weights_.l()[l] == T(0) ||
+      const bool whole = (solved_directly_ & bit(l)) != 0 || heed::detail::equals(weights_.l()[l], T(0)) ||
                          std::abs(T(1) - total_[l]) <= 64 * std::numeric_limits<T>::epsilon();
       missing[at(l)] = whole ? T(0) : T(1) - total_[l];
       any = any || !whole;

@@ -28,7 +28,7 @@ template <class T> struct problem : tile::softmax_problem<T> {
 };
 
 // NaN is active
-template <class T> HEED_INLINE bool is_active(T gate) { return !(gate == T(0)); }
+template <class T> HEED_INLINE bool is_active(T gate) { return !heed::detail::equals(gate, T(0)); }
 
 template <class T> index_t count_active(const problem<T>& p, const tile::sequence& s, index_t kv_head) {
   index_t count = 0;

@@ -9,6 +9,8 @@
 // of softmax's drivers, each lane with its own place for masks and score steps, and scattered from there. Time follows
 // the active rows: K and V are read by every tile, once for all its rows, and not at all where no row is active.
 
+#include <limits>
+
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/mixture_of_head/active_rows.hpp"
@@ -69,7 +71,8 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
   if (!check.ok()) return out;
   size = make_sizes(p);
   if (size.cut.tasks > 0) {
-    const index_t slots = std::min(size.cut.tasks, workers), most = index_t{1} << 58;
+    const index_t slots = std::min(size.cut.tasks, workers);
+    constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
     check.require(p.pairs() <= most, "k has ", p.pairs(), " heads in all batches, must have at most ", most);
     if (check.ok()) static_cast<void>(heed::detail::scratch_bytes(out.problem, slots, size.driver));
     if (!out.ok()) return out;

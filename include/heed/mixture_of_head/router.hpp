@@ -52,7 +52,7 @@ inline void keep_largest(const double* x, index_t count, index_t keep, double* k
   for (; keep > 0; --keep) {
     index_t best = -1;
     for (index_t h = 0; h < count; ++h)
-      if (kept[h] == 0 && (best < 0 || x[h] > x[best] || (std::isnan(x[best]) && !std::isnan(x[h])))) best = h;
+      if (!(kept[h] > 0) && (best < 0 || x[h] > x[best] || (std::isnan(x[best]) && !std::isnan(x[h])))) best = h;
     kept[best] = 1;
   }
 }
@@ -105,9 +105,9 @@ template <class R, class S, class A, class G> struct trained {
     softmax_in_place(p, count);
     double sum = 0;
     for (index_t h = 0; h < count; ++h)
-      if (kept[h] != 0) sum += p[h];
+      if (kept[h] > 0) sum += p[h];
     for (index_t h = 0; h < count; ++h)
-      write_gate(gates, b, first + h, i, kept[h] != 0 ? factor[1] * (static_cast<double>(active) * (p[h] / sum)) : 0);
+      write_gate(gates, b, first + h, i, kept[h] > 0 ? factor[1] * (static_cast<double>(active) * (p[h] / sum)) : 0);
   }
 };
 

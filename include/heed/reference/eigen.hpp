@@ -3,6 +3,8 @@
 
 // Eigen without the warnings that GCC 12 raises, falsely, out of its own AVX-512 intrinsics.
 
+#include "heed/core/config.hpp"
+
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"

@@ -117,7 +117,7 @@ void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, 
     for (index_t i = 0; i < t.rows; ++i) {
       if (i < t.tokens) {
         const double lambda = t.lambda(i);
-        if (lambda == 0)
+        if (!(lambda > 0))
           s.setZero();  // even of what is not finite
         else
           s *= lambda;
@@ -152,12 +152,12 @@ void quadratic(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay
         const Eigen::VectorXd query = detail::row_of(q4, t.batch, head, t.first + i);
         Eigen::VectorXd sum = Eigen::VectorXd::Zero(v4.extent(3));
         double weight = 1;  // of what the memory held before token j + 1
-        for (index_t j = std::min(i, t.tokens - 1); j >= 0 && weight != 0; --j) {
+        for (index_t j = std::min(i, t.tokens - 1); j >= 0 && !heed::detail::equals(weight, 0); --j) {
           sum += weight * query.dot(detail::row_of(k4, t.batch, kv_head, t.first + j)) *
                  detail::row_of(v4, t.batch, kv_head, t.first + j);
           weight *= t.lambda(j);
         }
-        if (weight != 0) sum += weight * (s.transpose() * query);
+        if (!heed::detail::equals(weight, 0)) sum += weight * (s.transpose() * query);
         detail::store_row(o4, t.batch, head, t.first + i, Eigen::VectorXd(options.scale * sum));
       }
   };
@@ -171,7 +171,7 @@ void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, s
             heed::lightning::options<acc_of<Q>> options = {}) {
   options.initial_state = memory;
   options.final_state = memory;
-  forward(q, k, v, decay, o, options);
+  reference::lightning::forward(q, k, v, decay, o, options);
 }
 
 }  // namespace HEED_ISA

@@ -69,7 +69,7 @@ template <class Acc> Eigen::VectorXd features(const heed::detail::feature_parts<
     case feature::relu_squared:
       return each([](double a) { return a < 0 ? 0 : a * a; });
     case feature::silu:
-      return each([](double a) { return a == -HUGE_VAL ? 0 : a / (1 + std::exp(-a)); });
+      return each([](double a) { return heed::detail::equals(a, -HUGE_VAL) ? 0 : a / (1 + std::exp(-a)); });
     case feature::exp:
       return each([](double a) { return std::exp(a); });
     case feature::softmax: {
@@ -162,7 +162,7 @@ template <class Acc>
 Eigen::VectorXd divided(const heed::linear::options<Acc>& options, const Eigen::VectorXd& sum, double normaliser) {
   if (!options.normalize) return options.scale * sum;
   const double below = options.scale * normaliser + options.eps;
-  if (below == 0) return Eigen::VectorXd::Zero(sum.size());
+  if (heed::detail::equals(below, 0)) return Eigen::VectorXd::Zero(sum.size());
   return options.scale * sum / below;
 }
 
@@ -250,7 +250,7 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
   options.mask = options.mask & causal();
   options.initial_state = memory;
   options.final_state = memory;
-  forward(q, k, v, o, options);
+  reference::linear::forward(q, k, v, o, options);
 }
 
 }  // namespace HEED_ISA

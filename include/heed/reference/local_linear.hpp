@@ -117,7 +117,7 @@ template <class Acc> class rules {
     double bias = 0;
     if (options_.bias.data() != nullptr) {
       bias = static_cast<double>(get(shared(options_.bias, s.batch, head, s.first_query + i, s.first_key + j)));
-      if (bias == -infinite) return -infinite;
+      if (heed::detail::equals(bias, -infinite)) return -infinite;
     }
     double x = scale_ * static_cast<double>(dot());
     if (options_.softcap > 0 && options_.softcap < infinite) x = std::tanh(x / options_.softcap) * options_.softcap;
@@ -154,7 +154,7 @@ template <class Acc> class rules {
     if (!m.has(m.visible_if)) return false;
     Acc score = 0;
     heed::detail::hide(m, tile_of(score, x));
-    return score != 0;
+    return !heed::detail::equals(score, 0);
   }
 
   const heed::local_linear::options<Acc>& options_;
@@ -186,7 +186,7 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
             for (index_t c = 0; c < d; ++c) dot += x.q(c) * get(row_at(k, s.batch, kv_head, s.first_key + j)[c]);
             return dot;
           });
-          if (one != -infinite) seen.push_back(s.first_key + j), scores.push_back(real{one});
+          if (!heed::detail::equals(one, -infinite)) seen.push_back(s.first_key + j), scores.push_back(real{one});
         }
         const auto n = static_cast<index_t>(seen.size());
         x.scores = Eigen::Map<const vector>(scores.data(), n), x.p.resize(n), x.k.resize(n, d), x.v.resize(n, e);
@@ -234,7 +234,8 @@ template <class Factor> solution solve_as(const matrix& x, const vector& p, cons
 // The slope of a row; 0 where there is nothing to solve
 inline solution slope_of(const row& x, double ridge) {
   const vector r = x.q - x.mean;
-  if (x.p.size() == 0 || ridge == infinite || r.norm() == 0) return {vector::Zero(r.size()), 0};
+  if (x.p.size() == 0 || heed::detail::equals(ridge, infinite) || heed::detail::equals(r.norm(), 0))
+    return {vector::Zero(r.size()), 0};
   const solution out = solve_as<double>(x.x, x.p, r, real{ridge});
   return out.residual > 1e-12L ? solve_as<real>(x.x, x.p, r, real{ridge}) : out;
 }

@@ -118,7 +118,7 @@ template <class Acc> struct rules {
       const position where = position_of(r, head, key);
       heed::detail::hide(mask, heed::detail::score_tile<Acc>{&score, 1, where.key, 1, 1, where.batch, &where.head,
                                                              &where.query, &where.place});
-      seen = score == 0;
+      seen = heed::detail::equals(score, 0);
     }
     return seen;
   }
@@ -129,7 +129,7 @@ template <class Acc> struct rules {
     if (options.alibi_slopes.set()) s -= static_cast<double>(std::abs(key - place(r))) * options.alibi_slopes.at(head);
     if (options.bias.data() != nullptr) {
       const double b = number(shared_at(options.bias, r.batch, head, r.first_query + r.query, r.first_key + key));
-      if (b == minus_infinity) return b;  // it hides the key, whatever the key holds
+      if (heed::detail::equals(b, minus_infinity)) return b;  // it hides the key, whatever the key holds
       s += b;
     }
     const auto& function = heed::detail::parts(options.score);
@@ -195,7 +195,7 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
         const double gate = number(at(g3, b, h, i));
         double lse = minus_infinity;
         Eigen::RowVectorXd head = Eigen::RowVectorXd::Zero(v4.extent(3));
-        if (gate != 0) {
+        if (!heed::detail::equals(gate, 0)) {
           const row r = row_of(rule.mask, b, i, q4.extent(2), k4.extent(2));
           std::vector<double> scores;
           double top = sink;
@@ -205,15 +205,15 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
             scores.back() = rule.score(r, h, j, queries.row(i).dot(keys.row(r.first_key + j)), q4.extent(3));
             top = std::max(top, scores.back());
           }
-          double sum = sink == minus_infinity ? 0 : std::exp(sink - top);
+          double sum = heed::detail::equals(sink, minus_infinity) ? 0 : std::exp(sink - top);
           bool any = false;
           for (index_t j = 0; j < r.keys; ++j) {
             const double s = scores[static_cast<std::size_t>(j)];
-            if (s == minus_infinity) continue;
+            if (heed::detail::equals(s, minus_infinity)) continue;
             any = true, sum += std::exp(s - top);
             head += std::exp(s - top) * values.row(r.first_key + j);
           }
-          if (sum != 0) lse = top + std::log(sum);
+          if (!heed::detail::equals(sum, 0)) lse = top + std::log(sum);
           if (any) head *= gate / sum;  // no key: 0 under any gate
         }
         for (index_t e = 0; e < head.size(); ++e) put(at(o4, b, h, i, e), head(e));

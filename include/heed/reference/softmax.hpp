@@ -123,7 +123,7 @@ template <class Acc> struct problem {
     if (mask.has(mask.visible_if)) {
       Acc score = 0;
       heed::detail::hide(mask, one_pair(score, at));
-      if (score != 0) return false;  // -inf
+      if (!heed::detail::equals(score, 0)) return false;  // -inf
     }
     return true;
   }
@@ -139,7 +139,7 @@ template <class Acc> struct problem {
     if (options.bias.data() != nullptr) {
       const double bias =
           to_double(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
-      x = bias == -infinity ? bias : x + bias;  // it hides the key, whatever the key holds
+      x = heed::detail::equals(bias, -infinity) ? bias : x + bias;  // it hides the key, whatever the key holds
     }
     const auto& function = heed::detail::parts(options.score);
     if (function.map_value != nullptr) {  // it takes and returns Acc
@@ -203,17 +203,17 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::opt
     double top = sink;  // keeps exp in range and cancels out
     for (const double x : scores) top = std::max(top, x);
 
-    double sum = sink == -detail::infinity ? 0 : std::exp(sink - top);
+    double sum = heed::detail::equals(sink, -detail::infinity) ? 0 : std::exp(sink - top);
     Eigen::VectorXd weighted = Eigen::VectorXd::Zero(values.cols());
     for (index_t j = 0; j < scores.size(); ++j) {
-      if (scores(j) == -detail::infinity) continue;  // hidden: neither weight nor value counts
+      if (heed::detail::equals(scores(j), -detail::infinity)) continue;  // hidden: neither weight nor value counts
       const double weight = std::exp(scores(j) - top);
       sum += weight;
       weighted += weight * values.row(j).transpose();
     }
 
     const index_t query = s.first_query + i;
-    const bool sees_nothing = sum == 0;
+    const bool sees_nothing = heed::detail::equals(sum, 0);
     for (index_t e = 0; e < weighted.size(); ++e)
       detail::store(detail::element(output, s.batch, head, query, e), sees_nothing ? 0 : weighted(e) / sum);
     if (options.lse.data() != nullptr)
@@ -235,8 +235,9 @@ void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight =
       for (index_t i = 0; i < o4.extent(2); ++i) {
         const double first = detail::to_double(detail::element(lse3, b, h, i));
         const double second = detail::to_double(detail::element(part_lse3, b, h, i)) + log_weight;
-        if (second == -detail::infinity) {  // an empty part changes nothing; two of them are a row without a key
-          for (index_t e = 0; first == -detail::infinity && e < o4.extent(3); ++e)
+        // an empty part changes nothing; two of them are a row without a key
+        if (heed::detail::equals(second, -detail::infinity)) {
+          for (index_t e = 0; heed::detail::equals(first, -detail::infinity) && e < o4.extent(3); ++e)
             detail::store(detail::element(o4, b, h, i, e), 0);
           continue;
         }
@@ -244,7 +245,7 @@ void merge(O&& o, L&& lse, const P& part, const R& part_lse, double log_weight =
         const double mine = std::exp(first - top), theirs = std::exp(second - top);
         for (index_t e = 0; e < o4.extent(3); ++e) {
           auto& x = detail::element(o4, b, h, i, e);
-          const double left = mine == 0 ? 0 : mine * detail::to_double(x);
+          const double left = heed::detail::equals(mine, 0) ? 0 : mine * detail::to_double(x);
           const double right = theirs * detail::to_double(detail::element(part4, b, h, i, e));
           detail::store(x, (left + right) / (mine + theirs));
         }

@@ -232,6 +232,34 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 #endif
 }
 
+// x as it was rounded: in front of a sum that relies on it. Under -fassociative-math compilers otherwise turn
+// (a + b) - b into a. No instruction.
+template <class T> HEED_INLINE batch<T> rounded(batch<T> x) {
+#if defined(__GNUC__) && defined(__aarch64__)
+  auto r = x.data;
+  asm("" : "+w"(r));
+  return r;
+#else
+  return pinned(x);
+#endif
+}
+HEED_INLINE float rounded(float x) {
+#if defined(__GNUC__) && defined(HEED_X86)
+  asm("" : "+x"(x));
+#elif defined(__GNUC__) && defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+HEED_INLINE double rounded(double x) {
+#if defined(__GNUC__) && defined(HEED_X86)
+  asm("" : "+x"(x));
+#elif defined(__GNUC__) && defined(__aarch64__)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
 // As many numbers as a vector of double holds
 HEED_INLINE batch<double> load_double(const double* p) { return load(p); }
 HEED_INLINE batch<double> load_double(const float* p) {

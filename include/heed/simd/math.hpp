@@ -77,8 +77,8 @@ template <class T> HEED_INLINE batch<T> exp2_nonpositive(batch<T> x) {
   using c = detail::constants<T>;
   const batch<T> shift(c::shift);
   const batch<T> bounded = simd::max(batch<T>(c::lowest), x);
-  const batch<T> shifted = bounded + shift;
-  const batch<T> rest = bounded - (shifted - shift);
+  const batch<T> shifted = rounded(bounded + shift);
+  const batch<T> rest = bounded - rounded(shifted - shift);
   return detail::polynomial(rest, c::exp2) * low_bits_to_exponent(shifted);
 }
 
@@ -93,9 +93,9 @@ template <class T> HEED_INLINE batch<T> exp(batch<T> x) {
   const batch<T> shift(c::shift);
   const batch<T> low(c::lowest / c::log2e), high(c::highest / c::log2e);
   const batch<T> bounded = simd::max(low, simd::min(high, x));
-  const batch<T> shifted = fma(bounded, batch<T>(c::log2e), shift);
-  const batch<T> n = shifted - shift;
-  const batch<T> rest = fma(n, batch<T>(-c::ln2_low), fma(n, batch<T>(-c::ln2_high), bounded));
+  const batch<T> shifted = rounded(fma(bounded, batch<T>(c::log2e), shift));
+  const batch<T> n = rounded(shifted - shift);
+  const batch<T> rest = fma(n, batch<T>(-c::ln2_low), rounded(fma(n, batch<T>(-c::ln2_high), bounded)));
   return detail::polynomial(rest, c::exp) * low_bits_to_exponent(shifted);
 }
 
@@ -103,10 +103,10 @@ template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   using c = detail::constants<T>;
   const batch<T> size = simd::abs(x), one(T(1));
   const batch<T> square = x * x;
-  const batch<T> small = fma(detail::polynomial(square, c::tanh) * square, x, x);
+  const batch<T> inner = fma(detail::polynomial(square, c::tanh) * square, x, x);
   const batch<T> e = exp(batch<T>(T(-2)) * size);
-  const batch<T> large = xsimd::copysign((one - e) / (one + e), x);
-  return xsimd::select(size < batch<T>(T(0.625)), small, large);
+  const batch<T> outer = xsimd::copysign((one - e) / (one + e), x);
+  return xsimd::select(size < batch<T>(T(0.625)), inner, outer);
 }
 
 }  // namespace HEED_ISA

@@ -160,10 +160,10 @@ template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
   [[maybe_unused]] constexpr index_t part = is_float<T> ? 4 : 2;
 #if defined(HEED_AVX512)
-  const auto far = [&](index_t i) {
+  const auto fourths = [&](index_t i) {
     return detail::add_far_parts<T>(detail::add_inside_parts(&r[0] + i), detail::add_inside_parts(&r[0] + i + part));
   };
-  return detail::add_near_parts<T>(far(0), far(2 * part));
+  return detail::add_near_parts<T>(fourths(0), fourths(2 * part));
 #elif defined(HEED_AVX2)
   return detail::add_near_parts(detail::add_inside_parts(&r[0]), detail::add_inside_parts(&r[0] + part));
 #else

@@ -45,8 +45,8 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
         constexpr double empty = -std::numeric_limits<double>::infinity();
         T* x = o.empty() ? nullptr : o.data() + b * o.stride(0) + h * o.stride(1) + i * o.stride(2);
         const T* y = o.empty() ? nullptr : part.data() + b * part.stride(0) + h * part.stride(1) + i * part.stride(2);
-        if (other == empty && !std::isnan(mine)) {  // it changes nothing, whatever it holds
-          for (index_t c = 0; mine == empty && c < o.extent(3); ++c) x[c * o.stride(3)] = T(0);
+        if (heed::detail::equals(other, empty) && !std::isnan(mine)) {  // it changes nothing, whatever it holds
+          for (index_t c = 0; heed::detail::equals(mine, empty) && c < o.extent(3); ++c) x[c * o.stride(3)] = T(0);
           continue;
         }
         const double top = other > mine || std::isnan(other) ? other : mine;
@@ -54,7 +54,7 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
         const T keep = static_cast<T>(std::exp(mine - top) / total),
                 add = static_cast<T>(std::exp(other - top) / total);
         for (index_t c = 0; c < o.extent(3); ++c) {
-          const T old = mine == empty ? T(0) : keep * x[c * o.stride(3)];
+          const T old = heed::detail::equals(mine, empty) ? T(0) : keep * x[c * o.stride(3)];
           x[c * o.stride(3)] = old + add * y[c * part.stride(3)];
         }
         to = static_cast<T>(top + std::log(total));

@@ -92,7 +92,8 @@ template <class T> class chunk_reader {
     }
     if (careful && fade_.cuts() && !empty)
       for (index_t l = 0; l < lanes_; ++l)
-        for (index_t c = 0; c < columns_ && fade_.read(at)[l] == T(0); ++c) sums_[c * row_ + l] = T(0);
+        for (index_t c = 0; c < columns_ && heed::detail::equals(fade_.read(at)[l], T(0)); ++c)
+          sums_[c * row_ + l] = T(0);
     next_ = empty ? start::zero : fade_.fades() ? start::scale : start::keep;
     factor_ = next_ == start::scale ? fade_.read(at) : nullptr;
     for (index_t j = 0; j < at; j += key_tile) intra(at, j, std::min(key_tile, at - j), 0, careful);

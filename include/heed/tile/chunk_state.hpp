@@ -76,8 +76,8 @@ template <class T> class chunk_state {
     const index_t first = fade.first_written();
     index_t v_row = 0;
     const T* const v = whole_values(x, first, v_row);
-    const bool fresh = empty_ || fade.total() == T(0);
-    const start how = fresh ? start::zero : fade.total() == T(1) ? start::keep : start::scale;
+    const bool fresh = empty_ || heed::detail::equals(fade.total(), T(0));
+    const start how = fresh ? start::zero : heed::detail::equals(fade.total(), T(1)) ? start::keep : start::scale;
     std::fill(total_, total_ + max_lanes<T>, fade.total());
     const index_t all = whole_vectors<T>(columns_) / w, groups = (all + max_vectors - 1) / max_vectors;
     features.each_block([&](index_t f, index_t count, index_t a) {

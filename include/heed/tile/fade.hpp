@@ -36,7 +36,7 @@ HEED_NOINLINE void fade_by_sums(T* scores, index_t row, index_t keys, index_t la
     const batch key_high(high[first + j]), key_low(low[first + j]);
     for (index_t l = 0; l < lanes; l += simd::width<T>) {
       T* const s = scores + j * row + l;
-      const batch sum = (simd::load(high + l) - key_high) + (simd::load(low + l) - key_low);
+      const batch sum = simd::rounded(simd::load(high + l) - key_high) + (simd::load(low + l) - key_low);
       simd::store(s, simd::load(s) * simd::exp2(sum));
     }
   }
@@ -49,7 +49,7 @@ HEED_NOINLINE void hide_unseen(T* scores, index_t row, index_t key, index_t keys
                                const T* end) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
-  alignas(64) T numbers[w];
+  alignas(64) T numbers[std::size_t{w}];
   for (index_t i = 0; i < w; ++i) numbers[i] = static_cast<T>(lane + i);
   const batch zero(T(0));
   for (index_t j = 0; j < keys; ++j)
@@ -92,7 +92,7 @@ template <class T> class fade {
     double power = 1;
     for (index_t i = 0; i <= padded_; ++i, power *= lambda) {
       powers_[i] = power < static_cast<double>(std::numeric_limits<T>::min()) ? T(0) : static_cast<T>(power);
-      if (powers_[i] == T(0) && i < reach_) reach_ = i;
+      if (heed::detail::equals(powers_[i], T(0)) && i < reach_) reach_ = i;
     }
     for (index_t j = 0; j < padded_; ++j) end_[j] = static_cast<T>(j + reach_);
   }
@@ -106,7 +106,7 @@ template <class T> class fade {
       for (index_t i = 0; i < n; ++i) write_[i] = powers_[n - 1 - i];
       total_ = powers_[n], lost_ = lost_per_token_ * static_cast<double>(n), cuts_ = reach_ <= n;
     }
-    for (first_written_ = 0; write_[first_written_] == T(0);) ++first_written_;  // the last is 1
+    for (first_written_ = 0; heed::detail::equals(write_[first_written_], T(0));) ++first_written_;  // the last is 1
   }
 
   bool fades() const { return fades_; }
@@ -142,20 +142,21 @@ template <class T> class fade {
     double sum = 0, error = 0;
     index_t open = 0, first_cut = n;  // open: the first token since the last cut
     for (index_t i = 0; i < n; ++i) {
-      const double g = static_cast<double>(gate[i * step]) * log2e;
+      const double g = simd::rounded(static_cast<double>(gate[i * step]) * log2e);
       if (g < lowest) {
         std::fill(end_ + open, end_ + i, static_cast<T>(i));
         first_cut = std::min(first_cut, i);
         open = i, sum = error = 0;
       } else if constexpr (std::is_same_v<T, double>) {
-        const double next = sum + g, back = next - sum;
-        error += (sum - (next - back)) + (g - back) + std::fma(gate[i * step], log2e, -g);
+        const double next = simd::rounded(sum + g), back = simd::rounded(next - sum);
+        error += simd::rounded(sum - simd::rounded(next - back)) + (g - back) + std::fma(gate[i * step], log2e, -g);
         sum = next;
       } else {
         sum += g;
       }
-      high_[i] = static_cast<T>(sum);
-      low_[i] = std::is_same_v<T, double> ? static_cast<T>(error) : static_cast<T>(sum - static_cast<double>(high_[i]));
+      const T high = simd::rounded(static_cast<T>(sum));
+      high_[i] = high;
+      low_[i] = std::is_same_v<T, double> ? static_cast<T>(error) : static_cast<T>(sum - static_cast<double>(high));
     }
     std::fill(end_ + open, end_ + n, static_cast<T>(n));
     std::fill(high_ + n, high_ + whole, T(0)), std::fill(low_ + n, low_ + whole, T(0));
@@ -163,7 +164,7 @@ template <class T> class fade {
     for (index_t i = 0; i < whole; i += w) {
       const simd::batch<T> high = simd::load(high_ + i), low = simd::load(low_ + i);
       simd::store(read_ + i, simd::exp2(high + low));
-      simd::store(write_ + i, simd::exp2((last_high - high) + (last_low - low)));
+      simd::store(write_ + i, simd::exp2(simd::rounded(last_high - high) + (last_low - low)));
     }
     std::fill(read_ + first_cut, read_ + n, T(0));
     std::fill(write_, write_ + open, T(0));

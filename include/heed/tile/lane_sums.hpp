@@ -29,7 +29,8 @@ template <class T> HEED_NOINLINE void note_seen(const T* s, index_t row, const w
   for (index_t j = 0; j < b.keys; ++j) {
     std::uint64_t lanes = 0;
     for (index_t lane = b.from * w; lane < b.to * w; ++lane)
-      if (s[(b.first + j) * row + lane] != -std::numeric_limits<T>::infinity()) lanes |= std::uint64_t{1} << lane;
+      if (!heed::detail::equals(s[(b.first + j) * row + lane], -std::numeric_limits<T>::infinity()))
+        lanes |= std::uint64_t{1} << lane;
     seen[static_cast<std::size_t>(j)] = lanes;
   }
 }

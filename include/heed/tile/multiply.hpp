@@ -64,7 +64,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
   T* const c = p.c + m0 * c_row;
-  std::array<batch, MR * NR> sum;
+  std::array<batch, std::size_t{MR * NR}> sum;
   ((sum[I] = batch(T(0))), ...);
   const T* a = p.a + m0 * a_row;
   const T* b = p.b;
@@ -76,7 +76,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
       const batch b0 = simd::pinned(simd::load(b));
       ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
     } else {
-      std::array<batch, NR> bs;
+      std::array<batch, std::size_t{NR}> bs;
       [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
         ((bs[N] = simd::pinned(simd::load(b + N * w))), ...);
       }
@@ -100,7 +100,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
   if (p.top == nullptr) return;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    std::array<batch, NR> top{simd::load(p.top + N * w)...};
+    std::array<batch, std::size_t{NR}> top{simd::load(p.top + N * w)...};
     ((top[I % NR] = simd::max(top[I % NR], sum[I])), ...);
     (simd::store(p.top + N * w, top[N]), ...);
   }

@@ -114,10 +114,10 @@ template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t row_stri
     for (; d + w <= dim; d += w) a = simd::fma(zero, simd::load(rows + d), a);
     if (d < dim) b = simd::fma(zero, simd::load_partial(rows + d, dim - d), b);
   }
-  T lanes[w];
+  T lanes[std::size_t{w}];
   simd::store(lanes, (a + b) + (c + e));
   for (const T x : lanes)
-    if (!(x == T(0))) return false;
+    if (!heed::detail::equals(x, T(0))) return false;
   return true;
 }
 

@@ -153,7 +153,7 @@ template <class T> class pair_mask {
   // Ids are compared in two halves, each of which a float holds exactly.
   HEED_NOINLINE void hide_segments(const score_region<T>& r) const {
     using batch = simd::batch<T>;
-    T high[w], low[w];
+    T high[std::size_t{w}], low[std::size_t{w}];
     for (index_t i = 0; i < w; ++i) {
       const std::int32_t id = id_[static_cast<std::size_t>(r.from * w + i)];
       high[i] = static_cast<T>(id >> 16), low[i] = static_cast<T>(id & 0xffff);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <utility>
 
 #include "heed/core/alignment.hpp"
@@ -45,11 +46,11 @@ HEED_INLINE index_t first_place(const heed::detail::alignment_parts& align, inde
 
 HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, index_t m) {
   using kind = heed::detail::mask_parts;
-  constexpr index_t far = index_t(1) << 60;  // more than any place; place + far does not overflow
+  constexpr index_t beyond = std::numeric_limits<index_t>::max() / 8 + 1;  // more than any place
   key_rule rule{.keys = mask.has(kind::key_lengths) ? mask.lengths[static_cast<std::size_t>(b)] : m};
   if (mask.has(kind::window)) {
-    rule.left = std::min(mask.left, far);
-    rule.right = std::min(mask.right, far);
+    rule.left = std::min(mask.left, beyond);
+    rule.right = std::min(mask.right, beyond);
     rule.keep_first = rule.left < 0 ? 0 : mask.keep_first;
   }
   if (mask.has(kind::causal)) rule.right = 0;

@@ -119,7 +119,7 @@ template <class T> void name_options(heed::detail::message& text, const attentio
   const auto name = [&](bool holds, const char* option) {
     if (holds) text << before << option, before = ", ";
   };
-  name(p.scores.cap != T(0), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
+  name(!heed::detail::equals(p.scores.cap, T(0)), "softcap"), name(p.scores.slopes.set(), "alibi_slopes");
   name(p.scores.has_bias(), "bias"), name(p.scores.has_function(), "score");
   before = "; tiles cut by ";
   name(p.mask.has(kind::causal), "causal"), name(p.mask.has(kind::window), "window");

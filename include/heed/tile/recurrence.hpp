@@ -135,11 +135,17 @@ template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
           {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
+// For loops over inputs in the checks: std::pair of them would be a symbol without the tag at -O0
+template <class T> struct named_input {
+  const char* name;
+  const tensor_view<const T, 4>* x;
+};
+
 // What a sum of weighted values is multiplied with; below: the sum of the weights
 template <class T> HEED_INLINE T output_gain(const recurrence<T>& p, T below) {
   if (!p.normalize) return static_cast<T>(p.scale);
   const double under = p.scale * static_cast<double>(below) + p.eps;
-  return under == 0 ? T(0) : static_cast<T>(p.scale / under);
+  return heed::detail::equals(under, 0) ? T(0) : static_cast<T>(p.scale / under);
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------
@@ -217,7 +223,8 @@ template <class T> void check_states(heed::detail::checker& check, const recurre
   if (p.normalize) check.written(z_name, p.after.z);
   check.distinct(s_name, s, z_name, z);
   check.distinct(s_name, s, "o", p.o), check.distinct(z_name, z, "o", p.o);
-  for (const auto& [name, x] : {std::pair("q", &p.q), std::pair("k", &p.k), std::pair("v", &p.v)})
+  const named_input<T> inputs[] = {{"q", &p.q}, {"k", &p.k}, {"v", &p.v}};
+  for (const auto& [name, x] : inputs)
     check.distinct(s_name, s, name, *x), check.distinct(z_name, z, name, *x);
   if (p.decay != nullptr && p.decay->gated) check.distinct(s_name, s, "log_gates", p.decay->log_gates);
   if (p.decay != nullptr && !p.decay->gated)  // read while tasks write
@@ -239,7 +246,8 @@ template <class T> void check_recurrence(heed::detail::checker& check, const rec
   check.tensor("q", p.q, true), check.tensor("k", p.k, true), check.tensor("v", p.v, true),
       check.tensor("o", p.o, true);
   check.written("o", p.o);
-  for (const auto& [name, x] : {std::pair("k", &p.k), std::pair("v", &p.v)})
+  const named_input<T> inputs[] = {{"k", &p.k}, {"v", &p.v}};
+  for (const auto& [name, x] : inputs)
     check.equal("q", p.q.extent(0), name, x->extent(0), "batch");
   check.equal("q", p.q.extent(0), "o", p.o.extent(0), "batch");
   check.equal("k", p.k.extent(1), "v", p.v.extent(1), "heads");

@@ -42,7 +42,9 @@ template <class T> struct score_rules {
 
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
   HEED_INLINE bool has_function() const { return function.map_value != nullptr; }
-  HEED_INLINE bool any() const { return cap != T(0) || slopes.set() || has_bias() || has_function(); }
+  HEED_INLINE bool any() const {
+    return !heed::detail::equals(cap, T(0)) || slopes.set() || has_bias() || has_function();
+  }
 };
 
 template <class T, class Options> score_rules<T> make_score_rules(const Options& opt, index_t head_dim) {
@@ -144,7 +146,7 @@ template <class T> class score_steps {
   }
 
   void apply(const score_rules<T>& rules, const score_region<T>& r) const {
-    if (rules.cap != T(0)) soft_cap(rules.cap, r);
+    if (!heed::detail::equals(rules.cap, T(0))) soft_cap(rules.cap, r);
     if (distances_) add_distance(r);
     for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x);
     if (!rules.has_function()) return;
@@ -178,7 +180,7 @@ template <class T> class score_steps {
 
   HEED_NOINLINE void add_distance(const score_region<T>& r) const {
     for (index_t x = r.from; x < r.to; ++x) {
-      T from[w];
+      T from[std::size_t{w}];
       for (index_t i = 0; i < w; ++i)
         from[i] = static_cast<T>(distance_from_[static_cast<std::size_t>(x * w + i)] - r.first);
       const batch slope = simd::load(&slope_[static_cast<std::size_t>(x * w)]), step(static_cast<T>(r.key_step));
@@ -221,7 +223,7 @@ template <class T> class score_steps {
     shape how = shape_[static_cast<std::size_t>(x)];
     if (r.key_step != 1 && how != shape::one_number) how = shape::rows;
     if (how == shape::one_number) {
-      alignas(64) T numbers[w];
+      alignas(64) T numbers[std::size_t{w}];
       for (index_t i = 0; i < w; ++i) numbers[i] = *rows[i];
       for (index_t j = 0; j < r.rows(); ++j) add(s + j * r.row, simd::load(numbers), unit);
     } else if (how == shape::one_row) {
@@ -241,7 +243,7 @@ template <class T> class score_steps {
         }
         const auto there = [&](index_t i, index_t y) { return at + y * r.key_step + offsets[i] < r.keys; };
         for (index_t y = 0; y < count; ++y) {
-          alignas(64) T cells[w];
+          alignas(64) T cells[std::size_t{w}];
           for (index_t i = 0; i < w; ++i)
             cells[i] = there(i, y) ? rows[i][(r.first + at + y * r.key_step) * bias_.key] : T(0);
           add(s + y * r.row, simd::load(cells), unit);

@@ -104,7 +104,7 @@ template <class T> class softmax_lanes {
     };
     const auto all_zero = [&] {
       for (index_t i = 0; i < end; i += row)
-        if (sum[i] != T(0)) return false;
+        if (!heed::detail::equals(sum[i], T(0))) return false;
       return true;
     };
     return p_.finish_factor(head, m_[lane], l_[lane], gain, scale, all_zero);

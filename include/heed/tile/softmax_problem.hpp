@@ -18,21 +18,21 @@ template <class T> struct softmax_problem : attention<T> {
   HEED_INLINE void start(index_t head, T& top, T& sum) const {
     constexpr double none = -std::numeric_limits<double>::infinity();
     const double sink = sink_logits.set() ? sink_logits.at(head) : none;
-    top = sink == none ? std::numeric_limits<T>::lowest() : finite_factor<T>(sink, log2e);
-    sum = sink == none ? T(0) : T(1);
+    top = heed::detail::equals(sink, none) ? std::numeric_limits<T>::lowest() : finite_factor<T>(sink, log2e);
+    sum = heed::detail::equals(sink, none) ? T(0) : T(1);
   }
 
   // What a finished row is multiplied with: 1 / sum, times the gain. A gain that would lose digits so, or turn 0 into
   // NaN, waits: `first` scales the sums before, by 1 / sum. A row without a key is 0 under any gain.
   template <class Scale, class AllZero>
   HEED_INLINE T finish_factor(index_t head, T top, T sum, T gain, Scale first, AllZero all_zero) const {
-    if (sum == T(0)) return T(0);
+    if (heed::detail::equals(sum, T(0))) return T(0);
     const T share = T(1) / sum;
     if (std::abs(gain) >= T(1e-30) && std::abs(gain) <= std::numeric_limits<T>::max()) [[likely]]
       return gain * share;
     T none_top, none_sum;
     start(head, none_top, none_sum);
-    if (top == none_top && sum == none_sum && all_zero()) return T(0);
+    if (heed::detail::equals(top, none_top) && heed::detail::equals(sum, none_sum) && all_zero()) return T(0);
     first(share);
     return gain;
   }

@@ -238,7 +238,7 @@ template <class T> class softmax_rows {
     simd::store(each.data(), factor);
     for (index_t x = 0; x < std::min(R, rows_ - r); ++x) {
       const T f = each[static_cast<std::size_t>(x)];
-      if (f == T(1)) continue;
+      if (heed::detail::equals(f, T(1))) continue;
       T* const acc = to_.acc + (r + x) * e_;
       for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * batch(f));
     }
@@ -249,7 +249,7 @@ template <class T> class softmax_rows {
     for (index_t y = 0; y < keys; ++y) {
       unsigned rows = 0;
       for (index_t i = 0; i < apart; ++i)
-        if (to_.scores[y * apart + i] != -std::numeric_limits<T>::infinity()) rows |= 1u << i;
+        if (!heed::detail::equals(to_.scores[y * apart + i], -std::numeric_limits<T>::infinity())) rows |= 1u << i;
       seen_[static_cast<std::size_t>(y)] = static_cast<std::uint8_t>(rows);
     }
   }
@@ -300,7 +300,9 @@ template <class T> class softmax_rows {
       T* const o = p_.output(s, head, query);
       T* const acc = to_.acc + r * e_;
       const auto scale = [&](T factor) { std::for_each(acc, acc + p_.e, [&](T& x) { x *= factor; }); };
-      const auto all_zero = [&] { return std::all_of(acc, acc + p_.e, [](T x) { return x == T(0); }); };
+      const auto all_zero = [&] {
+        return std::all_of(acc, acc + p_.e, [](T x) { return heed::detail::equals(x, T(0)); });
+      };
       const simd::batch<T> factor(p_.finish_factor(head, m, l, gain == nullptr ? T(1) : gain[r], scale, all_zero));
       index_t c = 0;
       for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc + c) * factor);

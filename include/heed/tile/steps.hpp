@@ -42,12 +42,12 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
   const auto run = [&]<int... N>(auto load, auto store, std::integer_sequence<int, N...>)
       __attribute__((always_inline)) {
     const batch lambda(p.lambda), least(silence<T>), zero(T(0));
-    std::array<batch, NV> v, sum;
+    std::array<batch, std::size_t{NV}> v, sum;
     ((sum[N] = zero), ...);
     if constexpr (Writes) ((v[N] = load(p.v + column + N * w, N)), ...);
     T* s = p.s + column;
     for (index_t f = 0; f < p.features; ++f, s += p.s_row) {
-      std::array<batch, NV> x{load(s + N * w, N)...};
+      std::array<batch, std::size_t{NV}> x{load(s + N * w, N)...};
       if constexpr (Writes) {
         const batch k(p.k[f]);
         if constexpr (Fades) ((x[N] = x[N] * lambda), ...);
@@ -88,11 +88,11 @@ template <bool Writes, bool Fades, class T> void step_state(const state_step<T>&
 
 template <class T> class step_driver {
  public:
-  static constexpr index_t small = 512;  // features that need no scratch
+  static constexpr index_t most_small = 512;  // features that need no scratch
 
   // p.before and p.after are the same state, with unit stride.
   step_driver(const recurrence<T>& p, heed::detail::arena& memory) : p_(p) {
-    const bool own = !p.mapped() || p.features <= small;
+    const bool own = !p.mapped() || p.features <= most_small;
     k_ = own ? small_k_ : memory.take<T>(p.features);
     q_ = own ? small_q_ : memory.take<T>(p.features);
   }
@@ -110,7 +110,7 @@ template <class T> class step_driver {
         step.k = features(p_.key(t, kv_head, i), k_);
         step.v = p_.value(t, kv_head, i);
         step.lambda = lambda(t, state, i);
-        if (step.lambda == T(0)) clear(step);
+        if (heed::detail::equals(step.lambda, T(0))) clear(step);
         for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) sums[f * z.stride(2)] += step.k[f];
       }
       for (index_t g = 0; g < p_.readers; ++g) {
@@ -160,7 +160,7 @@ template <class T> class step_driver {
 
   const recurrence<T>& p_;
   T *k_, *q_;
-  alignas(64) T small_k_[small], small_q_[small];
+  alignas(64) T small_k_[std::size_t{most_small}], small_q_[std::size_t{most_small}];
 };
 
 }  // namespace HEED_ISA

@@ -17,7 +17,7 @@ inline namespace HEED_ISA {
 template <int NR, class T> HEED_NOINLINE void raise(const T* scores, index_t row, index_t keys, const T* m, T* top) {
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
     constexpr index_t w = simd::width<T>;
-    std::array<simd::batch<T>, NR> most{simd::load(m + N * w)...};
+    std::array<simd::batch<T>, std::size_t{NR}> most{simd::load(m + N * w)...};
     for (; keys > 0; --keys, scores += row) ((most[N] = simd::max(most[N], simd::load(scores + N * w))), ...);
     (simd::store(top + N * w, most[N]), ...);
   }
@@ -33,16 +33,16 @@ HEED_NOINLINE void online_softmax(T* scores, index_t row, index_t keys, T* m, T*
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    const std::array<batch, NR> most{simd::load(factor + N * w)...};
-    std::array<batch, NR> sum;
+    const std::array<batch, std::size_t{NR}> most{simd::load(factor + N * w)...};
+    std::array<batch, std::size_t{NR}> sum;
     ((sum[N] = batch(T(0))), ...);
     T* p = scores;
     for (index_t j = 0; j < keys; ++j, p += row) {
-      std::array<batch, NR> x{simd::exp2_nonpositive(simd::load(p + N * w) - most[N])...};
+      std::array<batch, std::size_t{NR}> x{simd::exp2_nonpositive(simd::load(p + N * w) - most[N])...};
       ((sum[N] += x[N]), ...);
       (simd::store(p + N * w, x[N]), ...);
     }
-    std::array<batch, NR> f{simd::exp2_nonpositive(simd::load(m + N * w) - most[N])...};
+    std::array<batch, std::size_t{NR}> f{simd::exp2_nonpositive(simd::load(m + N * w) - most[N])...};
     (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
     (simd::store(factor + N * w, f[N]), ...);
     (simd::store(m + N * w, most[N]), ...);
@@ -59,8 +59,8 @@ template <class T> void online_softmax(T* scores, index_t row, index_t keys, ind
 
 // The lse of a row from its m (units of log 2) and l; -inf where no key was seen
 template <class T> T natural_lse(T m, T l) {
-  return l == T(0) ? -std::numeric_limits<T>::infinity()
-                   : static_cast<T>(static_cast<double>(m) * 0.6931471805599453 + std::log(static_cast<double>(l)));
+  if (heed::detail::equals(l, T(0))) return -std::numeric_limits<T>::infinity();
+  return static_cast<T>(static_cast<double>(m) * 0.6931471805599453 + std::log(static_cast<double>(l)));
 }
 
 // out = 1 / l per lane, 0 where l is 0
@@ -111,14 +111,14 @@ HEED_NOINLINE void product(const known_weights<T>& p, index_t keys, T* t, const 
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
     const batch zero(T(0));
-    const std::array<batch, NR> f{simd::load(p.factor + N * w)...};
-    const std::array<batch, NR> g{(zero - f[N] * simd::load(shift + N * w))...};
-    std::array<batch, NR> m, total;
+    const std::array<batch, std::size_t{NR}> f{simd::load(p.factor + N * w)...};
+    const std::array<batch, std::size_t{NR}> g{(zero - f[N] * simd::load(shift + N * w))...};
+    std::array<batch, std::size_t{NR}> m, total;
     ((total[N] = zero), ...);
     if constexpr (Scores) ((m[N] = simd::load(p.m + N * w)), ...);
     const T* x = p.p;
     for (; keys > 0; --keys, x += p.row, t += p.row) {
-      std::array<batch, NR> y{simd::load(x + N * w)...};
+      std::array<batch, std::size_t{NR}> y{simd::load(x + N * w)...};
       if constexpr (Scores) ((y[N] = simd::exp2_nonpositive(y[N] - m[N])), ...);
       ((y[N] = simd::select<T>(y[N] == zero, zero, y[N] * simd::fma(simd::load(t + N * w), f[N], g[N]))), ...);
       ((total[N] += y[N]), ...);

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Every verb of every kernel, for every element type, called from functions without linkage: what is weak in an object
+// that includes this is heed's or the standard library's. every_verb<T>::use must be named to be compiled.
+
+#include <cstdint>
+#include <vector>
+
+#include "heed/heed.hpp"
+
+namespace {
+
+template <class T> struct every_verb {
+  using input = heed::tensor_view<const T, 4>;
+  using output = heed::tensor_view<T, 4>;
+  using scalars = heed::tensor_view<const T, 3>;
+  using scalars_out = heed::tensor_view<T, 3>;
+
+  input q, k, v;
+  output o;
+  scalars given;
+  scalars_out written;
+  heed::context where;
+
+  heed::plan use_softmax(const heed::softmax::options<T>& how) const {
+    heed::softmax::forward(q, k, v, o, how, where);
+    heed::softmax::merge(o, written, v, given, 0.5);
+    return heed::softmax::plan_forward(q, k, v, o, how, where);
+  }
+  heed::plan use_linear(const heed::linear::options<T>& how, heed::state<T>& memory) const {
+    heed::linear::forward(q, k, v, o, how, where);
+    heed::linear::decode(q, k, v, memory, o, how, where);
+    const heed::plan decode = heed::linear::plan_decode(q, k, v, memory, o, how, where);
+    return decode.ok() ? heed::linear::plan_forward(q, k, v, o, how, where) : decode;
+  }
+  heed::plan use_lightning(const heed::lightning::options<T>& how, heed::state<T>& memory) const {
+    const heed::decay<T> decay = heed::log_gates(given);
+    heed::lightning::forward(q, k, v, decay, o, how, where);
+    heed::lightning::decode(q, k, v, decay, memory, o, how, where);
+    const heed::plan decode = heed::lightning::plan_decode(q, k, v, decay, memory, o, how, where);
+    return decode.ok() ? heed::lightning::plan_forward(q, k, v, decay, o, how, where) : decode;
+  }
+  heed::plan use_local_linear(const heed::local_linear::options<T>& how, const heed::per_head& ridge) const {
+    heed::local_linear::forward(q, k, v, ridge, o, how, where);
+    heed::local_linear::apply(q, k, v, q, o, how, where);
+    const heed::plan apply = heed::local_linear::plan_apply(q, k, v, q, o, how, where);
+    return apply.ok() ? heed::local_linear::plan_forward(q, k, v, ridge, o, how, where) : apply;
+  }
+  heed::plan use_mixture_of_head(const heed::mixture_of_head::options<T>& how) const {
+    heed::mixture_of_head::route_by_norm(q, {.active = 2}, written);
+    heed::mixture_of_head::route_trained(given, given, given, {.active = 2}, written);
+    heed::mixture_of_head::forward(q, k, v, given, o, how, where);
+    return heed::mixture_of_head::plan_forward(q, k, v, given, o, how, where);
+  }
+
+  static bool use(const every_verb& x) {
+    const std::vector<double> slopes = heed::alibi_slopes(x.q.extent(1));
+    const std::vector<double> others[] = {heed::transnormer_slopes(8, 1, 4), heed::fla_slopes(8, 1, 4),
+                                          heed::retention_slopes(8)};
+    const heed::sparse_query::layout layout = heed::sparse_query::choose_heads({.width = 64, .heads = 8});
+    const std::vector<std::int32_t> seen(static_cast<std::size_t>(x.q.extent(0)), 4);
+    heed::state<T> memory(x.q.extent(0), x.o.extent(1), layout.head_dim, others[0].empty() ? 1 : 8);
+    const heed::mask mask = heed::causal() & heed::window(9) & heed::key_lengths(seen);
+    const auto score = [](T s, const heed::position& at) { return at.key < at.query ? s : s / 2; };
+    const auto map = [](T s) { return s * s; };
+    return x.use_softmax({.mask = mask, .softcap = 30, .alibi_slopes = slopes, .score = score}).ok() &&
+           x.use_linear({.feature = {map, map}}, memory).ok() && x.use_lightning({}, memory).ok() &&
+           x.use_local_linear({.mask = mask, .score = score}, slopes).ok() && x.use_mixture_of_head({}).ok();
+  }
+};
+
+}  // namespace
