@@ -59,6 +59,8 @@ TEST_CASE("shapes, states, masks and values") {
   refused("window", {"mask"}, [](call& c) { c.options.mask = heed::window(3); });
   refused("key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
   refused("first_place", {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place(one); });
+  refused("end_of_lengths", {"align", "end_of_lengths", "key_lengths"},
+          [](call& c) { c.options.align = heed::end_of_lengths; });
   refused("scale", {"scale"}, [](call& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
   refused("eps", {"eps"}, [](call& c) { c.options.eps = std::numeric_limits<double>::quiet_NaN(); });
   refused("chunk", {"chunk", "-2"}, [](call& c) { c.options.chunk = -2; });

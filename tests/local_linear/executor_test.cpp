@@ -175,7 +175,7 @@ TEST_CASE("what score functions and predicates throw reaches the caller, from an
     fuse f{100};
     auto x = make(f);
     x.report->max_iterations = 1234;
-    CHECK(thrown_by([&] { x.forward(); }) == "text");
+    CHECK(outcome_of([&] { x.forward(); }) == "text");
     CHECK(x.report->max_iterations == 1234);
   }
   const auto apply = [](auto& x, const heed::context& where) { x.apply(x.slope, where); };

@@ -27,7 +27,7 @@ struct fuse {
 };
 
 // What comes out of f: "", "number" or "text" as a fuse throws them, or "something else"
-template <class F> std::string thrown_by(F f) {
+template <class F> std::string outcome_of(F f) {
   try {
     f();
   } catch (int n) {
@@ -55,14 +55,14 @@ std::string mishandled(const heed::context& where, bool in_turn, Make make, Call
       for (const long at : {0L, all / 3, all - 1}) {
         fuse f{at, number, again};
         auto x = make(f);
-        const std::string got = thrown_by([&] { call(x, where); });
+        const std::string got = outcome_of([&] { call(x, where); });
         const long calls = f.calls;
         const std::string here = " at call " + std::to_string(at) + " of " + std::to_string(all) + "; ";
         if (got != (number ? "number" : "text")) wrong += "threw " + (got.empty() ? "nothing" : got) + here;
         if (in_turn && calls != at + 1) wrong += std::to_string(calls) + " calls" + here;
         if (!x.o.canaries_alive()) wrong += "wrote beside its output" + here;
         f.at = -1;
-        const std::string next = thrown_by([&] { call(x, where); });
+        const std::string next = outcome_of([&] { call(x, where); });
         if (!next.empty() || !same(x, right)) wrong += "the next call is wrong" + here;
       }
   return wrong;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "heed/core/alignment.hpp"
 #include "heed/core/config.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
@@ -82,6 +83,23 @@ void check_extents(checker& check, const char* name, const tensor_view<T, Rank>&
     check.require(extent == needed || (broadcasts && extent == 1), name, " has extent ", extent, " on axis ", axis,
                   ", must be ", broadcasts ? "1 or " : "", needed);
   }
+}
+
+inline void check_ends(checker& check, const alignment_parts& align, const mask_parts& mask) {
+  check.require(!align.end_of_lengths || mask.has(mask.key_lengths),
+                "align is end_of_lengths, but the mask has no key_lengths whose ends it could follow");
+}
+
+// For the `why` of a plan. place_of(sequence): of its query 0
+template <class Place> void name_places(message& text, index_t sequences, Place place_of) {
+  if (sequences < 1) return;
+  index_t least = place_of(index_t{0}), most = least;
+  for (index_t s = 1; s < sequences; ++s) {
+    const index_t place = place_of(s);
+    least = place < least ? place : least, most = place > most ? place : most;
+  }
+  text << "; query 0 at place " << least;
+  if (least < most) text << " to " << most << ", by sequence";
 }
 
 }  // namespace HEED_ISA

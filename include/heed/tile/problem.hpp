@@ -116,6 +116,13 @@ template <class T> void name_options(heed::detail::message& text, const attentio
   name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
   name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
   if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+  const bool places = p.mask.has(kind::causal) || p.mask.has(kind::window) || p.mask.has(kind::prefix_lm) ||
+                      p.scores.slopes.set() || p.calls_functions();
+  if (places)
+    heed::detail::name_places(text, p.sequences(), [&](index_t number) {
+      const sequence s = p.sequence_at(number);
+      return first_place(p.align, p.mask, number, s.queries, s.keys);
+    });
 }
 
 // name[b] in [0, keys of the sequence] for every sequence
@@ -215,6 +222,7 @@ template <class T> void check_attention(heed::detail::checker& check, const atte
   if (p.align.has_first)
     check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ", p.align.first.size(),
                   " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
+  heed::detail::check_ends(check, p.align, p.mask);
   check_per_head(check, "alibi_slopes", p.scores.slopes, p, 0);
   if (p.scores.bias.data() != nullptr) {
     check.tensor("bias", p.scores.bias, false);

@@ -61,8 +61,9 @@ template <class T> struct recurrence {
       const index_t query = mask.query_offsets[n], key = mask.key_offsets[n];
       t = {number, 0, query, mask.query_offsets[n + 1] - query, key, mask.key_offsets[n + 1] - key};
     }
-    t.place = align.has_first ? align.first[n] : align.top_left ? 0 : t.keys - t.queries;
+    const index_t all = t.keys;
     if (mask.has(mask.key_lengths)) t.keys = mask.lengths[n];
+    t.place = align.has_first ? align.first[n] : align.top_left ? 0 : (align.end_of_lengths ? t.keys : all) - t.queries;
     return t;
   }
 
