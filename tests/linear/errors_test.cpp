@@ -8,6 +8,7 @@
 #include "support/catch.hpp"
 #include "support/recurrent_case.hpp"
 #include "support/recurrent_errors.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -84,4 +85,8 @@ TEST_CASE("decode: as many new queries as keys, and a memory with its normaliser
   check("no state", {}, {"memory.s", "null"});
   check("no normaliser", {c.x.s0.view(), {}}, {"memory.z", "null"});
   CHECK(text_of_error([&] { run_decode<float>(c.c, c.x.memory(), c.options, {}); }).empty());
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

@@ -32,6 +32,7 @@ template <class T> struct attention {
   index_t repeat = 1;                                // compute heads that share a query head
   index_t d = 0, e = 0;
   score_rules<T> scores = {};
+  unsigned one_axis = 0;  // of q, k, v, o: see heed::detail::one_axis
 
   bool packed() const { return mask.has(mask.packed); }
   bool calls_functions() const { return scores.has_function() || mask.has(mask.visible_if); }
@@ -66,7 +67,7 @@ template <class T> struct attention {
 
 template <class T, class Options>
 attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                            tensor_view<T, 4> o, const Options& opt) {
+                            tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
   using heed::detail::settled;
   attention<T> p{.q = settled(q),
                  .k = settled(k),
@@ -83,6 +84,7 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
   p.repeat = p.query_heads > 0 && p.kv_heads > p.query_heads ? p.kv_heads / p.query_heads : 1;
   p.scores = make_score_rules<T>(opt, p.d);
+  p.one_axis = one_axis;
   return p;
 }
 
@@ -184,6 +186,7 @@ void check_per_head(heed::detail::checker& check, const char* name, const per_he
 // All that the options of these kernels have in common. O(1) in the tensors, O(size) in the arrays of lengths; reads no
 // tensor data.
 template <class T> void check_attention(heed::detail::checker& check, const attention<T>& p) {
+  heed::detail::check_one_axis(check, p);
   check.tensor("q", p.q, true), check.tensor("k", p.k, true), check.tensor("v", p.v, true),
       check.tensor("o", p.o, true);
   check.written("o", p.o);
