@@ -52,7 +52,7 @@ heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& 
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-std::string run_vectors(index_t dim, index_t value_dim) {
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> slope(1, 0.5f);
   const heed::decay<float> decay(slope);
   heed::state<float> memory(1, 1, dim, value_dim);

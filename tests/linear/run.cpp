@@ -35,7 +35,7 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, heed::state_view<T> memor
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-std::string run_vectors(index_t dim, index_t value_dim) {
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   heed::state<float> memory(1, 1, dim, value_dim);
   const std::string decoded = said_of_vectors(
       dim, value_dim,

@@ -52,7 +52,7 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-std::string run_vectors(index_t dim, index_t value_dim) {
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> one(1, 1.f);
   return said_of_vectors(
       dim, value_dim,

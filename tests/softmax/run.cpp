@@ -31,7 +31,7 @@ void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::te
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-std::string run_vectors(index_t dim, index_t value_dim) {
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(
       dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::softmax::forward(q, k, v, o); },
       [](auto& q, auto& k, auto& v, auto& o) { return heed::softmax::plan_forward(q, k, v, o); });

@@ -26,8 +26,8 @@ std::string said_of_vectors(heed::index_t dim, heed::index_t value_dim, Forward 
   std::string text;
   try {
     forward(q, std::span<const float>(k), v, std::span<float>(o));
-  } catch (const heed::error& e) {
-    text = e.what();
+  } catch (const heed::error& refused) {
+    text = refused.what();
   }
   if (text != plan(q, k, v, o).problem.data()) return "the plan says something else than " + text;
   for (const float x : o)

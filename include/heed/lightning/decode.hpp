@@ -43,9 +43,9 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
 // of the decay, D, E, unit stride on the last axis) is read and left after the last of them. Shapes and decay as in
-// forward; opt.chunk, opt.initial_state and opt.final_state are not used. A token costs O(D E) per head; no scratch.
-// Token by token, the same bits however many a call brings: dozens at once are faster by forward, with memory as both
-// of its states.
+// forward; opt.chunk, opt.initial_state and opt.final_state are not used. A token costs O(D E) per head, and no scratch
+// up to D = 512. Token by token, the same bits however many a call brings: dozens at once are faster by forward, with
+// memory as both of its states.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
             const options<acc_of<Q>>& opt = {}, const context& where = {}) {
