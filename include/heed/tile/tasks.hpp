@@ -60,8 +60,8 @@ template <class T, class Tiles> class task_list {
   bool heads_share_pairs_;
 };
 
-// What the caller's functions throw: a worker hands it over here, since nothing may leave an executor's f, and rethrow()
-// throws it out of the verb, once all workers are done. The first one wins. Without exceptions it is empty.
+// What the caller's functions throw: a worker hands it over here, since nothing may leave an executor's f, and
+// rethrow() throws it out of the verb, once all workers are done. The first one wins. Without exceptions it is empty.
 class thrown_by_workers {
  public:
   // f(), then stop() where it threw
