@@ -30,7 +30,7 @@ template <class T> bool check_call(const tile::recurrence<T>& p, heed::detail::p
   if (check.ok() && p.align.has_first)
     check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ", p.align.first.size(),
                   " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
-  if (check.ok() && !p.in_place) heed::detail::check_ends(check, p.align, p.mask);
+  if (check.ok()) heed::detail::check_ends(check, p.align, p.mask);
   return check.ok();
 }
 
