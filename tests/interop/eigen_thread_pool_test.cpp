@@ -151,3 +151,12 @@ TEST_CASE("eigen pool: where the pool cannot take a closure, all indices run bef
   CHECK_THROWS_AS(x.parallel_for(4, [&](index_t i) noexcept { ++times[static_cast<std::size_t>(i)]; }), std::bad_alloc);
   CHECK(times == std::vector<int>(4, 1));
 }
+
+TEST_CASE("eigen pool: what the caller's functions throw reaches the caller, from outside and inside of the pool") {
+  for (const int size : {1, 2, 4}) {
+    Eigen::ThreadPool pool(size);
+    const executor x(pool, size + 1);
+    CHECK(mishandled_exceptions(x) == "");
+    CHECK(inside(pool, [&] { return mishandled_exceptions(x); }) == "");
+  }
+}

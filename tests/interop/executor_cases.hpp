@@ -16,6 +16,7 @@
 
 #include "heed/core/context.hpp"
 #include "support/softmax_case.hpp"
+#include "support/throwing.hpp"
 
 namespace heed_test {
 
@@ -48,6 +49,17 @@ template <class T = float, class E> std::string differing(E& executor) {
     if (tasks < c.least_tasks || tasks > c.most_tasks) wrong += to_string(c.s) + " has another number of tasks; ";
   }
   return wrong;
+}
+
+// Exceptions of a score function out of softmax::forward on this executor: what is wrong, or nothing.
+template <class E> std::string mishandled_exceptions(E& executor) {
+  const auto make = [](fuse& f) {
+    return softmax_case<float>({2, 4, 2, 70, 60, 8, 8},
+                               {.score = [&f](float x, const heed::position&) { return f.burn(), x; }});
+  };
+  return mishandled({.executor = executor}, false, make,
+                    [](auto& x, const heed::context& where) { x.forward(where); },
+                    [](const auto& a, const auto& b) { return same_bits(a.o, b.o) && same_bits(a.lse, b.lse); });
 }
 
 // Every index once, and all of them before parallel_for returns: what is wrong, or nothing.

@@ -124,3 +124,10 @@ TEST_CASE("openmp: from several threads of the program at once") {
   for (std::thread& thread : threads) thread.join();
   CHECK(wrong == std::vector<std::string>(3));
 }
+
+TEST_CASE("openmp: what the caller's functions throw reaches the caller") {
+  for (const index_t threads : {1, 2, 3, 5}) {
+    const heed::openmp_executor executor(threads);
+    CHECK(mishandled_exceptions(executor) == "");
+  }
+}

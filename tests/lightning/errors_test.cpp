@@ -8,6 +8,7 @@
 #include "support/catch.hpp"
 #include "support/recurrent_case.hpp"
 #include "support/recurrent_errors.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -215,4 +216,8 @@ TEST_CASE("nothing to do is legal, whatever the pointers") {
     INFO("axis " << axis);
     CHECK(text_of_error([&] { run_forward<float>(c.c, c.decay(), c.options, {}); }).empty());
   }
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

@@ -3,6 +3,7 @@
 #include "heed/lightning.hpp"
 #include "heed/linear.hpp"
 #include "support/recurrent_run.hpp"
+#include "support/vectors.hpp"
 
 namespace heed_test {
 
@@ -50,5 +51,20 @@ heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& 
   template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+  const std::vector<float> slope(1, 0.5f);
+  const heed::decay<float> decay(slope);
+  heed::state<float> memory(1, 1, dim, value_dim);
+  const std::string decoded = said_of_vectors(
+      dim, value_dim,
+      [&](auto&& q, auto&& k, auto&& v, auto&& o) { heed::lightning::decode(q, k, v, decay, memory, o); },
+      [&](auto& q, auto& k, auto& v, auto& o) { return heed::lightning::plan_decode(q, k, v, decay, memory, o); });
+  const std::string text = said_of_vectors(
+      dim, value_dim,
+      [&](auto&& q, auto&& k, auto&& v, auto&& o) { heed::lightning::forward(q, k, v, decay, o); },
+      [&](auto& q, auto& k, auto& v, auto& o) { return heed::lightning::plan_forward(q, k, v, decay, o); });
+  return text == decoded ? text : "decode says " + decoded + ", forward says " + text;
+}
 
 }  // namespace heed_test

@@ -4,7 +4,9 @@
 // bits on any executor, in a workspace of the caller's, without allocation.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
+#include <utility>
 
 #include "support/catch.hpp"
 #include "support/counting_new.hpp"
@@ -207,5 +209,23 @@ TEST_CASE("one number that is not finite reaches its own batch entry, heads, col
       const auto make = [&] { return linear_case<float>({2, 4, 2, n, n, 8, 12}, {.feature = map}); };
       for (const float bad : {std::nanf(""), std::numeric_limits<float>::infinity()})
         check_isolation({.at = n / 2, .bad = bad, .in_place = true, .elementwise = map != feature::softmax}, make, run);
+    }
+}
+
+TEST_CASE("a scale below 1 keeps products in range that would leave it") {
+  for (const index_t d : {16, 600})  // with and without scratch
+    for (const feature map : {feature::elu_plus_one, feature::identity}) {
+      const heed::linear::options<float> how{
+          .mask = heed::causal(), .scale = 1e-10, .feature = map, .normalize = map != feature::identity};
+      linear_case<float> x({1, 2, 1, 5, 5, d, 20}, how), y(x.s, how);
+      for (auto* one : {&x, &y})
+        for (auto* tensor : {&one->q, &one->k}) tensor->each([](float& a) { a = 2e19f * std::abs(a); });
+      y.options.final_state = y.after();
+      heed_test::check(y);
+      run_decode<float>(x.call(), x.memory(), how, {});
+      std::swap(y.o, x.o);
+      const verdict result = compare(y);
+      INFO(result.where);
+      CHECK(result.worst <= 1);
     }
 }

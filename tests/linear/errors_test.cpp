@@ -8,6 +8,7 @@
 #include "support/catch.hpp"
 #include "support/recurrent_case.hpp"
 #include "support/recurrent_errors.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -59,6 +60,8 @@ TEST_CASE("shapes, states, masks and values") {
   refused("window", {"mask"}, [](call& c) { c.options.mask = heed::window(3); });
   refused("key_lengths", {"key_lengths", "1", "2"}, [](call& c) { c.options.mask = heed::key_lengths(one); });
   refused("first_place", {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place(one); });
+  refused("end_of_lengths", {"align", "end_of_lengths", "key_lengths"},
+          [](call& c) { c.options.align = heed::end_of_lengths; });
   refused("scale", {"scale"}, [](call& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
   refused("eps", {"eps"}, [](call& c) { c.options.eps = std::numeric_limits<double>::quiet_NaN(); });
   refused("chunk", {"chunk", "-2"}, [](call& c) { c.options.chunk = -2; });
@@ -82,4 +85,8 @@ TEST_CASE("decode: as many new queries as keys, and a memory with its normaliser
   check("no state", {}, {"memory.s", "null"});
   check("no normaliser", {c.x.s0.view(), {}}, {"memory.z", "null"});
   CHECK(text_of_error([&] { run_decode<float>(c.c, c.x.memory(), c.options, {}); }).empty());
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

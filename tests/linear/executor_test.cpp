@@ -7,6 +7,7 @@
 #include "support/catch.hpp"
 #include "support/executor.hpp"
 #include "support/recurrent_case.hpp"
+#include "support/throwing.hpp"
 
 using namespace heed_test;
 
@@ -78,4 +79,22 @@ TEST_CASE("tokens are cut where there are pairs, columns where all keys come fir
   }
   CHECK(plan({2, 1, 1, 1, 2000, 64, 64}, {.mask = heed::key_lengths(second)}).chunk ==
         plan({1, 1, 1, 1, 2000, 64, 64}, {}).chunk);
+}
+
+TEST_CASE("what a feature map throws reaches the caller, from any executor") {
+  const auto make = [](fuse& f) {
+    const auto map = [&f](float x) { return f.burn(), x * x; };
+    const auto derivative = [](float x) { return 2 * x; };
+    linear_case<float> x({2, 2, 1, 60, 60, 8, 40}, {.mask = heed::causal(), .chunk = 16});
+    x.options.feature = heed::feature_map<float>(map, derivative);
+    return x;
+  };
+  const auto equal = [](const auto& a, const auto& b) { return same_bits(a.o, b.o); };
+  CHECK(mishandled_anywhere(make, [](auto& x, const heed::context& where) { x.forward(where); }, equal) == "");
+  const auto decode = [](auto& x, const heed::context& where) {  // from the same memory each time
+    random_numbers random(3);
+    x.s0.randomize(random), x.z0.fill(1);
+    run_decode<float>(x.call(), x.memory(), x.options, where);
+  };
+  CHECK(mishandled_anywhere(make, decode, equal) == "");
 }

@@ -2,6 +2,7 @@
 
 // linear::forward beside the reference: feature maps, masks, alignments, chunks, states, layouts.
 
+#include <cmath>
 #include <limits>
 
 #include "heed/core/factories.hpp"
@@ -82,12 +83,19 @@ TEST_CASE("any alignment of queries and keys, causal; lengths; packed") {
             check<float>({2, 2, 1, n, m, 16, 20},
                          {.mask = heed::causal() & heed::key_lengths(seen), .align = align, .chunk = chunk});
         }
+  for (const index_t n : {1, 40, 100})  // places 55 - n and -n on
+    for (const index_t m : {60, 130}) {
+      check<float>({2, 2, 1, n, m, 16, 20},
+                   {.mask = heed::causal() & heed::key_lengths(seen), .align = heed::end_of_lengths});
+      check<float>({2, 2, 1, n, m, 16, 20}, {.mask = heed::key_lengths(seen), .align = heed::end_of_lengths});
+    }
   const std::vector<std::int32_t> q_at{0, 0, 70, 71, 100}, k_at{0, 20, 90, 90, 130}, each{20, 33, 0, 40};
   for (const bool causal : {false, true}) {
     const heed::mask mask = causal ? heed::causal() : heed::mask();
     check<float>({1, 4, 2, 100, 130, 16, 20}, {.mask = mask & heed::packed(q_at, k_at)}, {}, 4);
-    check<float>({1, 4, 2, 100, 130, 16, 20}, {.mask = mask & heed::packed(q_at, k_at) & heed::key_lengths(each)}, {},
-                 4);
+    for (const heed::alignment& align : {heed::bottom_right, heed::end_of_lengths})
+      check<float>({1, 4, 2, 100, 130, 16, 20},
+                   {.mask = mask & heed::packed(q_at, k_at) & heed::key_lengths(each), .align = align}, {}, 4);
   }
 }
 
@@ -154,4 +162,56 @@ TEST_CASE("a wrong alignment and a wrong feature fail") {
   CHECK(compare(x, feature::relu).worst > 1);
   x.options.align = heed::top_left;
   CHECK(compare(x).worst > 1);
+}
+
+TEST_CASE("end_of_lengths: a padded cache is the same call on the tokens that it holds; why names the place") {
+  const std::vector<std::int32_t> held{50};
+  linear_case<float> x({1, 2, 1, 20, 90, 16, 20},
+                       {.mask = heed::causal() & heed::key_lengths(held), .align = heed::end_of_lengths, .chunk = 16});
+  heed_test::check(x);
+  CHECK(says(x.plan(), "query 0 at place 30"));
+  linear_case<float> alone({1, 2, 1, 20, 90, 16, 20}, {.mask = heed::causal(), .chunk = 16});
+  const recurrent_call<float> all = alone.call();
+  run_forward<float>({all.q, heed::slice(all.k, 2, 0, 50), heed::slice(all.v, 2, 0, 50), all.o}, alone.options, {});
+  CHECK((same_bits(x.o, alone.o) && same_bits(x.s1, alone.s1) && same_bits(x.z1, alone.z1)));
+  CHECK_FALSE(says(linear_case<float>({1, 1, 1, 20, 90, 8, 8}).plan(), "place"));
+}
+
+// phi(q).phi(k) overflows; the results do not.
+void large_numbers(float size, double scale) {
+  for (const feature map : {feature::elu_plus_one, feature::identity, feature::relu})
+    for (const bool causal : {true, false})
+      for (const bool normalize : {true, false}) {
+        if (normalize && map == feature::identity) continue;  // its denominators may be anything
+        INFO(static_cast<double>(size) << ", scale " << scale << ", feature " << static_cast<int>(map));
+        linear_case<float> x({1, 2, 1, 70, 70, 16, 20}, {.mask = causal ? heed::causal() : heed::mask{},
+                                                         .scale = scale,
+                                                         .feature = map,
+                                                         .normalize = normalize});
+        x.q.each([&](float& a) { a = size * std::abs(a); });
+        x.k.each([&](float& a) { a = size * std::abs(a); });
+        heed_test::check(x);
+        bool finite = true;
+        x.o.each([&](float a) { finite = finite && std::isfinite(a); });
+        CHECK(finite);
+      }
+}
+TEST_CASE("a scale below 1 keeps products in range that would leave it") {
+  large_numbers(2e19f, 1e-10), large_numbers(2e19f, -3e-5), large_numbers(1e25f, 1e-20);
+}
+
+TEST_CASE("the scale makes no other bits: a power of 2 and the rest of it") {
+  for (const double scale : {0.125, 0.1, 1e-3, -0.7, 1.0, 3.0})
+    for (const bool normalize : {true, false}) {
+      linear_case<float> x({1, 2, 1, 70, 70, 16, 20}, {.mask = heed::causal(), .scale = scale, .normalize = normalize});
+      heed_test::check(x);
+      linear_case<float> whole(x.s, x.options);
+      whole.options.scale = std::ldexp(scale, 20), whole.options.eps = std::ldexp(x.options.eps, 20);
+      whole.forward();
+      bool same = true;
+      for (index_t i = 0; i < 70; ++i)
+        for (index_t e = 0; e < 20; ++e)
+          same = same && whole.o(0, 1, i, e) == std::ldexp(x.o(0, 1, i, e), normalize ? 0 : 20);
+      CHECK(same);
+    }
 }

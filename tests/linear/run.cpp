@@ -2,6 +2,7 @@
 
 #include "heed/linear.hpp"
 #include "support/recurrent_run.hpp"
+#include "support/vectors.hpp"
 
 namespace heed_test {
 
@@ -33,5 +34,17 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, heed::state_view<T> memor
                                          const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+  heed::state<float> memory(1, 1, dim, value_dim);
+  const std::string decoded = said_of_vectors(
+      dim, value_dim,
+      [&memory](auto&& q, auto&& k, auto&& v, auto&& o) { heed::linear::decode(q, k, v, memory, o); },
+      [&memory](auto& q, auto& k, auto& v, auto& o) { return heed::linear::plan_decode(q, k, v, memory, o); });
+  const std::string text = said_of_vectors(
+      dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::linear::forward(q, k, v, o); },
+      [](auto& q, auto& k, auto& v, auto& o) { return heed::linear::plan_forward(q, k, v, o); });
+  return text == decoded ? text : "decode says " + decoded + ", forward says " + text;
+}
 
 }  // namespace heed_test

@@ -14,6 +14,7 @@
 #include "support/catch.hpp"
 #include "support/local_linear_case.hpp"
 #include "support/messages.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -222,4 +223,8 @@ TEST_CASE("masks and values that softmax refuses too") {
   refused(verb::both, "bias", {"bias", "3", "6", "7"}, [](call& c) {
     c.options.bias = {three.data(), {1, 1, 5, 6}, {0, 0, 7, 1}};
   });
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

@@ -11,6 +11,7 @@
 #include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/local_linear_case.hpp"
+#include "support/throwing.hpp"
 
 using namespace heed_test;
 
@@ -159,4 +160,31 @@ TEST_CASE("a workspace that is too small is an error with both numbers") {
       CHECK((x.o.untouched() && x.lse.untouched() && x.slope.untouched() && x.mean.untouched()));
     }
   }
+}
+
+TEST_CASE("what score functions and predicates throw reaches the caller, from any executor; no report is written") {
+  const auto call = [](auto& x, const heed::context& where) { x.forward(where); };
+  for (const solver how : solvers) {
+    INFO(name_of(how));
+    const auto make = [&](fuse& f) {
+      const auto score = [&f](float x, const heed::position&) { return f.burn(), x; };
+      return local_linear_case<float>({2, 2, 1, 40, 30, 8, 8}, 0.5,
+                                      {.mask = heed::causal(), .score = score, .solver = how});
+    };
+    CHECK(mishandled_anywhere(make, call, same<float>) == "");
+    fuse f{100};
+    auto x = make(f);
+    x.report->max_iterations = 1234;
+    CHECK(outcome_of([&] { x.forward(); }) == "text");
+    CHECK(x.report->max_iterations == 1234);
+  }
+  const auto apply = [](auto& x, const heed::context& where) { x.apply(x.slope, where); };
+  const auto make = [&](fuse& f) {
+    const auto visible = [&f](const heed::position&) { return f.burn(), true; };
+    local_linear_case<double> x({2, 2, 1, 40, 30, 8, 8}, 0.5, {.mask = heed::visible_if(visible)});
+    x.slope.fill(0.1);
+    return x;
+  };
+  const auto equal = [](const auto& a, const auto& b) { return same_bits(a.o, b.o) && same_bits(a.lse, b.lse); };
+  CHECK(mishandled_anywhere(make, apply, equal) == "");
 }

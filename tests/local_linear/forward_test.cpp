@@ -123,3 +123,15 @@ TEST_CASE("the error in units of the tolerance") {
         }
     }
 }
+
+TEST_CASE("end_of_lengths: places follow the tokens of a cache with room") {
+  const std::vector<std::int32_t> held{25, 7};
+  check_solvers<float>({2, 2, 1, 19, 33, 6, 6}, 0.5,
+                       {.mask = heed::causal() & heed::key_lengths(held), .align = heed::end_of_lengths});
+  check_solvers<double>({2, 1, 2, 3, 33, 6, 6}, 0.5,
+                        {.mask = heed::window(4, 1) & heed::key_lengths(held),
+                         .align = heed::end_of_lengths,
+                         .alibi_slopes = 0.2});
+  CHECK_THROWS_AS(local_linear_case<float>({2, 2, 1, 19, 33, 6, 6}, 0.5, {.align = heed::end_of_lengths}).forward(),
+                  heed::error);
+}

@@ -2,6 +2,7 @@
 
 #include "heed/local_linear.hpp"
 #include "support/local_linear_run.hpp"
+#include "support/vectors.hpp"
 
 namespace heed_test {
 
@@ -38,5 +39,11 @@ heed::plan run_plan_apply(input<T> q, input<T> k, input<T> v, input<T> slope, ou
                                         const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+  return said_of_vectors(
+      dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::local_linear::forward(q, k, v, 0.5, o); },
+      [](auto& q, auto& k, auto& v, auto& o) { return heed::local_linear::plan_forward(q, k, v, 0.5, o); });
+}
 
 }  // namespace heed_test

@@ -13,6 +13,7 @@
 #include "support/catch.hpp"
 #include "support/mixture_case.hpp"
 #include "support/softmax_errors.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -105,4 +106,8 @@ TEST_CASE("what softmax refuses") {
   refused("lse of another shape", {"lse", "heads", "2", "4"}, [](mixture_call& c) {
     c.options.lse = {c.options.lse.data(), {2, 2, 7}, {28, 7, 1}};
   });
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

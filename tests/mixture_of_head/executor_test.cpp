@@ -11,6 +11,7 @@
 #include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/mixture_case.hpp"
+#include "support/throwing.hpp"
 
 using namespace heed_test;
 
@@ -143,4 +144,17 @@ TEST_CASE("workspace: grows with heads and workers, not with queries and keys") 
   CHECK(bytes(200, 100, 2, 1) == bytes(3000, 1000, 2, 1));
   CHECK(bytes(200, 100, 64, 1) - bytes(200, 100, 2, 1) <= 62 * sizeof(index_t) + 64);
   CHECK(bytes(2000, 100, 2, 4) <= 4 * bytes(2000, 100, 2, 1));
+}
+
+TEST_CASE("what score functions and predicates throw reaches the caller, from any executor") {
+  const auto call = [](auto& x, const heed::context& where) { x.mix(where); };
+  for (const gating how : {gating::random, gating::sparse}) {
+    INFO(name_of(how));
+    const auto make = [&](fuse& f) {
+      const auto visible = [&f](const heed::position& at) { return f.burn(), at.key % 3 > 0; };
+      return mixture_case<float>({2, 4, 2, 70, 40, 8, 8}, how, {.mask = heed::visible_if(visible)});
+    };
+    const auto equal = [](const auto& a, const auto& b) { return same(a, b); };
+    CHECK(mishandled_anywhere(make, call, equal) == "");
+  }
 }

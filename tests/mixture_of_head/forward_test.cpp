@@ -4,6 +4,7 @@
 
 #include <iterator>
 #include <utility>
+#include <vector>
 
 #include "support/catch.hpp"
 #include "support/mixture_case.hpp"
@@ -66,4 +67,18 @@ TEST_CASE("lse is written where it is supplied and changes nothing else") {
   check_mixture(without);
   CHECK(same_bits(with.o, without.o));
   CHECK(without.lse.untouched());
+}
+
+TEST_CASE("end_of_lengths: places follow the tokens of a cache with room") {
+  const std::vector<std::int32_t> held{61, 7}, before{21, -33};
+  for (const gating how : {gating::random, gating::few}) {
+    mixture_case<float> ends({2, 4, 2, 40, 90, 12, 9}, how,
+                             {.mask = heed::causal() & heed::key_lengths(held), .align = heed::end_of_lengths});
+    check_mixture(ends);
+    mixture_case<float> placed(ends.s, how, ends.options);
+    placed.options.align = heed::first_place(before);
+    placed.options.lse = placed.lse.view3();
+    check_mixture(placed);
+    CHECK((same_bits(ends.o, placed.o) && same_bits(ends.lse, placed.lse)));
+  }
 }

@@ -4,6 +4,7 @@
 
 #include "heed/softmax.hpp"
 #include "support/mixture_run.hpp"
+#include "support/vectors.hpp"
 
 namespace heed_test {
 
@@ -50,5 +51,13 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
   template void run_route_by_norm<T>(input<T>, const heed::mixture_of_head::routing&, heads_out<T>);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+  const std::vector<float> one(1, 1.f);
+  return said_of_vectors(
+      dim, value_dim,
+      [&one](auto&& q, auto&& k, auto&& v, auto&& o) { heed::mixture_of_head::forward(q, k, v, one, o); },
+      [&one](auto& q, auto& k, auto& v, auto& o) { return heed::mixture_of_head::plan_forward(q, k, v, one, o); });
+}
 
 }  // namespace heed_test

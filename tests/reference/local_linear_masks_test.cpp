@@ -62,6 +62,12 @@ TEST_CASE("every mask under every alignment") {
   }
 }
 
+TEST_CASE("places that follow key_lengths") {
+  const std::vector<std::int32_t> held{9, 3};
+  check_both({2, 2, 1, 7, 13, 5, 3}, 0.3,
+             {.mask = heed::causal() & heed::key_lengths(held), .align = heed::end_of_lengths, .alibi_slopes = 0.2});
+}
+
 TEST_CASE("every option alone, and pairs") {
   for (const shape& s : {shape{2, 4, 2, 5, 11, 4, 3}, shape{1, 2, 4, 6, 9, 3, 2}}) {
     const option_parts<double, options> parts(s);

@@ -114,6 +114,12 @@ TEST_CASE("every option and mask: gate times the reference of softmax") {
       INFO(a->name << ", " << b->name << ", " << c->name);
       compare(parts.of({a, b, c}, parts.whole()));
     }
+    for (const auto& part : parts.all) {
+      if (part.kind != part_kind::key_lengths) continue;
+      options how = parts.of({&part}, parts.whole());
+      how.mask = how.mask & heed::causal(), how.align = heed::end_of_lengths;
+      compare(how);
+    }
   }
 }
 

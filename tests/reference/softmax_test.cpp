@@ -183,6 +183,10 @@ TEST_CASE("masks as pictures, 3 queries and 5 keys") {
         "111.. 1111. 1111.");  // places do not move
   CHECK(picture(3, 5, {.mask = heed::causal() & heed::key_lengths(two), .align = heed::top_left}) ==
         "1.... 11... 11...");
+  CHECK(picture(3, 5, {.mask = heed::causal() & heed::key_lengths(four), .align = heed::end_of_lengths}) ==
+        "11... 111.. 1111.");
+  CHECK(picture(3, 5, {.mask = heed::causal() & heed::key_lengths(two), .align = heed::end_of_lengths}) ==
+        "..... 1.... 11...");  // places -1, 0, 1
   CHECK(picture(3, 5, {.mask = heed::prefix_lm(four)}) == "1111. 1111. 11111");
   CHECK(picture(3, 5, {.mask = heed::prefix_lm(four), .align = heed::top_left}) == "1111. 1111. 1111.");
   CHECK(picture(3, 5, {.mask = heed::prefix_lm(two), .align = at_one}) == "11... 111.. 1111.");

@@ -9,6 +9,7 @@
 
 #include "support/catch.hpp"
 #include "support/softmax_errors.hpp"
+#include "support/vectors.hpp"
 
 using namespace heed_test;
 
@@ -97,4 +98,8 @@ TEST_CASE("an output that is an input: both arguments") {
   refused("lse is k", {"lse", "k"}, [](call& c) { c.options.lse = {c.x.k.view().data(), {2, 4, 5}, {20, 5, 1}}; });
   refused("lse is v", {"lse", "v"}, [](call& c) { c.options.lse = {c.x.v.view().data(), {2, 4, 5}, {20, 5, 1}}; });
   refused("lse is o", {"lse", "o"}, [](call& c) { c.options.lse = {c.x.o.view().data(), {2, 4, 5}, {20, 5, 1}}; });
+}
+
+TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
+  CHECK(wrong_with_vectors() == "");
 }

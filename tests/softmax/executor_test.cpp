@@ -11,6 +11,7 @@
 #include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/softmax_case.hpp"
+#include "support/throwing.hpp"
 
 using namespace heed_test;
 
@@ -171,4 +172,42 @@ TEST_CASE("scratch does not depend on the lengths, and grows with the workers at
   CHECK(bytes(2000, 2000, 1) == bytes(100000, 500000, 1));
   CHECK(bytes(2000, 2000, 4) == bytes(100000, 500000, 4));
   CHECK(bytes(2000, 2000, 4) <= 4 * bytes(2000, 2000, 1));
+}
+
+// Queries in lanes, head dim in lanes, more key/value heads; a score function, a predicate, both under other rules.
+TEST_CASE("what score functions and predicates throw reaches the caller, from any executor") {
+  const auto call = [](auto& x, const heed::context& where) { x.forward(where); };
+  const auto equal = [](const auto& a, const auto& b) { return same_bits(a.o, b.o) && same_bits(a.lse, b.lse); };
+  for (const shape& s : {shape{2, 2, 1, 70, 60, 8, 8}, shape{3, 4, 2, 2, 60, 8, 8}, shape{1, 2, 6, 70, 20, 8, 8}}) {
+    INFO(to_string(s));
+    const auto scored = [&](fuse& f) {
+      return softmax_case<float>(s, {.score = [&f](float x, const heed::position&) { return f.burn(), x; }});
+    };
+    const auto hidden = [&](fuse& f) {
+      const auto visible = [&f](const heed::position& at) { return f.burn(), at.key % 3 > 0; };
+      return softmax_case<double>(s, {.mask = heed::causal() & heed::visible_if(visible), .alibi_slopes = 0.5});
+    };
+    CHECK(mishandled_anywhere(scored, call, equal) == "");
+    CHECK(mishandled_anywhere(hidden, call, equal) == "");
+  }
+}
+
+TEST_CASE("where several workers throw at once, one of their exceptions reaches the caller") {
+  for (int repeat = 0; repeat < 20; ++repeat) {
+    std::atomic<int> begun{0};
+    const auto meet = [&begun](float, const heed::position& at) -> float {
+      ++begun;
+      while (begun < 3) std::this_thread::yield();
+      throw at.head;
+    };
+    test_executor executor(3, order::forward, true);
+    softmax_case<float> x({1, 3, 3, 1, 20, 8, 8}, {.score = meet});
+    int thrown = -1;
+    try {
+      x.forward({.executor = executor});
+    } catch (std::int32_t head) {
+      thrown = head;
+    }
+    CHECK((thrown >= 0 && thrown < 3 && begun == 3));
+  }
 }

@@ -154,6 +154,35 @@ TEST_CASE("biases and scores as large as numbers are") {
       }
 }
 
+// Scores are in units of log 2: the largest sink is the largest number over log2(e). A row without keys shows it as
+// lse.
+template <class T> void largest_sink(double bound) {
+  CHECK(bound == Approx(static_cast<double>(std::numeric_limits<T>::max()) / std::log2(std::exp(1))).epsilon(1e-3));
+  for (const index_t rows : {2, 40})
+    for (const double sign : {-1.0, 1.0})
+      for (const double part : {0.5, 0.9999, 1.001, 1.27}) {
+        const double sink = sign * bound * part;
+        INFO(rows << " rows, sink " << sink);
+        softmax_case<T> none({1, 1, 1, rows, 0, 8, 8}, {.sink_logits = sink});
+        none.forward();
+        const double shown = static_cast<double>(none.lse(0, 0, rows - 1)) / sign / bound;
+        CHECK(shown == Approx(std::min(part, 1.0)).epsilon(5e-4));
+        softmax_case<T> five({1, 1, 1, rows, 5, 8, 8}, {.sink_logits = sink});
+        if (sign < 0) {
+          check(five);  // it adds nothing
+          continue;
+        }
+        five.forward();
+        CHECK(same_bits(five.lse, none.lse));  // it is all of the sum
+        bool zero = true;
+        five.o.each([&](T x) { zero = zero && x == 0; });
+        CHECK(zero);
+      }
+}
+TEST_CASE("the largest sink: exact up to the bound, cut beyond it") {
+  largest_sink<float>(2.358e38), largest_sink<double>(1.246e308);
+}
+
 TEST_CASE("sinks of any size") {
   for (const shape& s : shapes)
     for (const double sink : {-std::numeric_limits<double>::infinity(), -1e30, -300.0, 0.0, 300.0, 1e30}) {

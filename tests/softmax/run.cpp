@@ -2,6 +2,7 @@
 
 #include "heed/softmax.hpp"
 #include "support/softmax_run.hpp"
+#include "support/vectors.hpp"
 
 namespace heed_test {
 
@@ -29,5 +30,11 @@ void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::te
   template void run_merge<T>(output<T>, heed::tensor_view<T, 3>, input<T>, heed::tensor_view<const T, 3>, double);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+  return said_of_vectors(
+      dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::softmax::forward(q, k, v, o); },
+      [](auto& q, auto& k, auto& v, auto& o) { return heed::softmax::plan_forward(q, k, v, o); });
+}
 
 }  // namespace heed_test

@@ -16,6 +16,7 @@ namespace detail {
 
 struct alignment_parts {
   bool top_left = false;
+  bool end_of_lengths = false;
   bool has_first = false;  // place(i) = first[b] + i
   per_sequence first = {};
 };
@@ -24,7 +25,8 @@ HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexc
 
 }  // namespace detail
 
-// Where query i sits on the key axis: i + M - N (bottom_right, the default), i (top_left), or first_place.
+// Where query i sits on the key axis: i + M - N (bottom_right, the default), i (top_left), first_place, or
+// length[b] - N + i with the key_lengths of the mask (end_of_lengths: the queries are the last of a cache's tokens).
 class [[nodiscard]] alignment {
  public:
   HEED_INLINE constexpr alignment() noexcept {}
@@ -49,6 +51,7 @@ HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexc
 inline namespace HEED_ISA {
 
 inline constexpr alignment bottom_right{}, top_left{detail::alignment_parts{.top_left = true}};
+inline constexpr alignment end_of_lengths{detail::alignment_parts{.end_of_lengths = true}};
 
 // place(i) = per_sequence[b] + i
 inline alignment first_place(const per_sequence& each) noexcept {

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "heed/core/alignment.hpp"
 #include "heed/core/config.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
@@ -13,6 +14,12 @@
 #include "heed/core/view.hpp"
 
 namespace heed::detail {
+
+// Which of q, k, v and o came with one axis (a range, a vector), bit by bit; it is taken as one row.
+template <class Q, class K, class V, class O>
+inline constexpr unsigned one_axis =
+    (axes<Q> == 1 ? 1u : 0u) | (axes<K> == 1 ? 2u : 0u) | (axes<V> == 1 ? 4u : 0u) | (axes<O> == 1 ? 8u : 0u);
+
 inline namespace HEED_ISA {
 
 // The first thing that is wrong with a call, written into `problem` as text; true if nothing is.
@@ -83,6 +90,34 @@ void check_extents(checker& check, const char* name, const tensor_view<T, Rank>&
     check.require(extent == needed || (broadcasts && extent == 1), name, " has extent ", extent, " on axis ", axis,
                   ", must be ", broadcasts ? "1 or " : "", needed);
   }
+}
+
+inline void check_ends(checker& check, const alignment_parts& align, const mask_parts& mask) {
+  check.require(!align.end_of_lengths || mask.has(mask.key_lengths),
+                "align is end_of_lengths, but the mask has no key_lengths whose ends it could follow");
+}
+
+// A vector that holds a whole tensor, without its axes, is no row: it is longer than the dim of any head.
+inline constexpr index_t longest_row = 1024;
+template <class Problem> void check_one_axis(checker& check, const Problem& p) {
+  const auto row = [&](unsigned bit, const char* name, index_t count) {
+    check.require((p.one_axis & bit) == 0 || count <= longest_row, name, " has one axis of ", count,
+                  ", which makes it one row: of at most ", longest_row,
+                  ". For a tensor in contiguous memory name the axes by bhsd()");
+  };
+  row(1, "q", p.q.extent(3)), row(2, "k", p.k.extent(3)), row(4, "v", p.v.extent(3)), row(8, "o", p.o.extent(3));
+}
+
+// For the `why` of a plan. place_of(sequence): of its query 0
+template <class Place> void name_places(message& text, index_t sequences, Place place_of) {
+  if (sequences < 1) return;
+  index_t least = place_of(index_t{0}), most = least;
+  for (index_t s = 1; s < sequences; ++s) {
+    const index_t place = place_of(s);
+    least = place < least ? place : least, most = place > most ? place : most;
+  }
+  text << "; query 0 at place " << least;
+  if (least < most) text << " to " << most << ", by sequence";
 }
 
 }  // namespace HEED_ISA

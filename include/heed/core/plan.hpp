@@ -14,7 +14,7 @@ struct [[nodiscard]] plan {
   std::size_t workspace_bytes = 0;  // what context::workspace must hold; 0: the call allocates nothing
   const char *path = "", *isa = "";
   index_t query_tile = 0, key_tile = 0, chunk = 0, splits = 1, tasks = 0;
-  std::array<char, 256> why{};  // which sizes and options chose the path, and what they cost in it
+  std::array<char, 384> why{};  // which sizes and options chose the path, and what they cost in it
 
   HEED_INLINE bool ok() const noexcept { return problem[0] == 0; }
 };

@@ -33,7 +33,8 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
                  const O& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt,
+                                                  heed::detail::one_axis<Q, K, V, O>);
   tile::hold(p, memory);
   plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
   if (how.ok()) tile::explain_steps(how, p);
@@ -42,16 +43,17 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
 // of the decay, D, E, unit stride on the last axis) is read and left after the last of them. Shapes and decay as in
-// forward; opt.chunk, opt.initial_state and opt.final_state are not used. A token costs O(D E) per head; no scratch.
-// Token by token, the same bits however many a call brings: dozens at once are faster by forward, with memory as both
-// of its states.
+// forward; opt.chunk, opt.initial_state and opt.final_state are not used. A token costs O(D E) per head, and no scratch
+// up to D = 512. Token by token, the same bits however many a call brings: dozens at once are faster by forward, with
+// memory as both of its states.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
             const options<acc_of<Q>>& opt = {}, const context& where = {}) {
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt);
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
+                                                  heed::detail::one_axis<Q, K, V, O>);
   tile::hold(p, memory);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   const plan how = detail::make_decode_plan(p, where, workers);

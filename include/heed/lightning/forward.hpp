@@ -32,7 +32,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& de
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt);
+  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt,
+                                                        heed::detail::one_axis<Q, K, V, O>);
   tile::chunk_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
   if (how.ok()) tile::explain_chunks(how, p, cut);
@@ -53,7 +54,8 @@ void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, 
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt);
+  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
+                                                        heed::detail::one_axis<Q, K, V, O>);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   tile::chunk_cut cut;
   const plan how = detail::make_plan(p, where, workers, cut);

@@ -10,8 +10,9 @@ inline namespace HEED_ISA {
 
 template <class T>
 tile::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                 const heed::decay<T>& decay, tensor_view<T, 4> o, const options<T>& opt) {
-  tile::recurrence<T> p = tile::make_recurrence<T>(q, k, v, o, opt);
+                                 const heed::decay<T>& decay, tensor_view<T, 4> o, const options<T>& opt,
+                                 unsigned one_axis) {
+  tile::recurrence<T> p = tile::make_recurrence<T>(q, k, v, o, opt, one_axis);
   p.decay = &heed::detail::parts(decay);
   p.states = p.decay->gated ? p.decay->log_gates.extent(1) : p.decay->slopes.size();
   tile::complete(p);

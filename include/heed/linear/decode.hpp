@@ -33,7 +33,8 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
                  const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tile::planned_output<T>(o), opt);
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tile::planned_output<T>(o), opt,
+                                                  heed::detail::one_axis<Q, K, V, O>);
   tile::hold(p, memory);
   plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
   if (how.ok()) tile::explain_steps(how, p);
@@ -52,7 +53,8 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
   static_assert(tile::recurrent_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
+  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
+                                                  heed::detail::one_axis<Q, K, V, O>);
   tile::hold(p, memory);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   const plan how = detail::make_decode_plan(p, where, workers);

@@ -9,8 +9,9 @@ inline namespace HEED_ISA {
 
 template <class T>
 tile::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                 tensor_view<T, 4> o, const options<T>& opt) {
-  tile::recurrence<T> p = tile::make_recurrence<T>(q, k, v, o, opt);
+                                 tensor_view<T, 4> o, const options<T>& opt,
+                                 unsigned one_axis) {
+  tile::recurrence<T> p = tile::make_recurrence<T>(q, k, v, o, opt, one_axis);
   p.align = heed::detail::parts(opt.align);
   p.map = heed::detail::parts(opt.feature);
   p.causal = p.mask.has(p.mask.causal);
@@ -29,6 +30,7 @@ template <class T> bool check_call(const tile::recurrence<T>& p, heed::detail::p
   if (check.ok() && p.align.has_first)
     check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ", p.align.first.size(),
                   " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
+  if (check.ok()) heed::detail::check_ends(check, p.align, p.mask);
   return check.ok();
 }
 

@@ -85,9 +85,9 @@ template <class T> void call(const problem<T>& p, const context& where) {
     fail_to_converge(all, p.opt.tolerance);
 }
 
-template <class T, viewable Q, viewable K, viewable V>
+template <class T, viewable O, viewable Q, viewable K, viewable V>
 problem<T> make_problem(const Q& q, const K& k, const V& v, tensor_view<T, 4> o, const options<T>& opt) {
-  return {tile::make_attention<T, options<T>>(q, k, v, o, opt), opt};
+  return {tile::make_attention<T, options<T>>(q, k, v, o, opt, heed::detail::one_axis<Q, K, V, O>), opt};
 }
 
 }  // namespace HEED_ISA
@@ -101,7 +101,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
   static_assert(tile::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tile::as_output<T>(o), opt);
   p.ridge = ridge;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);
@@ -123,7 +123,7 @@ void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, c
   static_assert(tile::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tensor_view<T, 4>(o), opt);
   p.ridge = ridge;
   detail::call(p, where);
 }
@@ -133,7 +133,7 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
                 const context& where = {}) noexcept {
   static_assert(tile::attention_storage<Q, K, V, Y, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, tile::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tile::as_output<T>(o), opt);
   p.given = slope, p.solves = false;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);
@@ -149,7 +149,7 @@ void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const opti
   static_assert(tile::attention_storage<Q, K, V, Y, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tensor_view<T, 4>(o), opt);
   p.given = slope, p.solves = false;
   detail::call(p, where);
 }

@@ -144,8 +144,8 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
 
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                        tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt) {
-  return {tile::make_softmax_problem<T>(q, k, v, o, opt), heed::detail::settled(gates)};
+                        tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
+  return {tile::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::settled(gates)};
 }
 
 }  // namespace HEED_ISA
@@ -160,7 +160,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
                   const context& where = {}) noexcept {
   static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tile::as_output<T>(o), opt);
+  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tile::as_output<T>(o), opt,
+                                                       heed::detail::one_axis<Q, K, V, O>);
   detail::sizes size;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), size);
   if (how.ok()) detail::explain(how, p);
@@ -177,7 +178,8 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
   static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt);
+  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
+                                                       heed::detail::one_axis<Q, K, V, O>);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   detail::sizes size;
   const plan how = detail::make_plan(p, where, workers, size);

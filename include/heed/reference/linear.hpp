@@ -123,7 +123,7 @@ template <class Acc> struct problem {
     const heed::detail::alignment_parts& align = heed::detail::parts(options.align);
     const index_t place = align.has_first  ? align.first[static_cast<std::size_t>(s.number)] + i
                           : align.top_left ? i
-                                           : i + s.all_keys - s.queries;
+                                           : i + (align.end_of_lengths ? s.keys : s.all_keys) - s.queries;
     return std::clamp<index_t>(place + 1, 0, s.keys);
   }
 };

@@ -106,9 +106,10 @@ template <class Acc> class rules {
 
   // The score of the pair, -infinity if a rule hides the key; dot() is called only if none does.
   template <class Dot> double operator()(const piece& s, index_t head, index_t i, index_t j, const Dot& dot) const {
+    const index_t end = align_.end_of_lengths ? mask_.lengths[at(s.number)] : s.keys;
     const index_t place = align_.has_first  ? align_.first[at(s.number)] + i
                           : align_.top_left ? i
-                                            : s.keys - s.queries + i;
+                                            : end - s.queries + i;
     using limit = std::numeric_limits<std::int32_t>;
     const position where{static_cast<std::int32_t>(s.number), static_cast<std::int32_t>(head),
                          static_cast<std::int32_t>(i), static_cast<std::int32_t>(j),

@@ -86,6 +86,7 @@ template <class Acc> struct rules {
   index_t place(const row& r) const {
     const auto& align = heed::detail::parts(options.align);
     if (align.has_first) return r.query + align.first[static_cast<std::size_t>(r.sequence)];
+    if (align.end_of_lengths) return mask.lengths[static_cast<std::size_t>(r.sequence)] + (r.query - r.queries);
     return align.top_left ? r.query : r.query + (r.keys - r.queries);
   }
   position position_of(const row& r, index_t head, index_t key) const {

@@ -98,6 +98,7 @@ template <class Acc> struct problem {
   index_t place_of(const sequence& s, index_t query) const {
     const heed::detail::alignment_parts& align = heed::detail::parts(options.align);
     if (align.has_first) return align.first[static_cast<std::size_t>(s.number)] + query;
+    if (align.end_of_lengths) return query + mask.lengths[static_cast<std::size_t>(s.number)] - s.queries;
     return align.top_left ? query : query + s.keys - s.queries;
   }
 

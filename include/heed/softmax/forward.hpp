@@ -85,7 +85,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
                   const context& where = {}) noexcept {
   static_assert(tile::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tile::as_output<T>(o), opt);
+  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tile::as_output<T>(o), opt,
+                                                             heed::detail::one_axis<Q, K, V, O>);
   tile::softmax_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
   if (how.ok()) detail::explain(how, p);
@@ -102,7 +103,8 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
   static_assert(tile::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt);
+  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
+                                                             heed::detail::one_axis<Q, K, V, O>);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   tile::softmax_cut cut;
   const plan how = detail::make_plan(p, where, workers, cut);

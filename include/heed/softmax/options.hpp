@@ -23,7 +23,8 @@ template <class Acc = float> struct options {
   per_head alibi_slopes = {};           // >= 0; adds -slope * |place - key|
   tensor_view<const Acc, 4> bias = {};  // (B|1, H|1, N|1, M|1), added after the soft-cap; -inf hides the key
   score_function<Acc> score = {};       // -inf hides the key
-  per_head sink_logits = {};            // joins the denominator and lse; not scaled, not capped
+  per_head sink_logits = {};            // joins the denominator and lse; not scaled, not soft-capped. Beyond 2.358e38
+                                        // (double: 1.246e308), max / log2(e), of either sign: cut there
   tensor_view<Acc, 3> lse = {};         // (B, H, N), natural log: forward and decode write it, backward reads it
 };
 

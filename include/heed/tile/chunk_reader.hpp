@@ -8,6 +8,8 @@
 //   intra    o_i += sum_{j <= i} W(i, j) (phi(q_i).phi(k_j)) v_j      scores as in softmax, weights from tile/fade.hpp
 //   then     o_i *= scale, over scale z.phi(q_i) + eps where the kernel normalises; a denominator of 0 makes 0
 //
+// where phi(q) has the `early` part of the scale in it.
+//
 // Hidden pairs have weight 0, and 0 * NaN is NaN: a tile whose sums are not finite is computed once more, with care.
 
 #include <algorithm>
@@ -68,8 +70,8 @@ template <class T> class chunk_reader {
       out[static_cast<std::size_t>(l)] = p_.output(t, head, i + l) + first;
     }
     x_ = x, columns_ = columns, lanes_ = lanes, vectors_ = (lanes + w - 1) / w, row_ = vectors_ * w;
-    gather(in.data(), lanes, p_.d, T(1), q_, row_);
-    if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_, p_.d, row_);
+    gather(in.data(), lanes, p_.d, p_.mapped() ? T(1) : p_.early, q_, row_);
+    if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_, p_.d, row_), scale_values(q_, p_.d * row_, p_.early);
     sum(at, false);
     if (at >= 0 && !finite()) sum(at, true);  // perhaps by what some lane must not see
     for (index_t l = 0; l < row_; ++l) gain_[l] = output_gain(p_, p_.normalize ? below_[l] : T(0));

@@ -147,6 +147,8 @@ template <class T> void explain_chunks(plan& how, const recurrence<T>& p, const 
        << (cut.blocks == 1 ? " block" : " blocks");
   if (cut.pieces > 1) text << ", tokens in " << cut.pieces << " pieces";
   if (p.packed()) text << "; packed: each sequence as a call of its own";
+  if (p.causal && p.decay == nullptr)
+    heed::detail::name_places(text, p.sequences(), [&](index_t number) { return p.track_at(number).place; });
   if (p.decay != nullptr)
     text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
 }

@@ -80,6 +80,13 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
 
 }  // namespace detail
 
+// x *= factor, count values in a row
+template <class T> void scale_values(T* x, index_t count, T factor) {
+  if (factor == T(1)) return;
+  const simd::batch<T> f(factor);
+  detail::map_values(x, count, [f](simd::batch<T> a) { return a * f; });
+}
+
 // rows of d values end to end
 template <class T> void map_rows(const heed::detail::feature_parts<T>& map, T* x, index_t rows, index_t d) {
   if (map.map_value == nullptr && map.built_in == feature::softmax)

@@ -39,8 +39,10 @@ struct key_rule {
 };
 
 // place(i) = first + i in sequence b of n queries and m keys
-HEED_INLINE index_t first_place(const heed::detail::alignment_parts& align, index_t b, index_t n, index_t m) {
+HEED_INLINE index_t first_place(const heed::detail::alignment_parts& align, const heed::detail::mask_parts& mask,
+                                index_t b, index_t n, index_t m) {
   if (align.has_first) return align.first[static_cast<std::size_t>(b)];
+  if (align.end_of_lengths) return mask.lengths[static_cast<std::size_t>(b)] - n;
   return align.top_left ? 0 : m - n;
 }
 

@@ -32,6 +32,7 @@ template <class T> struct attention {
   index_t repeat = 1;                                // compute heads that share a query head
   index_t d = 0, e = 0;
   score_rules<T> scores = {};
+  unsigned one_axis = 0;  // of q, k, v, o: see heed::detail::one_axis
 
   bool packed() const { return mask.has(mask.packed); }
   bool calls_functions() const { return scores.has_function() || mask.has(mask.visible_if); }
@@ -71,7 +72,7 @@ template <class T> struct attention {
 
 template <class T, class Options>
 attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                            tensor_view<T, 4> o, const Options& opt) {
+                            tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
   using heed::detail::settled;
   attention<T> p{.q = settled(q),
                  .k = settled(k),
@@ -88,6 +89,7 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
   p.repeat = p.query_heads > 0 && p.kv_heads > p.query_heads ? p.kv_heads / p.query_heads : 1;
   p.scores = make_score_rules<T>(opt, p.d);
+  p.one_axis = one_axis;
   return p;
 }
 
@@ -126,6 +128,13 @@ template <class T> void name_options(heed::detail::message& text, const attentio
   name(p.mask.has(kind::key_lengths), "key_lengths"), name(p.mask.has(kind::prefix_lm), "prefix_lm");
   name(p.mask.has(kind::segments), "segments"), name(p.mask.has(kind::keep), "keep");
   if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
+  const bool places = p.mask.has(kind::causal) || p.mask.has(kind::window) || p.mask.has(kind::prefix_lm) ||
+                      p.scores.slopes.set() || p.calls_functions();
+  if (places)
+    heed::detail::name_places(text, p.sequences(), [&](index_t number) {
+      const sequence s = p.sequence_at(number);
+      return first_place(p.align, p.mask, number, s.queries, s.keys);
+    });
 }
 
 // name[b] in [0, keys of the sequence] for every sequence
@@ -187,6 +196,7 @@ void check_per_head(heed::detail::checker& check, const char* name, const heed::
 // All that the options of these kernels have in common. O(1) in the tensors, O(size) in the arrays of lengths; reads no
 // tensor data.
 template <class T> void check_attention(heed::detail::checker& check, const attention<T>& p) {
+  heed::detail::check_one_axis(check, p);
   check.tensor("q", p.q, true), check.tensor("k", p.k, true), check.tensor("v", p.v, true),
       check.tensor("o", p.o, true);
   check.written("o", p.o);
@@ -225,6 +235,7 @@ template <class T> void check_attention(heed::detail::checker& check, const atte
   if (p.align.has_first)
     check.require(static_cast<index_t>(p.align.first.size()) == p.sequences(), "first_place has ", p.align.first.size(),
                   " entries, ", p.packed() ? "packed has " : "q has batch ", p.sequences());
+  heed::detail::check_ends(check, p.align, p.mask);
   check_per_head(check, "alibi_slopes", p.scores.slopes, p, 0);
   if (p.scores.bias.data() != nullptr) {
     check.tensor("bias", p.scores.bias, false);

@@ -85,7 +85,7 @@ template <class T> class query_tile {
 
   void begin(const sequence& s, index_t kv_head, const tile_rows& rows) {
     const key_rule rule = make_rule(p_.mask, s.number, s.keys);
-    const index_t place = first_place(p_.align, s.number, s.queries, s.keys);
+    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     vectors_ = (rows.count + w - 1) / w;
     row_ = vectors_ * w;
     if (s.keys > 0) k_.begin(p_.key(s, kv_head, 0));

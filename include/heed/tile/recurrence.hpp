@@ -40,13 +40,15 @@ template <class T> struct recurrence {
   const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
   state_view<const T> before = {};                      // null: zeros
   state_view<T> after = {};                             // null: not wanted
-  double scale = 1, eps = 0;
+  double scale = 1, eps = 0;                    // scale: without `early`, see complete()
+  T early = T(1);                               // on phi(q)
   bool causal = true, normalize = false;
   bool in_place = false;                        // decode: before and after are its memory
   index_t chunk = 0;                            // as given
   index_t heads = 0, kv_heads = 0, states = 0;  // states: heads of the state
   index_t readers = 1, writers = 1;             // query heads that read a state; states that a k/v head writes
   index_t d = 0, e = 0, features = 0;
+  unsigned one_axis = 0;  // of q, k, v, o: see heed::detail::one_axis
 
   bool packed() const { return mask.has(mask.packed); }
   bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
@@ -61,8 +63,9 @@ template <class T> struct recurrence {
       const index_t query = mask.query_offsets[n], key = mask.key_offsets[n];
       t = {number, 0, query, mask.query_offsets[n + 1] - query, key, mask.key_offsets[n + 1] - key};
     }
-    t.place = align.has_first ? align.first[n] : align.top_left ? 0 : t.keys - t.queries;
+    const index_t all = t.keys;
     if (mask.has(mask.key_lengths)) t.keys = mask.lengths[n];
+    t.place = align.has_first ? align.first[n] : align.top_left ? 0 : (align.end_of_lengths ? t.keys : all) - t.queries;
     return t;
   }
 
@@ -94,7 +97,7 @@ template <class T> struct recurrence {
 // All that the options of these kernels have in common; then complete().
 template <class T, class Options>
 recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                              tensor_view<T, 4> o, const Options& opt) {
+                              tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
   using heed::detail::settled;
   recurrence<T> p{
       .q = settled(q), .k = settled(k), .v = settled(v), .o = settled(o), .mask = heed::detail::parts(opt.mask)};
@@ -103,13 +106,21 @@ recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4>
   p.scale = opt.scale, p.chunk = opt.chunk;
   p.heads = q.extent(1), p.kv_heads = k.extent(1), p.states = p.kv_heads;
   p.d = q.extent(3), p.e = v.extent(3);
+  p.one_axis = one_axis;
   return p;
 }
 // Beyond it a call is refused: features, and products of them, are counted without overflow.
 inline constexpr index_t most_dim = index_t{1} << 24;
 
-// What follows from the feature map and the number of states
+// What follows from the feature map, the number of states and the scale: the largest power of 2 in a scale below 1 goes
+// on phi(q), before the products that it may keep from overflow. It changes no bit but where numbers leave the range;
+// it takes at most half of the exponents below 1, so that a phi(q) that has the other half stays normal. Pairs of
+// taylor features are no product of phi(q): their scale comes last.
 template <class T> void complete(recurrence<T>& p) {
+  if (p.scale != 0 && std::abs(p.scale) < 1 && !p.taylor()) {
+    const int power = std::max(std::ilogb(p.scale), std::numeric_limits<T>::min_exponent / 2);
+    p.early = std::ldexp(T(1), power), p.scale = std::ldexp(p.scale, -power);
+  }
   p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most_dim));
   p.readers = p.states > 0 ? std::max<index_t>(1, p.heads / p.states) : 1;
   p.writers = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
@@ -243,6 +254,7 @@ template <class T> void check_states(heed::detail::checker& check, const recurre
 
 // O(1) in the tensors, O(size) in lengths, offsets and slopes; reads no other data.
 template <class T> void check_recurrence(heed::detail::checker& check, const recurrence<T>& p) {
+  heed::detail::check_one_axis(check, p);
   check.tensor("q", p.q, true), check.tensor("k", p.k, true), check.tensor("v", p.v, true),
       check.tensor("o", p.o, true);
   check.written("o", p.o);

@@ -40,8 +40,8 @@ template <class T> struct softmax_problem : attention<T> {
 
 template <class T, class Options>
 softmax_problem<T> make_softmax_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                        tensor_view<T, 4> o, const Options& opt) {
-  return {make_attention<T>(q, k, v, o, opt), opt.sink_logits};
+                                        tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
+  return {make_attention<T>(q, k, v, o, opt, one_axis), opt.sink_logits};
 }
 
 template <class T> void check_softmax(heed::detail::checker& check, const softmax_problem<T>& p) {

@@ -76,7 +76,7 @@ template <class T> class softmax_rows {
 
   void begin(const sequence& s, index_t kv_head, const tile_rows& rows) {
     const key_rule rule = make_rule(p_.mask, s.number, s.keys);
-    const index_t place = first_place(p_.align, s.number, s.queries, s.keys);
+    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     if (s.keys > 0) k_ = p_.key(s, kv_head, 0), v_ = p_.value(s, kv_head, 0);
     rows_ = rows.count;
     keys_ = s.keys;

@@ -92,7 +92,7 @@ template <class T> class step_driver {
 
   // p.before and p.after are the same state, with unit stride.
   step_driver(const recurrence<T>& p, heed::detail::arena& memory) : p_(p) {
-    const bool own = !p.mapped() || p.features <= most_small;
+    const bool own = (!p.mapped() && heed::detail::equals(p.early, T(1))) || p.features <= most_small;
     k_ = own ? small_k_ : memory.take<T>(p.features);
     q_ = own ? small_q_ : memory.take<T>(p.features);
   }
@@ -107,7 +107,7 @@ template <class T> class step_driver {
     for (index_t i = 0; i < t.queries; ++i) {
       const bool writes = i < t.keys;
       if (writes) {
-        step.k = features(p_.key(t, kv_head, i), k_);
+        step.k = features(p_.key(t, kv_head, i), k_, T(1));
         step.v = p_.value(t, kv_head, i);
         step.lambda = lambda(t, state, i);
         if (heed::detail::equals(step.lambda, T(0))) clear(step);
@@ -115,7 +115,7 @@ template <class T> class step_driver {
       }
       for (index_t g = 0; g < p_.readers; ++g) {
         const index_t head = state * p_.readers + g;
-        step.q = features(p_.query(t, head, i), q_);
+        step.q = features(p_.query(t, head, i), q_, p_.early);
         step.o = p_.output(t, head, i);
         step.gain = gain(step.q, sums, z.stride(2));
         if (!writes || g > 0)
@@ -144,11 +144,13 @@ template <class T> class step_driver {
     for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) below += q[f] * sums[f * stride];
     return output_gain(p_, below);
   }
-  const T* features(const T* x, T* out) const {
-    if (!p_.mapped()) return x;
+  // factor phi(x); factor 1 for taylor
+  const T* features(const T* x, T* out, T factor) const {
+    if (!p_.mapped() && factor == T(1)) return x;
     if (!p_.taylor()) {
       std::copy(x, x + p_.d, out);
-      map_rows(p_.map, out, 1, p_.d);
+      if (p_.mapped()) map_rows(p_.map, out, 1, p_.d);
+      scale_values(out, p_.d, factor);
       return out;
     }
     out[0] = T(1);
