@@ -36,9 +36,8 @@ TEST_CASE("the control register is the caller's after every verb") {
     check_control("an error", [&](const heed::context& where) { CHECK_THROWS_AS(x.forward(where), heed::error); });
     if (s.queries == 1) continue;
     hard.options.solver = solver::conjugate_gradient, hard.options.max_iterations = 1, hard.options.report = nullptr;
-    check_control("rows that did not converge", [&](const heed::context& where) {
-      CHECK_THROWS_AS(hard.forward(where), heed::not_converged);
-    });
+    check_control("rows that did not converge",
+                  [&](const heed::context& where) { CHECK_THROWS_AS(hard.forward(where), heed::not_converged); });
   }
 }
 

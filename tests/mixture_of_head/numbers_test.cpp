@@ -29,7 +29,8 @@ TEST_CASE("the control register is the caller's after every verb") {
     check_control("route_by_norm", [&](const heed::context&) {
       run_route_by_norm<float>(x.q.cview(), {.shared = 1, .active = 1}, gates.view3());
     });
-    auto routed = buffer<float>::input({s.batch, 3, s.queries, 1}), mix = buffer<float>::input({s.batch, 2, s.queries, 1});
+    auto routed = buffer<float>::input({s.batch, 3, s.queries, 1}),
+         mix = buffer<float>::input({s.batch, 2, s.queries, 1});
     check_control("route_trained", [&](const heed::context&) {
       run_route_trained<float>(routed.view3(), {}, mix.view3(), {.shared = 1, .active = 1}, gates.view3());
     });

@@ -24,8 +24,8 @@
 #include "heed/core/score_function.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
-#include "heed/softmax/options.hpp"
 #include "heed/reference/subnormal.hpp"
+#include "heed/softmax/options.hpp"
 
 namespace heed::reference::softmax {
 namespace detail {
