@@ -3,8 +3,8 @@
 
 // Rows numbers/<name>: one call on numbers that some machines are slow with, over the same call on mild ones (standard
 // normal, scores of variance 1), both timed in every iteration. N = M = 768, D = E = 64. `ratio` is 1 where time does
-// not depend on numbers; nan and inf rows compute their tiles twice: up to 2. T, T_mild: iterations of a tile, where
-// the kernel iterates.
+// not depend on numbers; nan and inf rows compute their tiles twice, and look for who sees what: up to 2.3. T, T_mild:
+// iterations of a tile, where the kernel iterates.
 
 #include <cmath>
 #include <limits>
@@ -74,6 +74,9 @@ template <class Options, class Run> void add_pair_numbers(const std::string& pre
       "subnormal_v", [](tensors_of& x, Options&) { make_subnormal(x.v); }, same);
   row(
       "nan_v", [](tensors_of& x, Options&) { x.v.back() = std::numeric_limits<float>::quiet_NaN(); }, same);
+  row(
+      "all_nan_v", [](tensors_of& x, Options&) { x.v.assign(x.v.size(), std::numeric_limits<float>::quiet_NaN()); },
+      same);
   row(
       "inf_k", [](tensors_of& x, Options&) { x.k.back() = std::numeric_limits<float>::infinity(); }, same);
 }
