@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Products of values that are not finite with the weights of the lanes that see them, apart from the sums of all others:
-// a lane that does not see such a value has weight 0, and 0 * NaN is NaN. They are infinite or NaN, so what counts is
-// which of the two a lane meets: a few bits for each value, whatever number of lanes.
+// Products of values that are not finite with the weights of the lanes that see them, apart from the sums of all
+// others: a lane that does not see such a value has weight 0, and 0 * NaN is NaN. They are infinite or NaN, so what
+// counts is which of the two a lane meets: a few bits for each value, whatever number of lanes.
 
 #include <cmath>
 #include <cstdint>
