@@ -8,7 +8,7 @@
 //   chunk/D<D>/C<C>             chunks of C tokens            gates/D<D>           log_gates, in times of slopes
 //   threads/H<H>/D<D>           two threads at N = 65536      decode/D<D>          one token, 8 heads
 //   softmax/D<D>/N<N>           beside causal softmax         silence/D<D>         10^5 tokens of zeros
-//   accuracy/D<D>               error against double
+//   accuracy/D<D>               error against double      numbers/             long decays, subnormal numbers, NaN
 // The softmax rows of 65536 and 262144 tokens run once and take five minutes. --benchmark_filter=REGEX chooses rows,
 // --benchmark_out=FILE writes JSON for plot.py.
 #include "support/recurrent.hpp"
@@ -22,6 +22,7 @@
 
 #include "heed/reference/lightning.hpp"
 #include "heed/simd/batch.hpp"
+#include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/two_threads.hpp"
@@ -238,6 +239,63 @@ void add_accuracy_rows() {
     });
 }
 
+// What a call of lightning attention is asked: a slope, or gates, and the options.
+struct lightning_call {
+  double slope = 0.01;
+  bool gated = false, steps = false;  // steps: decode
+};
+
+double run_numbers(tensors_of& x, const lightning_call& how) {
+  static heed::state<float> memory(1, 1, 64, 64);
+  const std::vector<double> slope{how.slope};
+  const heed::decay<float> decay = how.gated ? x.gate_decay() : heed::decay<float>(slope);
+  if (how.steps)
+    memory.reset(), heed::lightning::decode(x.q_view(), x.k_view(), x.v_view(), decay, memory, x.o_view());
+  else
+    run(x, decay, {}, {});
+  return 0;
+}
+
+void add_numbers_rows() {
+  for (const bool steps : {false, true}) {
+    const recurrent_shape s{.n = numbers_n, .d = 64, .e = 64};
+    const auto row = [&](const std::string& name, auto hard, auto mild) {
+      add_numbers<tensors_of>((steps ? "decode/" : "") + name, s, lightning_call{}, run_numbers,
+                              [=](tensors_of& x, lightning_call& how) { how.steps = steps, hard(x, how); },
+                              [=](lightning_call& how) { how.steps = steps, mild(how); });
+    };
+    const auto same = [](lightning_call&) {};
+    for (const int slope : {1, 4, 16})
+      row(
+          number("slope", slope), [=](tensors_of&, lightning_call& how) { how.slope = slope; }, same);
+    row(
+        "silence_after_16",
+        [](tensors_of& x, lightning_call& how) {
+          how.slope = 0.2;
+          std::fill(x.k.begin() + 16 * 64, x.k.end(), 0.0f);
+        },
+        same);
+    row(
+        "gates_of_8",
+        [](tensors_of& x, lightning_call& how) {
+          how.gated = true;
+          for (float& g : x.gates) g = -8;
+        },
+        [](lightning_call& how) { how.gated = true; });
+    row(
+        "subnormal_gates", [](tensors_of& x, lightning_call& how) { how.gated = true, make_subnormal(x.gates); },
+        [](lightning_call& how) { how.gated = true; });
+    row(
+        "subnormal_q", [](tensors_of& x, lightning_call&) { make_subnormal(x.q); }, same);
+    row(
+        "subnormal_k", [](tensors_of& x, lightning_call&) { make_subnormal(x.k); }, same);
+    row(
+        "subnormal_v", [](tensors_of& x, lightning_call&) { make_subnormal(x.v); }, same);
+    row(
+        "nan_v", [](tensors_of& x, lightning_call&) { *x.v.begin() = std::numeric_limits<float>::quiet_NaN(); }, same);
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -248,5 +306,6 @@ int main(int argc, char** argv) {
   add_silence_rows();
   add_softmax_rows();
   add_accuracy_rows();
+  add_numbers_rows();
   return run_all(argc, argv);
 }

@@ -3,12 +3,14 @@
 // linear::forward and decode. FLOPs are nominal, per token and head: 4 F E of F features, and 65 (D + E) where it is
 // causal; feature maps and normalisers are not counted. Rows:
 //   causal/<feature>/D<D>/N<N>    one head, E = D, normalised      dense/<feature>/D<D>/N<N>    every key seen
+//   numbers/<feature>/            causal: small scales, subnormal numbers, NaN
 //   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads
 #include "support/recurrent.hpp"
 
 #include <string>
 #include <vector>
 
+#include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 
@@ -69,10 +71,30 @@ void add_decode_rows() {
     });
 }
 
+void add_numbers_rows() {
+  for (const auto& [name, map] : features) {
+    const auto row = [prefix = std::string(name) + "/", kind = map](const std::string& numbers, auto hard) {
+      const auto plain = [kind](options& how) {
+        how = {.mask = heed::causal(), .feature = kind, .normalize = kind != feature::identity};
+      };
+      add_numbers<tensors_of>(
+          prefix + numbers, {.n = numbers_n, .d = 64, .e = 64}, options(),
+          [](tensors_of& x, const options& how) { return run(x, how), 0.0; },
+          [=](tensors_of& x, options& how) { plain(how), hard(x, how); }, plain);
+    };
+    row("scale1e-38", [](tensors_of&, options& how) { how.scale = 1e-38; });
+    row("subnormal_q", [](tensors_of& x, options&) { make_subnormal(x.q); });
+    row("subnormal_k", [](tensors_of& x, options&) { make_subnormal(x.k); });
+    row("subnormal_v", [](tensors_of& x, options&) { make_subnormal(x.v); });
+    row("nan_v", [](tensors_of& x, options&) { *x.v.begin() = std::numeric_limits<float>::quiet_NaN(); });
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   add_forward_rows();
   add_decode_rows();
+  add_numbers_rows();
   return run_all(argc, argv);
 }

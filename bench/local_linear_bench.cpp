@@ -6,6 +6,7 @@
 //   solver/<name>/D<D>/M<M>/ridge<r>    64 queries, few and many keys, each solver
 //   apply/D<D>/N<N>                     slopes given
 //   threads/D<D>                        two threads
+//   numbers/, numbers/apply/            sharp logits, subnormal numbers, NaN; ridge 1
 // Counters: x_softmax, the time over softmax's; T, mean iterations of a tile; budget, x_softmax over 1.5 T + 2.5 (every
 // pass computes its weights anew) and budget_kept, over 1.05 T + 3 (weights kept); error, the largest |o - reference|
 // over the largest |o|, of 16 rows; scratch and naive_MB, the memory of one thread and of N D x D matrices.
@@ -20,6 +21,7 @@
 #include "heed/local_linear.hpp"
 #include "heed/reference/local_linear.hpp"
 #include "heed/softmax.hpp"
+#include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/shapes.hpp"
@@ -224,6 +226,20 @@ void add_thread_rows() {
     })->UseManualTime();
 }
 
+void add_numbers_rows() {
+  const shape s{.n = numbers_n, .m = numbers_n};
+  add_pair_numbers<options>("", s, [](tensors<float>& x, options how) {
+    heed::local_linear::report report;
+    how.report = &report;
+    heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), 1.0, x.o_view(), how);
+    return report.mean_tile_iterations;
+  });
+  add_pair_numbers<options>("apply/", s, [](tensors<float>& x, const options& how) {
+    heed::local_linear::apply(x.q_view(), x.k_view(), x.v_view(), x.q_view(), x.o_view(), how);
+    return 0.0;
+  });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -232,5 +248,6 @@ int main(int argc, char** argv) {
   add_solver_rows();
   add_apply_rows();
   add_thread_rows();
+  add_numbers_rows();
   return run_all(argc, argv);
 }

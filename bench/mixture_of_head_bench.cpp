@@ -5,6 +5,7 @@
 //                                           clustered: in runs of 128 tokens
 //   group/<mask>/N<N>/f<percent>            8 heads on one key/value head, D = 64, random: heads share tiles
 //   softmax/<mask>/D<D>/N<N>                all heads, as a share of the peak
+//   numbers/                                sharp logits, subnormal numbers, NaN; half of the rows active
 //   router/<kind>/H<H>                      4096 tokens, half of the heads: time of a routing
 // Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal
 // the one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
@@ -18,6 +19,7 @@
 
 #include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
+#include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/shapes.hpp"
@@ -170,6 +172,18 @@ void add_router_rows() {
           });
 }
 
+void add_numbers_rows() {
+  using options = heed::mixture_of_head::options<float>;
+  const shape s{.n = numbers_n, .m = numbers_n, .heads = heads, .kv_heads = heads};
+  const auto run = [gates = gates_of(routing::random, numbers_n, 50)](tensors<float>& x, const options& how) {
+    heed::mixture_of_head::forward(
+        x.q_view(), x.k_view(), x.v_view(),
+        heed::tensor_view<const float, 3>(gates.data(), {1, heads, numbers_n}, {0, numbers_n, 1}), x.o_view(), how);
+    return 0.0;
+  };
+  add_pair_numbers<options>("", s, run);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -177,5 +191,6 @@ int main(int argc, char** argv) {
   add_group_rows();
   add_softmax_rows();
   add_router_rows();
+  add_numbers_rows();
   return run_all(argc, argv);
 }

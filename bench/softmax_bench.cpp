@@ -7,6 +7,7 @@
 //   masks_inside/<mask>/N<N>    a mask that hides nothing      tile_ceiling/D<D>       one tile that stays in cache
 //   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
 //   options/, packed/, board/   what options cost, see softmax_options.hpp
+//   numbers/                    sharp logits, subnormal numbers, NaN; numbers/few/: 4 queries
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
 // three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
@@ -25,6 +26,7 @@
 #include "heed/tile/multiply.hpp"
 #include "heed/tile/weights.hpp"
 #include "support/naive.hpp"
+#include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/shapes.hpp"
@@ -301,6 +303,13 @@ void add_ceiling_rows() {
     });
 }
 
+void add_numbers_rows() {
+  using options = heed::softmax::options<float>;
+  const auto run = [](tensors<float>& x, const options& how) { return run_heed(x, how, {}), 0.0; };
+  add_pair_numbers<options>("", {.n = numbers_n, .m = numbers_n}, run);
+  add_pair_numbers<options>("few/", {.n = 4, .m = 16 * numbers_n}, run);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -314,5 +323,6 @@ int main(int argc, char** argv) {
   add_ceiling_rows();
   add_thread_rows();
   add_accuracy_rows();
+  add_numbers_rows();
   return run_all(argc, argv);
 }

@@ -152,7 +152,7 @@ TEST_CASE("rows that see no key are 0 under any gate, with sinks and without") {
 TEST_CASE("tiny gates keep their digits") {
   for (const shape& s : {shape{1, 2, 1, 90, 500, 8, 8}, shape{1, 2, 1, 5, 500, 8, 8}}) {
     mixture_case<float> x(s, gating::all_ones), ones(s, gating::all_ones);
-    constexpr float tiny = 0x1p-135f;                                         // below the smallest normal number
+    constexpr float tiny = 0x1p-125f;  // 1 / 500 of it is below the smallest normal number
     x.q.each([](float& q) { q = 0; }), ones.q.each([](float& q) { q = 0; });  // weights of 1 / 500
     x.v.each([](float& v) { v *= 0x1p20f; }), ones.v.each([](float& v) { v *= 0x1p20f; });
     for (index_t i = 0; i < s.queries; ++i) x.gates(0, 1, i) = tiny;

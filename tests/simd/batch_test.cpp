@@ -87,32 +87,6 @@ TEMPLATE_TEST_CASE("fma, pinned, low_bits_to_exponent", "[batch]", float, double
     CHECK(lanes_of<T>(simd::low_bits_to_exponent(batch(shift + T(bias + n))))[0] == std::ldexp(T(1), n));
 }
 
-TEMPLATE_TEST_CASE("small_watch sees a small number in any lane of any vector", "[batch]", float, double) {
-  using T = TestType;
-  using batch = simd::batch<T>;
-  const T edge = simd::is_float<T> ? T(0x1p-63) : T(0x1p-511), below = std::nextafter(edge, T(0));
-  const T large[] = {edge,
-                     -edge,
-                     T(1),
-                     -std::numeric_limits<T>::max(),
-                     std::numeric_limits<T>::infinity(),
-                     std::numeric_limits<T>::quiet_NaN()};
-  for (const T small : {below, -below, T(0), -T(0), std::numeric_limits<T>::denorm_min()})
-    for (std::size_t vector = 0; vector < 3; ++vector)
-      for (std::size_t lane = 0; lane < static_cast<std::size_t>(simd::width<T>); ++lane)
-        for (const T other : large) {
-          std::vector<std::vector<T>> x(3, std::vector<T>(static_cast<std::size_t>(simd::width<T>), other));
-          const auto any = [&] {
-            simd::small_watch<T> watch(batch::load_unaligned(x[0].data()));
-            for (std::size_t v = 1; v < 3; ++v) watch.see(batch::load_unaligned(x[v].data()));
-            return watch.any();
-          };
-          CHECK_FALSE(any());
-          x[vector][lane] = small;
-          CHECK(any());
-        }
-}
-
 TEMPLATE_TEST_CASE("transpose", "[batch]", float, double) {
   using T = TestType;
   std::vector<std::vector<T>> cells;

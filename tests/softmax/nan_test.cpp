@@ -103,6 +103,24 @@ TEST_CASE("a bad key reaches exactly the rows that see it") {
   }
 }
 
+TEST_CASE("many values that are not finite reach exactly the rows that see them") {
+  for (const shape& s : shapes) {
+    const mask_set set(s);
+    for (const auto& [mask_name, mask] : set.masks)
+      for (const int one_of : {1, 3, 40}) {
+        INFO(mask_name << ", one of " << one_of);
+        softmax_case<float> x(s, {.mask = mask});
+        random_numbers random(7);
+        x.v.each([&](float& a) {
+          if (random.below(one_of) > 0) return;
+          const std::int32_t kind = random.below(9);
+          a = kind == 0 ? not_a_number : kind < 5 ? inf : -inf;
+        });
+        check(x);
+      }
+  }
+}
+
 TEST_CASE("a NaN query makes its own row NaN and no other") {
   for (const shape& s : shapes) {
     softmax_case<float> x(s, {.mask = heed::causal()});

@@ -7,6 +7,7 @@
 // and on its way clears the rows that have none.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "heed/mixture_of_head/options.hpp"
@@ -27,8 +28,8 @@ template <class T> struct problem : tile::softmax_problem<T> {
   index_t pairs() const { return this->heads == 0 ? 0 : this->sequences() * this->kv_heads; }
 };
 
-// NaN is active
-template <class T> HEED_INLINE bool is_active(T gate) { return !heed::detail::equals(gate, T(0)); }
+// NaN is active; a subnormal gate counts as 0, in and out of tasks
+template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
 
 template <class T> index_t count_active(const problem<T>& p, const tile::sequence& s, index_t kv_head) {
   index_t count = 0;

@@ -20,6 +20,7 @@
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/mixture_of_head/options.hpp"
+#include "heed/simd/float_control.hpp"
 
 namespace heed::mixture_of_head {
 namespace detail {
@@ -142,6 +143,7 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
   if (!check.ok()) heed::detail::fail(problem.data());
   if (x.gates.empty()) return 0;
 
+  const simd::flush_to_zero numbers;
   heed::detail::arena memory({},
                              (static_cast<std::size_t>(heads) * sizeof(double) + heed::detail::arena::alignment) * 5);
   double *const p = memory.take<double>(heads), *const kept = memory.take<double>(heads),
@@ -178,6 +180,7 @@ template <viewable Q, viewable G> void route_by_norm(const Q& q, const routing& 
   if (!check.ok()) heed::detail::fail(problem.data());
   if (out.empty()) return;
 
+  const simd::flush_to_zero numbers;
   const index_t heads = out.extent(1), count = heads - how.shared;
   heed::detail::arena memory({},
                              (static_cast<std::size_t>(heads) * sizeof(double) + heed::detail::arena::alignment) * 3);

@@ -25,6 +25,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/linear/options.hpp"
+#include "heed/reference/subnormal.hpp"
 
 namespace heed::reference::linear {
 namespace detail {
@@ -35,11 +36,12 @@ using row_major = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::R
 // 16-bit types widen to float exactly and have no way of their own from double.
 template <class T> double to_double(const T& x) {
   if constexpr (sizeof(T) == 2)
-    return static_cast<double>(static_cast<float>(x));
+    return reference::detail::normal_or_zero<T>(static_cast<double>(static_cast<float>(x)));
   else
-    return static_cast<double>(x);
+    return reference::detail::normal_or_zero<T>(static_cast<double>(x));
 }
 template <class T> void store(T& to, double x) {
+  x = reference::detail::normal_or_zero<T>(x);
   if constexpr (sizeof(T) == 2)
     to = T(static_cast<float>(x));
   else

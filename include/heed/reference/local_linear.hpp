@@ -30,6 +30,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/local_linear/options.hpp"
+#include "heed/reference/subnormal.hpp"
 
 namespace heed::reference::local_linear {
 namespace detail {
@@ -45,11 +46,12 @@ inline constexpr double infinite = std::numeric_limits<double>::infinity();
 // 16-bit types go by way of float.
 template <class T> real get(const T& x) {
   if constexpr (sizeof(T) == 2)
-    return real{static_cast<float>(x)};
+    return reference::detail::normal_or_zero<T>(real{static_cast<float>(x)});
   else
-    return static_cast<real>(x);
+    return reference::detail::normal_or_zero<T>(static_cast<real>(x));
 }
 template <class T> void put(T& to, real x) {
+  x = reference::detail::normal_or_zero<T>(x);
   if constexpr (sizeof(T) == 2)
     to = T(static_cast<float>(x));
   else

@@ -25,6 +25,7 @@
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 #include "heed/mixture_of_head/options.hpp"
+#include "heed/reference/subnormal.hpp"
 
 namespace heed::reference::mixture_of_head {
 namespace detail {
@@ -34,11 +35,12 @@ inline constexpr double minus_infinity = -std::numeric_limits<double>::infinity(
 
 template <class T> double number(const T& x) {
   if constexpr (sizeof(T) == 2)
-    return static_cast<double>(static_cast<float>(x));
+    return reference::detail::normal_or_zero<T>(static_cast<double>(static_cast<float>(x)));
   else
-    return static_cast<double>(x);
+    return reference::detail::normal_or_zero<T>(static_cast<double>(x));
 }
 template <class T> void put(T& to, double x) {
+  x = reference::detail::normal_or_zero<T>(x);
   if constexpr (sizeof(T) == 2)
     to = T(static_cast<float>(x));
   else

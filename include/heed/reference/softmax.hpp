@@ -24,6 +24,7 @@
 #include "heed/core/score_function.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
+#include "heed/reference/subnormal.hpp"
 #include "heed/softmax/options.hpp"
 
 namespace heed::reference::softmax {
@@ -36,11 +37,12 @@ inline constexpr double infinity = std::numeric_limits<double>::infinity();
 // 16-bit types widen to float exactly and have no way of their own from double.
 template <class T> double to_double(const T& x) {
   if constexpr (sizeof(T) == 2)
-    return static_cast<double>(static_cast<float>(x));
+    return reference::detail::normal_or_zero<T>(static_cast<double>(static_cast<float>(x)));
   else
-    return static_cast<double>(x);
+    return reference::detail::normal_or_zero<T>(static_cast<double>(x));
 }
 template <class T> void store(T& to, double x) {
+  x = reference::detail::normal_or_zero<T>(x);
   if constexpr (sizeof(T) == 2)
     to = T(static_cast<float>(x));
   else

@@ -106,63 +106,6 @@ template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, 
 
 template <class T> HEED_INLINE bool any_below(batch<T> x, batch<T> bound) { return xsimd::any(x < bound); }
 
-#if defined(HEED_X86)
-namespace x86 {
-HEED_INLINE __m128i bits(__m128 x) { return _mm_castps_si128(x); }
-HEED_INLINE __m128i bits(__m128d x) { return _mm_castpd_si128(x); }
-HEED_INLINE __m128i both(__m128i a, __m128i b) { return _mm_and_si128(a, b); }
-HEED_INLINE __m128i either(__m128i a, __m128i b) { return _mm_or_si128(a, b); }
-HEED_INLINE __m128i twice(__m128i a) { return _mm_add_epi32(a, a); }
-HEED_INLINE int signs(__m128i a, float) { return _mm_movemask_ps(_mm_castsi128_ps(a)); }
-HEED_INLINE int signs(__m128i a, double) { return _mm_movemask_pd(_mm_castsi128_pd(a)); }
-#if defined(HEED_AVX2)
-HEED_INLINE __m256i bits(__m256 x) { return _mm256_castps_si256(x); }
-HEED_INLINE __m256i bits(__m256d x) { return _mm256_castpd_si256(x); }
-HEED_INLINE __m256i both(__m256i a, __m256i b) { return _mm256_and_si256(a, b); }
-HEED_INLINE __m256i either(__m256i a, __m256i b) { return _mm256_or_si256(a, b); }
-HEED_INLINE __m256i twice(__m256i a) { return _mm256_add_epi32(a, a); }
-HEED_INLINE int signs(__m256i a, float) { return _mm256_movemask_ps(_mm256_castsi256_ps(a)); }
-HEED_INLINE int signs(__m256i a, double) { return _mm256_movemask_pd(_mm256_castsi256_pd(a)); }
-#endif
-#if defined(HEED_AVX512)
-HEED_INLINE __m512i bits(__m512 x) { return _mm512_castps_si512(x); }
-HEED_INLINE __m512i bits(__m512d x) { return _mm512_castpd_si512(x); }
-HEED_INLINE __m512i both(__m512i a, __m512i b) { return _mm512_and_si512(a, b); }
-HEED_INLINE __m512i either(__m512i a, __m512i b) { return _mm512_or_si512(a, b); }
-HEED_INLINE __m512i twice(__m512i a) { return _mm512_add_epi32(a, a); }
-HEED_INLINE int signs(__m512i a, float) { return _mm512_cmplt_epi32_mask(a, _mm512_setzero_si512()); }
-HEED_INLINE int signs(__m512i a, double) { return _mm512_cmplt_epi64_mask(a, _mm512_setzero_si512()); }
-#endif
-}  // namespace x86
-#endif
-
-// Whether some of the numbers seen are below 2^-63 (double: 2^-511) in magnitude. Two integer operations a vector,
-// which leave the multipliers alone, as a comparison and a blend do not.
-template <class T> class small_watch {
- public:
-#if defined(HEED_X86)
-  HEED_INLINE explicit small_watch(batch<T> x) : large_(large(x)) {}
-  HEED_INLINE void see(batch<T> x) { large_ = x86::both(large_, large(x)); }
-  HEED_INLINE bool any() const { return x86::signs(x86::twice(large_), T()) != (1 << width<T>)-1; }
-
- private:
-  using integers = decltype(x86::bits(batch<T>().data));
-  // The bit below the sign is set where one of the two highest bits of the exponent is.
-  HEED_INLINE static integers large(batch<T> x) {
-    const integers b = x86::bits(x.data);
-    return x86::either(b, x86::twice(b));
-  }
-  integers large_;
-#else
-  HEED_INLINE explicit small_watch(batch<T> x) : least_(abs(x)) {}
-  HEED_INLINE void see(batch<T> x) { least_ = min(abs(x), least_); }
-  HEED_INLINE bool any() const { return any_below(least_, batch<T>(is_float<T> ? T(0x1p-63) : T(0x1p-511))); }
-
- private:
-  batch<T> least_;
-#endif
-};
-
 // An integer as wide as a lane
 template <class T> using integer = std::conditional_t<is_float<T>, std::int32_t, std::int64_t>;
 

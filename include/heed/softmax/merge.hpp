@@ -7,6 +7,7 @@
 #include "heed/core/check.hpp"
 #include "heed/core/error.hpp"
 #include "heed/core/view.hpp"
+#include "heed/simd/float_control.hpp"
 
 namespace heed::softmax {
 namespace detail {
@@ -33,6 +34,7 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
                 ", must be a number less than infinity");
   if (!check.ok()) heed::detail::fail(text.data());
 
+  const simd::flush_to_zero numbers;
   for (index_t b = 0; b < o.extent(0); ++b)
     for (index_t h = 0; h < o.extent(1); ++h)
       for (index_t i = 0; i < o.extent(2); ++i) {

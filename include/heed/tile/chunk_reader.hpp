@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
 
 #include "heed/core/context.hpp"
 #include "heed/tile/chunk_features.hpp"
@@ -23,6 +24,7 @@
 #include "heed/tile/fade.hpp"
 #include "heed/tile/features.hpp"
 #include "heed/tile/multiply.hpp"
+#include "heed/tile/nonfinite.hpp"
 #include "heed/tile/pack.hpp"
 #include "heed/tile/recurrence.hpp"
 #include "heed/tile/weights.hpp"
@@ -176,16 +178,24 @@ template <class T> class chunk_reader {
   // Values that are not finite reach the lanes that see them and no other; the others get the bits of add_values.
   HEED_NOINLINE void add_visible(index_t at, index_t j, index_t keys, index_t from) {
     const T* const v = x_.values + j * x_.value_row;
+    std::array<lane_bits, static_cast<std::size_t>(key_tile)> bits;
+    for (index_t s = 0; s < keys; ++s) {
+      if (all_finite(v + s * x_.value_row, x_.value_row, 1, columns_)) continue;
+      std::uint64_t seen = 0;
+      for (index_t l = from * w; l < lanes_; ++l)
+        if (fade_.sees(at + l, j + s)) seen |= std::uint64_t{1} << l;
+      bits[static_cast<std::size_t>(s)] = weight_signs(seen, scores_ + s * row_, from * w, lanes_);
+    }
     for (index_t c = 0; c < columns_; c += slice) {
       const index_t columns = std::min(slice, columns_ - c);
       copy_finite(v + c, x_.value_row, keys, columns, finite_, slice);
       add_values(finite_, slice, c, columns, keys, from);
-      for (index_t s = 0; s < keys; ++s)
-        for (index_t y = c; y < c + columns; ++y) {
-          if (std::isfinite(v[s * x_.value_row + y])) continue;
-          for (index_t l = from * w; l < lanes_; ++l)
-            if (fade_.sees(at + l, j + s)) sums_[y * row_ + l] += v[s * x_.value_row + y] * scores_[s * row_ + l];
-        }
+      for (index_t y = c; y < c + columns; ++y) {
+        nonfinite_products rest;
+        for (index_t s = 0; s < keys; ++s)
+          if (const T x = v[s * x_.value_row + y]; !std::isfinite(x)) rest.add(x, bits[static_cast<std::size_t>(s)]);
+        rest.add_to(sums_ + y * row_, 1, from * w, lanes_);
+      }
     }
   }
 

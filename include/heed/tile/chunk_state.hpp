@@ -22,17 +22,6 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// States below this fade to 0, so that a memory of silence never holds numbers that the CPU is slow with.
-template <class T> inline constexpr T silence = static_cast<T>(std::is_same_v<T, double> ? 1e-290 : 1e-30);
-
-template <class T> HEED_NOINLINE void flush_silence(T* x, index_t count) {
-  const simd::batch<T> least(silence<T>), zero(T(0));
-  for (index_t i = 0; i < count; i += simd::width<T>) {
-    const simd::batch<T> value = simd::load(x + i);
-    simd::store(x + i, simd::select<T>(simd::abs(value) < least, zero, value));
-  }
-}
-
 template <class T> class chunk_state {
  public:
   static constexpr index_t w = simd::width<T>;
@@ -48,7 +37,7 @@ template <class T> class chunk_state {
 
   // Columns [first, first + columns) of head number `state` of the caller's states
   void begin(const track& t, index_t state, index_t first, index_t columns) {
-    t_ = t, state_ = state, first_ = first, columns_ = columns, since_flush_ = 0;
+    t_ = t, state_ = state, first_ = first, columns_ = columns;
     empty_ = p_.before.s.data() == nullptr;
     for (index_t f = 0; f < p_.features && !empty_; ++f) {
       const T* const from = row_of(p_.before.s, f) + first;
@@ -58,10 +47,9 @@ template <class T> class chunk_state {
     for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
   }
 
-  void end(bool fades) {
+  void end() {
     if (p_.after.s.data() == nullptr) return;
     if (empty_) std::fill(s_, s_ + p_.features * row_, T(0));
-    if (fades) flush();
     for (index_t f = 0; f < p_.features; ++f)
       std::copy(s_ + f * row_, s_ + f * row_ + columns_, row_of(p_.after.s, f) + first_);
     for (index_t f = 0; f < (p_.normalize && first_ == 0 ? p_.features : 0); ++f) *element_of(p_.after.z, f) = z_[f];
@@ -102,8 +90,6 @@ template <class T> class chunk_state {
       if (p_.normalize) add_rows(k, k_row, x.n, count, z_ + f);
     });
     empty_ = false;
-    since_flush_ += fade.lost();
-    if (since_flush_ > 26) flush(), since_flush_ = 0;  // 2^-26 of silence is a normal number
   }
 
  private:
@@ -124,10 +110,6 @@ template <class T> class chunk_state {
     return v_;
   }
 
-  void flush() {
-    for (index_t f = 0; f < p_.features; ++f) flush_silence(s_ + f * row_, whole_vectors<T>(columns_));
-  }
-
   // sums += rows
   static void add_rows(const T* rows, index_t row_stride, index_t n, index_t count, T* sums) {
     for (index_t c = 0; c < count; c += w) {
@@ -145,7 +127,6 @@ template <class T> class chunk_state {
   T *v_, *s_, *z_, *total_;
   track t_ = {};
   index_t state_ = 0, first_ = 0, columns_ = 0;
-  double since_flush_ = 0;
   bool empty_ = true;
 };
 

@@ -78,7 +78,7 @@ template <class T> class chunk_driver {
     if (!last_piece) return;
     each_chunk(blind + pairs, n, tile, read);
     each_chunk(all_see + pairs, m, chunk_, absorb);
-    state_.end(fade_.fades());
+    state_.end();
   }
 
  private:

@@ -81,12 +81,11 @@ template <class T> class fade {
   void begin_state(const track& t, index_t state) {
     track_ = t, state_ = state;
     fades_ = p_.decay != nullptr;
-    cuts_ = false, total_ = T(1), lost_ = 0, first_written_ = 0;
+    cuts_ = false, total_ = T(1), first_written_ = 0;
     if (!fades_ || p_.decay->gated) return;
-    const double slope = p_.decay->slopes.at(state), lambda = std::exp(-slope);
+    const double lambda = std::exp(-p_.decay->slopes.at(state));
     fades_ = lambda < 1;
     if (!fades_) return;
-    lost_per_token_ = slope * log2e;
     std::fill(powers_ - padded_, powers_, T(0));
     reach_ = padded_ + 1;
     double power = 1;
@@ -104,7 +103,7 @@ template <class T> class fade {
       sum_gates(j, n);
     } else {
       for (index_t i = 0; i < n; ++i) write_[i] = powers_[n - 1 - i];
-      total_ = powers_[n], lost_ = lost_per_token_ * static_cast<double>(n), cuts_ = reach_ <= n;
+      total_ = powers_[n], cuts_ = reach_ <= n;
     }
     for (first_written_ = 0; heed::detail::equals(write_[first_written_], T(0));) ++first_written_;  // the last is 1
   }
@@ -114,8 +113,7 @@ template <class T> class fade {
   const T* write() const { return write_; }
   index_t first_written() const { return first_written_; }  // no token before it leaves anything
   T total() const { return total_; }
-  double lost() const { return lost_; }  // -log2 of total
-  bool cuts() const { return cuts_; }    // some weight that is 0 hides what it weighs
+  bool cuts() const { return cuts_; }  // some weight that is 0 hides what it weighs
 
   bool sees(index_t lane, index_t key) const { return lane >= key && (!cuts_ || static_cast<T>(lane) < end_[key]); }
 
@@ -170,7 +168,6 @@ template <class T> class fade {
     std::fill(write_, write_ + open, T(0));
     cuts_ = first_cut < n;
     total_ = read_[n - 1];
-    lost_ = cuts_ ? std::numeric_limits<double>::infinity() : -sum;
     write_[n - 1] = T(1);
   }
 
@@ -179,7 +176,6 @@ template <class T> class fade {
   track track_ = {};
   T *end_ = nullptr, *write_ = nullptr, *high_ = nullptr, *low_ = nullptr, *read_ = nullptr, *powers_ = nullptr;
   T total_ = T(1);
-  double lost_per_token_ = 0, lost_ = 0;
   bool fades_ = false, cuts_ = false;
 };
 

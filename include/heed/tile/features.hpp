@@ -82,7 +82,7 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
 
 // x *= factor, count values in a row
 template <class T> void scale_values(T* x, index_t count, T factor) {
-  if (factor == T(1)) return;
+  if (heed::detail::equals(factor, T(1))) return;
   const simd::batch<T> f(factor);
   detail::map_values(x, count, [f](simd::batch<T> a) { return a * f; });
 }

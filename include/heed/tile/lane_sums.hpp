@@ -9,11 +9,13 @@
 //
 // Hidden keys have weight 0, and 0 * NaN is NaN: sums that are not finite are made once more with add_visible.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdint>
 
 #include "heed/core/context.hpp"
+#include "heed/tile/nonfinite.hpp"
 #include "heed/tile/pack.hpp"
 #include "heed/tile/query_tile.hpp"
 
@@ -59,23 +61,31 @@ template <class T> class lane_sums {
     add_columns(x + b.first * x_row, x_row, 0, columns_, weight, b, start_of(b.from, b.to), meanwhile);
   }
 
-  // The same, but values that are not finite reach the lanes that see them and no other: they are left out of the
-  // product and then added lane by lane. The other lanes get the bits of add. finite: scratch of most_keys * slice
+  // The same, but values that are not finite reach the lanes that see them and no other: where some lane misses some
+  // key they are left out of the product and then added. The other lanes get the bits of add. finite: scratch of
+  // most_keys * slice
   HEED_NOINLINE void add_visible(const T* x, index_t x_row, const T* weight, const weight_block& b,
                                  const seen_keys<T>& seen, T* finite) {
+    const index_t from = b.from * w, to = b.to * w;
+    const std::uint64_t all = ~std::uint64_t{0} >> (64 - (to - from)) << from;
+    if (std::all_of(seen.begin(), seen.begin() + b.keys, [=](std::uint64_t lanes) { return (lanes & all) == all; }))
+      return add(x, x_row, weight, b);
     const start how = start_of(b.from, b.to);
+    std::array<lane_bits, static_cast<std::size_t>(query_tile<T>::most_keys)> bits;
     x += b.first * x_row;
+    for (index_t j = 0; j < b.keys; ++j)
+      if (!all_finite(x + j * x_row, x_row, 1, columns_))
+        bits[at(j)] = weight_signs(seen[at(j)], weight + (b.first + j) * row_, from, to);
     for (index_t c = 0; c < columns_; c += slice) {
       const index_t columns = std::min(slice, columns_ - c);
       copy_finite(x + c, x_row, b.keys, columns, finite, slice);
       add_columns(finite, slice, c, columns, weight, b, how);
-      for (index_t j = 0; j < b.keys; ++j)
-        for (index_t y = c; y < c + columns; ++y) {
-          if (std::isfinite(x[j * x_row + y])) continue;
-          for (index_t lane = b.from * w; lane < b.to * w; ++lane)
-            if ((seen[static_cast<std::size_t>(j)] >> lane & 1) != 0)
-              sum_[y * row_ + lane] += x[j * x_row + y] * weight[(b.first + j) * row_ + lane];
-        }
+      for (index_t y = c; y < c + columns; ++y) {
+        nonfinite_products rest;
+        for (index_t j = 0; j < b.keys; ++j)
+          if (!std::isfinite(x[j * x_row + y])) rest.add(x[j * x_row + y], bits[at(j)]);
+        rest.add_to(sum_ + y * row_, 1, from, to);
+      }
     }
   }
 
@@ -87,6 +97,8 @@ template <class T> class lane_sums {
   bool finite() const { return all_finite(sum_, row_, columns_, row_); }
 
  private:
+  static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
+
   // Of the sums of one vector: undefined, to be rescaled, current
   enum class lane_state { fresh, scale, keep };
 

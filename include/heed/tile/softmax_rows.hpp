@@ -13,6 +13,7 @@
 #include <bit>
 
 #include "heed/core/context.hpp"
+#include "heed/tile/nonfinite.hpp"
 #include "heed/tile/pair_mask.hpp"
 #include "heed/tile/query_tile.hpp"
 #include "heed/tile/softmax_problem.hpp"
@@ -152,7 +153,7 @@ template <class T> class softmax_rows {
     if (p_.scores.any()) steps_.apply(p_.scores, region);
     if (partial) hide(r, apart, j, keys), pairs_.hide_by_user(region, steps_);
     for (index_t i = keys * apart; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
-    if (careful) note_seen(apart, keys);
+    careful = careful && note_seen(r, apart, keys);
     with_rows(apart, [&](auto rows) { weights<rows>(r, keys); });
     weigh(r, apart, j, keys, careful);
   }
@@ -244,14 +245,18 @@ template <class T> class softmax_rows {
     }
   }
 
-  // Which rows of the pass see which keys
-  HEED_NOINLINE void note_seen(index_t apart, index_t keys) {
+  // Which rows of the pass see which keys; whether some row misses some key
+  HEED_NOINLINE bool note_seen(index_t r, index_t apart, index_t keys) {
+    const unsigned all = (1u << std::min(apart, rows_ - r)) - 1;
+    bool some = false;
     for (index_t y = 0; y < keys; ++y) {
       unsigned rows = 0;
       for (index_t i = 0; i < apart; ++i)
         if (!heed::detail::equals(to_.scores[y * apart + i], -std::numeric_limits<T>::infinity())) rows |= 1u << i;
       seen_[static_cast<std::size_t>(y)] = static_cast<std::uint8_t>(rows);
+      some = some || (rows & all) != all;
     }
+    return some;
   }
 
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
@@ -278,13 +283,21 @@ template <class T> class softmax_rows {
                  .depth = keys,
                  .start = start::keep},
                 vectors);
-    for (index_t y = 0; careful && y < keys; ++y)  // what was left out, for the rows that see it
-      for (index_t x = 0; x < vectors * w; ++x) {
-        if (std::isfinite(v[y * v_row + x])) continue;
-        for (index_t i = 0; i < rows; ++i)
-          if ((seen_[static_cast<std::size_t>(y)] >> i & 1) != 0)
-            to_.acc[(r + i) * e_ + c + x] += to_.scores[y * apart + i] * v[y * v_row + x];
-      }
+    if (careful) add_left_out(v, v_row, to_.acc + r * e_ + c, vectors * w, rows, apart, keys);
+  }
+  // sums[row][column] of the rows that see it += what copy_finite left out
+  HEED_NOINLINE void add_left_out(const T* v, index_t v_row, T* sums, index_t columns, index_t rows, index_t apart,
+                                  index_t keys) const {
+    std::array<lane_bits, key_tile> bits;
+    for (index_t y = 0; y < keys; ++y)
+      bits[static_cast<std::size_t>(y)] =
+          weight_signs(seen_[static_cast<std::size_t>(y)], to_.scores + y * apart, 0, rows);
+    for (index_t x = 0; x < columns; ++x) {
+      nonfinite_products rest;
+      for (index_t y = 0; y < keys; ++y)
+        if (!std::isfinite(v[y * v_row + x])) rest.add(v[y * v_row + x], bits[static_cast<std::size_t>(y)]);
+      rest.add_to(sums + x, e_, 0, rows);
+    }
   }
   void copy_finite(const T* v, index_t v_row, index_t vectors, index_t keys) {
     for (index_t y = 0; y < keys; ++y)

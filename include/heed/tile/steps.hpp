@@ -41,7 +41,7 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
   const bool whole = count == w;
   const auto run = [&]<int... N>(auto load, auto store, std::integer_sequence<int, N...>)
       __attribute__((always_inline)) {
-    const batch lambda(p.lambda), least(silence<T>), zero(T(0));
+    const batch lambda(p.lambda), zero(T(0));
     std::array<batch, std::size_t{NV}> v, sum;
     ((sum[N] = zero), ...);
     if constexpr (Writes) ((v[N] = load(p.v + column + N * w, N)), ...);
@@ -55,12 +55,6 @@ HEED_NOINLINE void step_columns(const state_step<T>& p, index_t column, index_t 
       }
       const batch q(p.q[f]);
       ((sum[N] = simd::fma(q, x[N], sum[N])), ...);
-      if constexpr (Fades) {
-        simd::small_watch<T> watch(x[0]);
-        (watch.see(x[N]), ...);
-        if (watch.any()) [[unlikely]]
-          ((x[N] = simd::select<T>(simd::abs(x[N]) < least, zero, x[N])), ...);
-      }
       if constexpr (Writes) (store(s + N * w, x[N], N), ...);
     }
     (store(p.o + column + N * w, sum[N] * batch(p.gain), N), ...);
@@ -146,7 +140,7 @@ template <class T> class step_driver {
   }
   // factor phi(x); factor 1 for taylor
   const T* features(const T* x, T* out, T factor) const {
-    if (!p_.mapped() && factor == T(1)) return x;
+    if (!p_.mapped() && heed::detail::equals(factor, T(1))) return x;
     if (!p_.taylor()) {
       std::copy(x, x + p_.d, out);
       if (p_.mapped()) map_rows(p_.map, out, 1, p_.d);

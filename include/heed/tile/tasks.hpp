@@ -9,6 +9,7 @@
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/simd/float_control.hpp"
 #include "heed/tile/problem.hpp"
 
 namespace heed::tile {
@@ -105,6 +106,7 @@ template <class Body> void run_tasks(const plan& how, const context& where, inde
       some ? memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - arena::alignment)) : nullptr;
   std::atomic<index_t> next{0};
   const auto work = [&](index_t slot) {
+    const simd::flush_to_zero numbers;
     // an aligned slot needs no slack
     std::byte* const mine = some ? base + static_cast<std::size_t>(slot) * (each - arena::alignment) : nullptr;
     const auto claim = [&](auto f) {
