@@ -6,6 +6,7 @@
 //   group/<mask>/N<N>/f<percent>            8 heads on one key/value head, D = 64, random: heads share tiles
 //   softmax/<mask>/D<D>/N<N>                all heads, as a share of the peak
 //   router/<kind>/H<H>                      4096 tokens, half of the heads: time of a routing
+//   layout/...                              each head with probability 0.5, causal, see support/layout.hpp
 // Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal
 // the one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
 // stride 0, so that no two heads share a tile. GFLOP/s and % of peak count active pairs alone.
@@ -18,6 +19,7 @@
 
 #include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
+#include "support/layout.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/shapes.hpp"
@@ -170,6 +172,17 @@ void add_router_rows() {
           });
 }
 
+void add_layouts() {
+  add_layout_rows(
+      "",
+      [](const laid_tensors& x) {
+        heed::mixture_of_head::forward(x.q, x.k, x.v, x.gates(), x.o, {.mask = heed::causal()});
+      },
+      [](const laid_shape& s) {
+        return 0.5 * shape{.n = s.n, .m = s.n, .d = s.d, .e = s.d, .mask = masking::causal}.flops();
+      });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -177,5 +190,6 @@ int main(int argc, char** argv) {
   add_group_rows();
   add_softmax_rows();
   add_router_rows();
+  add_layouts();
   return run_all(argc, argv);
 }
