@@ -9,6 +9,7 @@
 //   threads/H<H>/D<D>           two threads at N = 65536      decode/D<D>          one token, 8 heads
 //   softmax/D<D>/N<N>           beside causal softmax         silence/D<D>         10^5 tokens of zeros
 //   accuracy/D<D>               error against double      numbers/             long decays, subnormal numbers, NaN
+//   accuracy/D<D>               error against double         layout/...           see support/layout.hpp
 // The softmax rows of 65536 and 262144 tokens run once and take five minutes. --benchmark_filter=REGEX chooses rows,
 // --benchmark_out=FILE writes JSON for plot.py.
 #include "support/recurrent.hpp"
@@ -22,6 +23,7 @@
 
 #include "heed/reference/lightning.hpp"
 #include "heed/simd/batch.hpp"
+#include "support/layout.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
@@ -296,6 +298,16 @@ void add_numbers_rows() {
   }
 }
 
+void add_layouts() {
+  add_layout_rows(
+      "",
+      [](const laid_tensors& x) {
+        const std::vector<double> slopes = heed::alibi_slopes(x.at.used);
+        heed::lightning::forward(x.q, x.k, x.v, slopes, x.o);
+      },
+      [](const laid_shape& s) { return recurrent_shape{.n = s.n, .d = s.d, .e = s.d}.flops(); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -305,6 +317,7 @@ int main(int argc, char** argv) {
   add_decode_rows();
   add_silence_rows();
   add_softmax_rows();
+  add_layouts();
   add_accuracy_rows();
   add_numbers_rows();
   return run_all(argc, argv);

@@ -5,11 +5,13 @@
 //   causal/<feature>/D<D>/N<N>    one head, E = D, normalised      dense/<feature>/D<D>/N<N>    every key seen
 //   numbers/<feature>/            causal: small scales, subnormal numbers, NaN
 //   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads
+//   layout/<mask>/...             feature elu_plus_one, see support/layout.hpp
 #include "support/recurrent.hpp"
 
 #include <string>
 #include <vector>
 
+#include "support/layout.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
@@ -90,11 +92,24 @@ void add_numbers_rows() {
   }
 }
 
+void add_layouts() {
+  for (const bool causal : {true, false}) {
+    options how{.feature = feature::elu_plus_one};
+    if (causal) how.mask = heed::causal();
+    add_layout_rows(
+        causal ? "causal/" : "dense/", [how](const laid_tensors& x) { heed::linear::forward(x.q, x.k, x.v, x.o, how); },
+        [causal](const laid_shape& s) {
+          return recurrent_shape{.n = s.n, .d = s.d, .e = s.d, .causal = causal}.flops();
+        });
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   add_forward_rows();
   add_decode_rows();
   add_numbers_rows();
+  add_layouts();
   return run_all(argc, argv);
 }

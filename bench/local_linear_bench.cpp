@@ -7,6 +7,7 @@
 //   apply/D<D>/N<N>                     slopes given
 //   threads/D<D>                        two threads
 //   numbers/, numbers/apply/            sharp logits, subnormal numbers, NaN; ridge 1
+//   layout/...                          ridge 1, up to 1024 tokens, see support/layout.hpp
 // Counters: x_softmax, the time over softmax's; T, mean iterations of a tile; budget, x_softmax over 1.5 T + 2.5 (every
 // pass computes its weights anew) and budget_kept, over 1.05 T + 3 (weights kept); error, the largest |o - reference|
 // over the largest |o|, of 16 rows; scratch and naive_MB, the memory of one thread and of N D x D matrices.
@@ -21,6 +22,7 @@
 #include "heed/local_linear.hpp"
 #include "heed/reference/local_linear.hpp"
 #include "heed/softmax.hpp"
+#include "support/layout.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
@@ -240,6 +242,15 @@ void add_numbers_rows() {
   });
 }
 
+void add_layouts() {
+  add_layout_rows(
+      "", [](const laid_tensors& x) { heed::local_linear::forward(x.q, x.k, x.v, 1.0, x.o); },
+      [](const laid_shape& s) {
+        return 8 * shape{.n = s.n, .m = s.n, .d = s.d, .e = s.d}.flops();  // some passes of softmax
+      },
+      1024);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -249,5 +260,6 @@ int main(int argc, char** argv) {
   add_apply_rows();
   add_thread_rows();
   add_numbers_rows();
+  add_layouts();
   return run_all(argc, argv);
 }

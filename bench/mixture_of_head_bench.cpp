@@ -7,6 +7,7 @@
 //   softmax/<mask>/D<D>/N<N>                all heads, as a share of the peak
 //   numbers/                                sharp logits, subnormal numbers, NaN; half of the rows active
 //   router/<kind>/H<H>                      4096 tokens, half of the heads: time of a routing
+//   layout/...                              each head with probability 0.5, causal, see support/layout.hpp
 // Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal
 // the one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
 // stride 0, so that no two heads share a tile. GFLOP/s and % of peak count active pairs alone.
@@ -19,6 +20,7 @@
 
 #include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
+#include "support/layout.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
@@ -184,6 +186,17 @@ void add_numbers_rows() {
   add_pair_numbers<options>("", s, run);
 }
 
+void add_layouts() {
+  add_layout_rows(
+      "",
+      [](const laid_tensors& x) {
+        heed::mixture_of_head::forward(x.q, x.k, x.v, x.gates(), x.o, {.mask = heed::causal()});
+      },
+      [](const laid_shape& s) {
+        return 0.5 * shape{.n = s.n, .m = s.n, .d = s.d, .e = s.d, .mask = masking::causal}.flops();
+      });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -192,5 +205,6 @@ int main(int argc, char** argv) {
   add_softmax_rows();
   add_router_rows();
   add_numbers_rows();
+  add_layouts();
   return run_all(argc, argv);
 }

@@ -8,6 +8,7 @@
 //   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
 //   options/, packed/, board/   what options cost, see softmax_options.hpp
 //   numbers/                    sharp logits, subnormal numbers, NaN; numbers/few/: 4 queries
+//   layout/<mask>/...           see support/layout.hpp         long_keys/           few queries, keys beyond the caches
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
 // three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
@@ -25,6 +26,7 @@
 #include "heed/softmax.hpp"
 #include "heed/tile/multiply.hpp"
 #include "heed/tile/weights.hpp"
+#include "support/layout.hpp"
 #include "support/naive.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
@@ -193,6 +195,53 @@ void add_group_rows() {
       })->UseManualTime();
 }
 
+void add_layouts() {
+  for (const masking mask : {masking::dense, masking::causal}) {
+    const auto options = options_of<float>({.mask = mask});
+    add_layout_rows(
+        std::string(name(mask)) + "/",
+        [options](const laid_tensors& x) { heed::softmax::forward(x.q, x.k, x.v, x.o, options); },
+        [mask](const laid_shape& s) { return shape{.n = s.n, .m = s.n, .d = s.d, .e = s.d, .mask = mask}.flops(); });
+  }
+}
+
+// Few queries, keys and values beyond the caches. x_dense: the rate over that of N = M = 1024; x_cached: over that of
+// the same queries on 256 keys; x_read: bytes over the read bandwidth, measured from this row's own K.
+void add_long_key_rows() {
+  constexpr index_t cases[][4] = {{128, 1, 4096}, {128, 1, 16384}, {4, 4, 4096}, {4, 4, 32768}};  // N, heads, M
+  for (const index_t d : {64, 128})
+    for (const auto& [n, heads, m, unused] : cases)
+      add(number("long_keys/D", d) + number("/N", n) + number("/H", heads) + number("/M", m),
+          [=, n_ = n, heads_ = heads, m_ = m](State& state, const std::string& row) {
+            show_progress(row);
+            const shape s{.n = n_, .m = m_, .d = d, .e = d, .heads = heads_};
+            tensors<float> x(s), near({.n = n_, .m = 256, .d = d, .e = d, .heads = heads_}),
+                dense({.n = 1024, .m = 1024, .d = d, .e = d});
+            const auto rate = [](tensors<float>& y, int times) {
+              const double seconds = seconds_of([&] {
+                for (int i = 0; i < times; ++i) run_heed(y, {}, {});
+              });
+              return y.at.flops() * times / seconds;
+            };
+            const auto* keys = reinterpret_cast<const std::byte*>(x.k.data());
+            std::vector<double> of_dense, of_cached, shares;
+            run_heed(x, {}, {});
+            for (auto _ : state) {
+              const double a = seconds_of([&] { run_heed(x, {}, {}); }), ours = s.flops() / a;
+              const double b = seconds_of([&] { read_lines<4>(keys, x.k.size() * sizeof(float) / 512); });
+              of_cached.push_back(ours / rate(near, 16)), of_dense.push_back(ours / rate(dense, 1));
+              shares.push_back(s.bytes<float>() / a / (static_cast<double>(x.k.size() * sizeof(float)) / b));
+              state.SetIterationTime(a);
+            }
+            set_rates<float>(state, s);
+            state.counters["x_dense"] = median(of_dense), state.counters["x_cached"] = median(of_cached);
+            state.counters["x_read"] = median(shares);
+            state.SetLabel(plan_label(x));
+          })
+          ->UseManualTime()
+          ->Iterations(9);
+}
+
 // Two threads over one, beside two peak loops at once over one.
 void add_thread_rows() {
   for (const masking mask : {masking::dense, masking::causal})
@@ -321,6 +370,8 @@ int main(int argc, char** argv) {
   add_packed_rows();
   add_board_rows();
   add_ceiling_rows();
+  add_layouts();
+  add_long_key_rows();
   add_thread_rows();
   add_accuracy_rows();
   add_numbers_rows();

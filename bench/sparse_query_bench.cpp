@@ -6,6 +6,7 @@
 //             the latter is two of its heads, times eight (heads share nothing)
 //   x_kv_mha  for rsqa: time over that of multi-head attention with as many heads as it has k/v heads, likewise
 //   ideal     score_flops_ratio of choose_heads
+// layout/...: half as many heads of q as of k, v and o, or one, causal, see support/layout.hpp
 // The rows of 16k and 32k tokens run once and take minutes: --benchmark_filter='N(1024|4096)/' leaves them out.
 #include <algorithm>
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "heed/sparse_query.hpp"
+#include "support/layout.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
 #include "support/shapes.hpp"
@@ -89,11 +91,24 @@ void add_row(const char* name_of_variant, variant kind, masking mask, index_t n)
   if (n >= 16384) added->Iterations(1)->Repetitions(1);
 }
 
+void add_layouts() {
+  add_layout_rows(
+      "",
+      [](const laid_tensors& x) {
+        const auto q = heed::slice(x.q, 1, 0, x.at.used % 2 == 0 ? x.at.used / 2 : 1);
+        heed::sparse_query::forward(q, x.k, x.v, x.o, {.mask = heed::causal()});
+      },
+      [](const laid_shape& s) {
+        return shape{.n = s.n, .m = s.n, .d = s.d, .e = s.d, .mask = masking::causal}.flops();
+      });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   for (const masking mask : {masking::dense, masking::causal})
     for (const index_t n : {1024, 2048, 4096, 8192, 16384, 32768})
       for (const auto& v : variants) add_row(v.name, v.kind, mask, n);
+  add_layouts();
   return run_all(argc, argv);
 }

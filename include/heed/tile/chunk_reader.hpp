@@ -48,11 +48,9 @@ template <class T> class chunk_reader {
   static constexpr index_t slice = 16;            // columns of v that are copied without what is not finite
 
   chunk_reader(const recurrence<T>& p, index_t chunk, index_t columns, const chunk_features<T>& features,
-               const fade<T>& fade, const chunk_state<T>& state, drips<T>& meanwhile, heed::detail::arena& memory)
+               drips<T>& meanwhile, heed::detail::arena& memory)
       : p_(p),
         features_(features),
-        fade_(fade),
-        state_(state),
         meanwhile_(meanwhile),
         q_(memory.take<T>(tile * p.d)),
         scores_(memory.take<T>(std::max(tile, std::min(chunk, key_tile)) * tile)),
@@ -60,6 +58,9 @@ template <class T> class chunk_reader {
         below_(memory.take<T>(tile)),
         gain_(memory.take<T>(tile)),
         finite_(memory.take<T>(key_tile * slice)) {}
+
+  // The reads that follow are of this memory.
+  void use(const fade<T>& fade, const chunk_state<T>& state) { fade_ = &fade, state_ = &state; }
 
   // Columns [first, first + columns) of outputs [i, i + lanes) of a head, lanes <= tile; token `at` of the chunk comes
   // with the first of them, at < 0: no token does
@@ -87,19 +88,19 @@ template <class T> class chunk_reader {
   }
 
   void sum(index_t at, bool careful) {
-    const bool empty = state_.empty();
+    const bool empty = state_->empty();
     if (p_.normalize) std::fill(below_, below_ + row_, T(0));
     if (!empty) inter();
     if (at < 0) {
       if (empty) fill(sums_, row_, columns_, row_, T(0));
       return;
     }
-    if (careful && fade_.cuts() && !empty)
+    if (careful && fade_->cuts() && !empty)
       for (index_t l = 0; l < lanes_; ++l)
-        for (index_t c = 0; c < columns_ && heed::detail::equals(fade_.read(at)[l], T(0)); ++c)
+        for (index_t c = 0; c < columns_ && heed::detail::equals(fade_->read(at)[l], T(0)); ++c)
           sums_[c * row_ + l] = T(0);
-    next_ = empty ? start::zero : fade_.fades() ? start::scale : start::keep;
-    factor_ = next_ == start::scale ? fade_.read(at) : nullptr;
+    next_ = empty ? start::zero : fade_->fades() ? start::scale : start::keep;
+    factor_ = next_ == start::scale ? fade_->read(at) : nullptr;
     for (index_t j = 0; j < at; j += key_tile) intra(at, j, std::min(key_tile, at - j), 0, careful);
     for (index_t j = 0; j < lanes_; j += step) intra(at, at + j, std::min(step, lanes_ - j), j / w, careful);
   }
@@ -109,9 +110,9 @@ template <class T> class chunk_reader {
     start how = start::zero;
     features_.each_block([&](index_t f, index_t count, index_t a) {
       const T* const b = features_.of_queries(q_, row_, f, count, a);
-      meanwhile_.multiply({.a = state_.s() + f * state_.row(),
+      meanwhile_.multiply({.a = state_->s() + f * state_->row(),
                            .a_row = 1,
-                           .a_col = state_.row(),
+                           .a_col = state_->row(),
                            .b = b,
                            .b_row = row_,
                            .c = sums_,
@@ -121,7 +122,7 @@ template <class T> class chunk_reader {
                            .start = how},
                           vectors_);
       if (p_.normalize)
-        multiply<T>({.a = state_.z() + f,
+        multiply<T>({.a = state_->z() + f,
                      .a_row = 0,
                      .a_col = 1,
                      .b = b,
@@ -151,7 +152,7 @@ template <class T> class chunk_reader {
                 vectors_ - from);
     const index_t lanes = row_ - from * w;
     if (p_.taylor()) taylor_weights(scores, row_, keys, lanes);
-    fade_.apply(scores, row_, j, keys, at + from * w, lanes);
+    fade_->apply(scores, row_, j, keys, at + from * w, lanes);
     if (p_.normalize) add_down(scores, row_, keys, lanes, below_ + from * w);
     if (careful)
       add_visible(at, j, keys, from);
@@ -201,10 +202,10 @@ template <class T> class chunk_reader {
 
   const recurrence<T>& p_;
   const chunk_features<T>& features_;
-  const fade<T>& fade_;
-  const chunk_state<T>& state_;
   drips<T>& meanwhile_;
   T *q_, *scores_, *sums_, *below_, *gain_, *finite_;
+  const fade<T>* fade_ = nullptr;
+  const chunk_state<T>* state_ = nullptr;
   chunk_tokens<T> x_ = {};
   index_t columns_ = 0, lanes_ = 0, vectors_ = 0, row_ = 0;
   const T* factor_ = nullptr;  // what the lanes read of the state, for the first of the sums that follow it

@@ -20,7 +20,10 @@ struct chunk_cut {
   index_t blocks = 1, columns = 0;  // of v: blocks of so many columns, the last may have fewer
   index_t pieces = 1;               // of the queries
   double absorbed = 1;              // time of a token that is absorbed and not read, in times of one that is both
+  index_t together = 1;             // memories of a task
   index_t tasks = 0;
+
+  index_t groups(index_t states) const { return (states + together - 1) / together; }  // of a sequence
 
   // Where a piece begins, of piece::whole. They take equal time: with a the time of an absorbed token,
   // x_(p + 1) - x_p + a x_p is the same for all.
@@ -101,6 +104,31 @@ void cut_tracks(const recurrence<T>& p, index_t tracks, const track& t, index_t 
   }
 }
 
+// Whether rows of x are far apart, and what is between them are the other heads' rows.
+template <class T> bool token_major(const tensor_view<const T, 4>& x) {
+  return far_rows<T>(x.stride(2), x.extent(3)) && std::abs(x.stride(1)) <= std::abs(x.stride(2)) / 2;
+}
+
+// How many memories a task takes through the tokens side by side. In token-major tensors each row is on a page of its
+// own, with the rows of other heads beside it: a task for several heads asks for the page once, and lines that the CPU
+// fetches on its own behind a row are of use. As many as keep states and rows in the second cache, and no worker longer busy
+// than one head at a time would. bench/lightning_bench.cpp, layout rows.
+template <class T> index_t memories_together(const recurrence<T>& p, index_t chunk, index_t workers) {
+  constexpr double cache = 640 * 1024;
+  if (!token_major(p.k) || !token_major(p.v)) return 1;
+  const double state = static_cast<double>(p.features) * static_cast<double>(odd_lines<T>(p.e));
+  const double rows =
+      2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);  // this chunk's and the next one's
+  const double each = (state + rows) * static_cast<double>(sizeof(T));
+  const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
+  for (index_t most = std::min(most_together, p.states); most > 1; --most) {
+    const index_t groups = (p.states + most - 1) / most, even = (p.states + groups - 1) / groups;
+    if (static_cast<double>(even) * each > cache) continue;
+    if (rounds(p.sequences() * groups) * even <= rounds(p.sequences() * p.states)) return even;
+  }
+  return 1;
+}
+
 template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
   chunk_cut cut;
   const index_t tracks = p.sequences() * p.states;
@@ -116,7 +144,8 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
   cut.chunk = std::min({p.chunk > 0 ? p.chunk : chunk_of<T>(p.d, p.features, p.e),
                         std::max<index_t>({1, longest.queries, longest.keys}), most});
   cut_tracks(p, tracks, longest, workers, cut);
-  cut.tasks = tracks * cut.blocks * cut.pieces;
+  if (cut.blocks * cut.pieces == 1) cut.together = memories_together(p, cut.chunk, workers);
+  cut.tasks = p.sequences() * cut.groups(p.states) * cut.blocks * cut.pieces;
   return cut;
 }
 
@@ -128,7 +157,7 @@ void plan_chunks(plan& out, const recurrence<T>& p, const chunk_cut& cut, const 
   out.query_tile = std::min(cut.chunk, max_lanes<T>), out.key_tile = cut.chunk;
   if (cut.tasks == 0) return;
   heed::detail::arena one;
-  static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, one));
+  static_cast<void>(chunk_driver<T>(p, cut.chunk, cut.columns, cut.together, one));
   out.workspace_bytes = heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), one.needed());
   if (!out.ok()) return;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
@@ -143,9 +172,14 @@ template <class T> void explain_chunks(plan& how, const recurrence<T>& p, const 
   }
   text << "chunks of " << how.chunk << " tokens, " << (p.chunk > 0 ? "as asked" : "by the cost model for D = ");
   if (p.chunk == 0) text << p.d << ", E = " << p.e;
-  text << "; " << how.tasks / how.splits << " memories, columns of v in " << cut.blocks
-       << (cut.blocks == 1 ? " block" : " blocks");
+  text << "; " << p.sequences() * p.states << " memories";
+  if (cut.together > 1) text << ", " << cut.together << " side by side";
+  text << ", columns of v in " << cut.blocks << (cut.blocks == 1 ? " block" : " blocks");
   if (cut.pieces > 1) text << ", tokens in " << cut.pieces << " pieces";
+  const index_t size = sizeof(T);
+  if (far_rows<T>(p.v.stride(2), p.e)) text << "; rows of v copied, stride " << p.v.stride(2) * size << " bytes";
+  if (far_rows<T>(p.k.stride(2), p.d) && copies_keys(p))
+    text << "; rows of k copied, stride " << p.k.stride(2) * size << " bytes";
   if (p.packed()) text << "; packed: each sequence as a call of its own";
   if (p.causal && p.decay == nullptr)
     heed::detail::name_places(text, p.sequences(), [&](index_t number) { return p.track_at(number).place; });
@@ -153,17 +187,19 @@ template <class T> void explain_chunks(plan& how, const recurrence<T>& p, const 
     text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
 }
 
-// Tasks are (sequence, head of the state, block of columns, piece of the tokens).
+// Tasks are (sequence, heads of the state, block of columns, piece of the tokens).
 template <class T>
 void run_chunks(const recurrence<T>& p, const plan& how, const chunk_cut& cut, const context& where, index_t workers) {
   run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
     heed::detail::arena scratch(memory, memory.size());
-    chunk_driver<T> driver(p, cut.chunk, cut.columns, scratch);
+    chunk_driver<T> driver(p, cut.chunk, cut.columns, cut.together, scratch);
+    const index_t groups = cut.groups(p.states);
     claim([&](index_t task) {
       const index_t number = task % cut.pieces, block = task / cut.pieces % cut.blocks;
-      const index_t head = task / cut.pieces / cut.blocks, first = block * cut.columns;
-      driver.run(p.track_at(head / p.states), head % p.states, first, std::min(cut.columns, p.e - first),
-                 {cut.begin_of(number), cut.begin_of(number + 1)});
+      const index_t group = task / cut.pieces / cut.blocks, first = block * cut.columns;
+      const index_t state = group % groups * cut.together;
+      driver.run(p.track_at(group / groups), state, std::min(cut.together, p.states - state), first,
+                 std::min(cut.columns, p.e - first), {cut.begin_of(number), cut.begin_of(number + 1)});
     });
   });
 }

@@ -19,6 +19,8 @@
 // (arXiv 2402.18668).
 
 #include <algorithm>
+#include <array>
+#include <optional>
 
 #include "heed/core/context.hpp"
 #include "heed/tile/chunk_features.hpp"
@@ -26,6 +28,7 @@
 #include "heed/tile/chunk_state.hpp"
 #include "heed/tile/drip.hpp"
 #include "heed/tile/fade.hpp"
+#include "heed/tile/far_rows.hpp"
 #include "heed/tile/features.hpp"
 #include "heed/tile/recurrence.hpp"
 
@@ -38,22 +41,33 @@ struct piece {
   index_t begin = 0, end = whole;
 };
 
+// Memories that a task takes through the tokens side by side, at most
+inline constexpr index_t most_together = 8;
+
+// Whether keys are copied: to be mapped, or far apart and read more than once as they are.
+template <class T> bool copies_keys(const recurrence<T>& p) {
+  if (p.mapped() && !p.taylor()) return true;
+  return far_rows<T>(p.k.stride(2), p.d) && (p.taylor() || p.decay == nullptr || p.readers > 1);
+}
+
 template <class T> class chunk_driver {
  public:
-  // Chunks of up to `chunk` tokens, up to `columns` columns of v
-  chunk_driver(const recurrence<T>& p, index_t chunk, index_t columns, heed::detail::arena& memory)
+  // Chunks of up to `chunk` tokens, up to `columns` columns of v, up to `together` memories at once
+  chunk_driver(const recurrence<T>& p, index_t chunk, index_t columns, index_t together, heed::detail::arena& memory)
       : p_(p),
         chunk_(chunk),
-        fade_(p, chunk, memory),
         features_(p, chunk, memory),
-        state_(p, chunk, columns, memory),
-        reader_(p, chunk, columns, features_, fade_, state_, meanwhile_, memory),
-        k_(memory.take<T>(p.mapped() && !p.taylor() ? chunk * p.d : 0)) {}
+        reader_(p, chunk, columns, features_, meanwhile_, memory),
+        k_(memory.take<T>(copies_keys(p) ? chunk * p.d : 0)),
+        v_(memory.take<T>(far_rows<T>(p.v.stride(2), p.e) ? chunk * odd_lines<T>(columns) : 0)) {
+    for (index_t i = 0; i < together; ++i) heads_[static_cast<std::size_t>(i)].emplace(p, chunk, columns, memory);
+  }
   chunk_driver(const chunk_driver&) = delete;  // the parts hold each other
   chunk_driver& operator=(const chunk_driver&) = delete;
 
-  // Columns [first, first + columns) of v, with the state's head number `state`. Only the last piece writes the state.
-  void run(const track& t, index_t state, index_t first, index_t columns, const piece& part = {}) {
+  // Columns [first, first + columns) of v, with heads [state, state + count) of the state. Only the last piece writes
+  // the state.
+  void run(const track& t, index_t state, index_t count, index_t first, index_t columns, const piece& part = {}) {
     const auto [all_see, blind, pairs] = p_.order_of(t);
     const index_t n = t.queries, m = t.keys, chunks = (pairs + chunk_ - 1) / chunk_;
     const auto place_of = [&, pairs = pairs](index_t share) {
@@ -63,13 +77,12 @@ template <class T> class chunk_driver {
     const bool first_piece = part.begin == 0, last_piece = part.end == piece::whole;
     if (begin == end && !last_piece && (!first_piece || blind == 0)) return;  // fewer chunks than pieces
 
-    t_ = t, kv_head_ = state / p_.writers, first_head_ = state * p_.readers, first_ = first, columns_ = columns;
-    state_.begin(t, state, first, columns);
-    fade_.begin_state(t, state);
-    const auto absorb = [&](index_t j, index_t count, index_t next) { this->absorb(j, count, next); };
-    const auto read = [&](index_t i, index_t count, index_t next) { this->read(i, count, next); };
-    const auto pair = [&, key = all_see - blind](index_t i, index_t count, index_t next) {
-      this->pair(i, key + i, count, next);
+    t_ = t, count_ = count, first_ = first, columns_ = columns;
+    for (index_t i = 0; i < count; ++i) head(i).begin(t, state + i, first, columns, p_);
+    const auto absorb = [&](index_t j, index_t n, index_t next) { this->absorb(j, n, next); };
+    const auto read = [&](index_t i, index_t n, index_t next) { this->read(i, n, next); };
+    const auto pair = [&, key = all_see - blind](index_t i, index_t n, index_t next) {
+      this->pair(i, key + i, n, next);
     };
     each_chunk(0, all_see, chunk_, absorb);
     if (first_piece) each_chunk(0, blind, tile, read);
@@ -78,11 +91,28 @@ template <class T> class chunk_driver {
     if (!last_piece) return;
     each_chunk(blind + pairs, n, tile, read);
     each_chunk(all_see + pairs, m, chunk_, absorb);
-    state_.end();
+    for (index_t i = 0; i < count; ++i) head(i).state.end();
   }
 
  private:
   static constexpr index_t tile = chunk_reader<T>::tile;
+
+  // One of the memories
+  struct memory_head {
+    memory_head(const recurrence<T>& p, index_t chunk, index_t columns, heed::detail::arena& memory)
+        : fade(p, chunk, memory), state(p, chunk, columns, memory) {}
+
+    void begin(const track& t, index_t number, index_t first, index_t columns, const recurrence<T>& p) {
+      kv_head = number / p.writers, first_query_head = number * p.readers;
+      state.begin(t, number, first, columns);
+      fade.begin_state(t, number);
+    }
+
+    tile::fade<T> fade;
+    chunk_state<T> state;
+    index_t kv_head = 0, first_query_head = 0;
+  };
+  memory_head& head(index_t i) { return *heads_[static_cast<std::size_t>(i)]; }
 
   // f(first, count, count of the next) for chunks of [first, end)
   template <class F> static void each_chunk(index_t first, index_t end, index_t most, F f) {
@@ -94,68 +124,78 @@ template <class T> class chunk_driver {
 
   // Tokens [j, j + n) go into the state
   void absorb(index_t j, index_t n, index_t next) {
-    begin_tokens(j, n);
-    meanwhile_.clear();
-    ask_tokens(j + n, next);
-    state_.update(tokens_, features_, fade_, meanwhile_);
+    for (index_t x = 0; x < count_; ++x) {
+      begin_tokens(head(x), j, n);
+      meanwhile_.clear();
+      ask_tokens(head(x), j + n, next, x == 0);
+      head(x).state.update(tokens_, features_, head(x).fade, meanwhile_);
+    }
   }
   // Queries [i, i + n) read the state, n <= tile
   void read(index_t i, index_t n, index_t next) {
-    meanwhile_.clear();
-    ask_queries(i + n, next);
-    each_head([&](index_t head) { reader_.read(t_, {}, head, i, n, -1, first_, columns_); });
+    for (index_t x = 0; x < count_; ++x) {
+      meanwhile_.clear();
+      ask_queries(head(x), i + n, next, x == 0);
+      reader_.use(head(x).fade, head(x).state);
+      each_query_head(head(x), [&](index_t q) { reader_.read(t_, {}, q, i, n, -1, first_, columns_); });
+    }
   }
   // Both: query i comes with token j
   void pair(index_t i, index_t j, index_t n, index_t next) {
-    begin_tokens(j, n);
-    meanwhile_.clear();
-    ask_queries(i + n, next), ask_tokens(j + n, next);
-    each_head([&](index_t head) {
-      for (index_t at = 0; at < n; at += tile)
-        reader_.read(t_, tokens_, head, i + at, std::min(tile, n - at), at, first_, columns_);
-    });
-    state_.update(tokens_, features_, fade_, meanwhile_);
+    for (index_t x = 0; x < count_; ++x) {
+      begin_tokens(head(x), j, n);
+      meanwhile_.clear();
+      ask_queries(head(x), i + n, next, x == 0), ask_tokens(head(x), j + n, next, x == 0);
+      reader_.use(head(x).fade, head(x).state);
+      each_query_head(head(x), [&](index_t q) {
+        for (index_t at = 0; at < n; at += tile)
+          reader_.read(t_, tokens_, q, i + at, std::min(tile, n - at), at, first_, columns_);
+      });
+      head(x).state.update(tokens_, features_, head(x).fade, meanwhile_);
+    }
   }
-  template <class F> void each_head(F f) const {
-    for (index_t head = first_head_; head < first_head_ + p_.readers; ++head) f(head);
+  template <class F> void each_query_head(const memory_head& x, F f) const {
+    for (index_t q = x.first_query_head; q < x.first_query_head + p_.readers; ++q) f(q);
   }
 
   // The chunk's keys, through the feature map, and its values
-  void begin_tokens(index_t j, index_t n) {
-    fade_.begin_chunk(j, n);
-    tokens_ = {p_.key(t_, kv_head_, j), p_.k.stride(2), p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), n};
-    if (k_ == nullptr) return;
-    for (index_t s = 0; s < n; ++s) {
-      const T* const key = tokens_.keys + s * tokens_.key_row;
-      std::copy(key, key + p_.d, k_ + s * p_.d);
+  void begin_tokens(memory_head& x, index_t j, index_t n) {
+    x.fade.begin_chunk(j, n);
+    tokens_ = {p_.key(t_, x.kv_head, j), p_.k.stride(2), p_.value(t_, x.kv_head, j) + first_, p_.v.stride(2), n};
+    if (v_ != nullptr) {
+      const index_t row = odd_lines<T>(columns_);
+      copy_rows(tokens_.values, tokens_.value_row, n, columns_, v_, row);
+      tokens_.values = v_, tokens_.value_row = row;
     }
-    map_rows(p_.map, k_, n, p_.d);
+    if (k_ == nullptr) return;
+    copy_rows(tokens_.keys, tokens_.key_row, n, p_.d, k_, p_.d);
+    if (p_.mapped() && !p_.taylor()) map_rows(p_.map, k_, n, p_.d);
     tokens_.keys = k_, tokens_.key_row = p_.d;
   }
 
-  // While a chunk is computed, the rows of the next are asked for: queries from i, tokens from j, `next` of each.
-  void ask_queries(index_t i, index_t next) {
+  // While a chunk is computed, the rows of the next are asked for: queries from i, tokens from j, `next` of each; their
+  // pages with the first of the memories.
+  void ask_queries(const memory_head& x, index_t i, index_t next, bool pages) {
     if (next == 0) return;
-    meanwhile_.ask(0, p_.query(t_, first_head_, i), p_.q.stride(2), next, p_.d);
-    meanwhile_.ask(3, p_.output(t_, first_head_, i) + first_, p_.o.stride(2), next, columns_);
+    meanwhile_.ask(0, p_.query(t_, x.first_query_head, i), p_.q.stride(2), next, p_.d, pages);
+    meanwhile_.ask(3, p_.output(t_, x.first_query_head, i) + first_, p_.o.stride(2), next, columns_, pages);
   }
-  void ask_tokens(index_t j, index_t next) {
+  void ask_tokens(const memory_head& x, index_t j, index_t next, bool pages) {
     if (next == 0) return;
-    meanwhile_.ask(1, p_.key(t_, kv_head_, j), p_.k.stride(2), next, p_.d);
-    meanwhile_.ask(2, p_.value(t_, kv_head_, j) + first_, p_.v.stride(2), next, columns_);
+    meanwhile_.ask(1, p_.key(t_, x.kv_head, j), p_.k.stride(2), next, p_.d, pages);
+    meanwhile_.ask(2, p_.value(t_, x.kv_head, j) + first_, p_.v.stride(2), next, columns_, pages);
   }
 
   const recurrence<T>& p_;
   index_t chunk_;
-  fade<T> fade_;
   chunk_features<T> features_;
-  chunk_state<T> state_;
   drips<T> meanwhile_;
   chunk_reader<T> reader_;
-  T* k_;
+  T *k_, *v_;  // rows of the chunk, or null: as they are
+  std::array<std::optional<memory_head>, static_cast<std::size_t>(most_together)> heads_;
   track t_ = {};
-  index_t kv_head_ = 0, first_head_ = 0, first_ = 0, columns_ = 0;  // of the task
-  chunk_tokens<T> tokens_ = {};                                     // of the chunk
+  index_t count_ = 0, first_ = 0, columns_ = 0;  // of the task
+  chunk_tokens<T> tokens_ = {};                  // of the chunk
 };
 
 }  // namespace HEED_ISA

@@ -57,9 +57,9 @@ template <class T> class drips {
  public:
   void clear() { running_ = 0, all_.fill({}); }
 
-  // `count` rows for what comes next; the lower numbers first
-  void ask(index_t number, const T* rows, index_t row_stride, index_t count, index_t dim) {
-    touch_pages(rows, row_stride, count, count);  // of what comes after the next
+  // `count` rows for what comes next; the lower numbers first. pages: nobody has touched the pages yet
+  void ask(index_t number, const T* rows, index_t row_stride, index_t count, index_t dim, bool pages) {
+    if (pages) touch_pages(rows, row_stride, count, count);  // of what comes after the next
     all_[static_cast<std::size_t>(number)] = {rows, row_stride, count, dim};
   }
 
