@@ -51,9 +51,10 @@ std::vector<fitted_row> fitted(const local_linear_case<T>& x, const heed::per_he
   return rows;
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template std::vector<fitted_row> fitted<T>(const local_linear_case<T>&, const heed::per_head&,                     \
-                                             const heed::local_linear::options<T>&, const heed::tensor_view<const T, 4>*);
+#define INSTANTIATE(T)                                                                            \
+  template std::vector<fitted_row> fitted<T>(const local_linear_case<T>&, const heed::per_head&,  \
+                                             const heed::local_linear::options<T>&,               \
+                                             const heed::tensor_view<const T, 4>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
