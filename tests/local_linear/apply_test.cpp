@@ -6,6 +6,7 @@
 #include <cmath>
 #include <vector>
 
+#include "heed/reference/local_linear.hpp"
 #include "heed/reference/softmax.hpp"
 
 #include "support/catch.hpp"

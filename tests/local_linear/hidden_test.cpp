@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "heed/reference/local_linear.hpp"
 #include "support/catch.hpp"
 #include "support/local_linear_case.hpp"
 #include "support/softmax_options.hpp"

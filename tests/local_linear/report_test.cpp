@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "heed/reference/local_linear.hpp"
 #include "support/catch.hpp"
 #include "support/local_linear_case.hpp"
 

@@ -9,7 +9,7 @@
 #include <memory>
 #include <vector>
 
-#include "heed/reference/local_linear.hpp"
+#include "heed/reference/eigen.hpp"
 #include "support/buffer.hpp"
 #include "support/catch.hpp"
 #include "support/comparison.hpp"
@@ -71,7 +71,7 @@ template <class T> struct local_linear_case {
 // What the reference says of a row, and the sizes on which its accuracy depends.
 struct fitted_row {
   index_t batch, head, query;
-  heed::reference::local_linear::detail::vector o, y, mean;
+  Eigen::Matrix<long double, Eigen::Dynamic, 1> o, y, mean;
   double lse;
   double ridge;
   row_size size;        // |s|, |v|
@@ -82,45 +82,11 @@ struct fitted_row {
   double sigma = 0;     // the largest standard deviation of a column of v under p
 };
 
-// With given slopes (a pointer to their view): of apply.
+// With given slopes (a pointer to their view): of apply. Compiled once for all tests, in local_linear_fitted.cpp.
 template <class T>
 std::vector<fitted_row> fitted(const local_linear_case<T>& x, const heed::per_head& ridge,
                                const heed::local_linear::options<T>& options,
-                               const heed::tensor_view<const T, 4>* given = nullptr) {
-  namespace reference = heed::reference::local_linear::detail;
-  std::vector<fitted_row> rows;
-  reference::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options, [&](const reference::row& row) {
-    const double penalty = given != nullptr ? 1 : ridge.at(row.head);
-    fitted_row f{row.batch, row.head, row.query, {}, {}, row.mean, row.lse, penalty, {}};
-    if (given == nullptr) {
-      f.y = reference::slope_of(row, penalty).y;
-    } else {
-      f.y.resize(row.q.size());
-      for (index_t c = 0; c < f.y.size(); ++c)
-        f.y(c) = reference::get(reference::row_at(*given, row.batch, row.head, row.query)[c]);
-    }
-    f.o = reference::output_of(row, f.y);
-    const auto number = [](reference::real a) { return static_cast<double>(a); };
-    for (const reference::real score : row.scores) f.size.see_score(number(score));
-    for (index_t j = 0; j < row.p.size(); ++j) {
-      for (index_t e = 0; e < row.v.cols(); ++e) f.size.see_value(number(row.v(j, e)));
-      f.key = std::max(f.key, number(row.k.row(j).norm()));
-    }
-    if (row.p.size() > 0) {
-      const reference::vector weight = (row.x * f.y).array() + 1;
-      f.distance = number((row.q - row.mean).norm());
-      f.spread = number(std::sqrt(row.p.dot(row.x.rowwise().squaredNorm())));
-      f.gain = number(std::sqrt(row.p.dot(weight.cwiseAbs2())));
-      const reference::vector centre = row.v.transpose() * row.p;
-      for (index_t e = 0; e < row.v.cols(); ++e) {
-        const double variance = number(row.p.dot((row.v.col(e).array() - centre(e)).matrix().cwiseAbs2()));
-        if (std::isfinite(variance)) f.sigma = std::max(f.sigma, std::sqrt(variance));
-      }
-    }
-    rows.push_back(std::move(f));
-  });
-  return rows;
-}
+                               const heed::tensor_view<const T, 4>* given = nullptr);
 
 // The largest error that a correct kernel may show in one row, a sum of
 //

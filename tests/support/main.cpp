@@ -3,14 +3,9 @@
 // main of every test program, compiled without machine flags: a program for another machine reports "skipped" (77)
 // instead of dying on an illegal instruction. HEED_TEST_NEEDS names the feature, such as "avx2".
 
-#if __has_include(<catch2/catch_session.hpp>)
-#include <catch2/catch_session.hpp>
-#else
-#define CATCH_CONFIG_RUNNER
-#include <catch2/catch.hpp>
-#endif
-
 #include <cstdio>
+
+#include "support/session.hpp"
 
 int main(int argc, char** argv) {
 #ifdef HEED_TEST_NEEDS
@@ -20,5 +15,5 @@ int main(int argc, char** argv) {
     return 77;
   }
 #endif
-  return Catch::Session().run(argc, argv);
+  return heed_test::run_session(argc, argv);
 }
