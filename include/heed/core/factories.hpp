@@ -23,7 +23,7 @@ struct named_extent {
   index_t extent;
 };
 
-template <int N> void check_extents(const char* call, const named_extent (&extents)[N]) {
+template <std::size_t N> void check_extents(const char* call, const named_extent (&extents)[N]) {
   for (const auto& [name, extent] : extents)
     if (extent < 0) fail(call, ": ", name, " is ", extent, ", must be at least 0");
 }

@@ -184,7 +184,7 @@ template <class T> class chunk_reader {
       if (all_finite(v + s * x_.value_row, x_.value_row, 1, columns_)) continue;
       std::uint64_t seen = 0;
       for (index_t l = from * w; l < lanes_; ++l)
-        if (fade_.sees(at + l, j + s)) seen |= std::uint64_t{1} << l;
+        if (fade_->sees(at + l, j + s)) seen |= std::uint64_t{1} << l;
       bits[static_cast<std::size_t>(s)] = weight_signs(seen, scores_ + s * row_, from * w, lanes_);
     }
     for (index_t c = 0; c < columns_; c += slice) {

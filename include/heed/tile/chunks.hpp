@@ -79,10 +79,10 @@ template <class T> class chunk_driver {
 
     t_ = t, count_ = count, first_ = first, columns_ = columns;
     for (index_t i = 0; i < count; ++i) head(i).begin(t, state + i, first, columns, p_);
-    const auto absorb = [&](index_t j, index_t n, index_t next) { this->absorb(j, n, next); };
-    const auto read = [&](index_t i, index_t n, index_t next) { this->read(i, n, next); };
-    const auto pair = [&, key = all_see - blind](index_t i, index_t n, index_t next) {
-      this->pair(i, key + i, n, next);
+    const auto absorb = [&](index_t j, index_t tokens, index_t next) { this->absorb(j, tokens, next); };
+    const auto read = [&](index_t i, index_t tokens, index_t next) { this->read(i, tokens, next); };
+    const auto pair = [&, key = all_see - blind](index_t i, index_t tokens, index_t next) {
+      this->pair(i, key + i, tokens, next);
     };
     each_chunk(0, all_see, chunk_, absorb);
     if (first_piece) each_chunk(0, blind, tile, read);

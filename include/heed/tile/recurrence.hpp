@@ -117,7 +117,7 @@ inline constexpr index_t most_dim = index_t{1} << 24;
 // it takes at most half of the exponents below 1, so that a phi(q) that has the other half stays normal. Pairs of
 // taylor features are no product of phi(q): their scale comes last.
 template <class T> void complete(recurrence<T>& p) {
-  if (p.scale != 0 && std::abs(p.scale) < 1 && !p.taylor()) {
+  if (std::abs(p.scale) > 0 && std::abs(p.scale) < 1 && !p.taylor()) {
     const int power = std::max(std::ilogb(p.scale), std::numeric_limits<T>::min_exponent / 2);
     p.early = std::ldexp(T(1), power), p.scale = std::ldexp(p.scale, -power);
   }
