@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <span>
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/tile/chunks.hpp"
+#include "heed/tile/far_rows.hpp"
 #include "heed/tile/tasks.hpp"
 
 namespace heed::tile {
@@ -117,8 +119,7 @@ template <class T> index_t memories_together(const recurrence<T>& p, index_t chu
   constexpr double cache = 640 * 1024;
   if (!token_major(p.k) || !token_major(p.v)) return 1;
   const double state = static_cast<double>(p.features) * static_cast<double>(odd_lines<T>(p.e));
-  const double rows =
-      2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);  // this chunk's and the next one's
+  const double rows = 2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);
   const double each = (state + rows) * static_cast<double>(sizeof(T));
   const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
   for (index_t most = std::min(most_together, p.states); most > 1; --most) {
