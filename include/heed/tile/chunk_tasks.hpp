@@ -113,8 +113,8 @@ template <class T> bool token_major(const tensor_view<const T, 4>& x) {
 
 // How many memories a task takes through the tokens side by side. In token-major tensors each row is on a page of its
 // own, with the rows of other heads beside it: a task for several heads asks for the page once, and lines that the CPU
-// fetches on its own behind a row are of use. As many as keep states and rows in the second cache, and no worker longer busy
-// than one head at a time would. bench/lightning_bench.cpp, layout rows.
+// fetches on its own behind a row are of use. As many as keep states and rows in the second cache,
+// and no worker longer busy than one head at a time would. bench/lightning_bench.cpp, layout rows.
 template <class T> index_t memories_together(const recurrence<T>& p, index_t chunk, index_t workers) {
   constexpr double cache = 640 * 1024;
   if (!token_major(p.k) || !token_major(p.v)) return 1;
