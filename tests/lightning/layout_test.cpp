@@ -49,7 +49,7 @@ TEST_CASE("the same bits wherever the rows lie, whoever runs the tasks") {
     const heed::lightning::options<float> some{.chunk = chunk};
     check_all({{2, 11, 11, 70, 70, 64, 64}, some_slopes(11), some});
     check_all({{1, 12, 4, 70, 70, 20, 17}, some_slopes(4), some});  // groups, one memory each
-    check_all({{1, 12, 4, 45, 70, 20, 17}, some_slopes(12), some});
+    check_all({{1, 12, 4, 70, 70, 20, 17}, some_slopes(12), some});
     check_all({{1, 10, 10, 70, 70, 24, 16}, index_t{10}, 9, some});  // gates, some of which cut
   }
   const std::vector<std::int32_t> offsets{0, 30, 30, 70};

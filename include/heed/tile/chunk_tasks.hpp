@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <span>
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/tile/chunks.hpp"
+#include "heed/tile/far_rows.hpp"
 #include "heed/tile/tasks.hpp"
 
 namespace heed::tile {
@@ -111,14 +113,13 @@ template <class T> bool token_major(const tensor_view<const T, 4>& x) {
 
 // How many memories a task takes through the tokens side by side. In token-major tensors each row is on a page of its
 // own, with the rows of other heads beside it: a task for several heads asks for the page once, and lines that the CPU
-// fetches on its own behind a row are of use. As many as keep states and rows in the second cache, and no worker longer busy
-// than one head at a time would. bench/lightning_bench.cpp, layout rows.
+// fetches on its own behind a row are of use. As many as keep states and rows in the second cache,
+// and no worker longer busy than one head at a time would. bench/lightning_bench.cpp, layout rows.
 template <class T> index_t memories_together(const recurrence<T>& p, index_t chunk, index_t workers) {
   constexpr double cache = 640 * 1024;
   if (!token_major(p.k) || !token_major(p.v)) return 1;
   const double state = static_cast<double>(p.features) * static_cast<double>(odd_lines<T>(p.e));
-  const double rows =
-      2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);  // this chunk's and the next one's
+  const double rows = 2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);
   const double each = (state + rows) * static_cast<double>(sizeof(T));
   const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
   for (index_t most = std::min(most_together, p.states); most > 1; --most) {

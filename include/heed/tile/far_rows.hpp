@@ -5,8 +5,6 @@
 // on another page than row r + 1, and its lines fall into the same few sets of the first cache as those of all other
 // rows. What is read more than once is then copied, rows end to end; the numbers stay the same.
 
-#include <cstdlib>
-
 #include "heed/simd/batch.hpp"
 
 namespace heed::tile {
