@@ -36,7 +36,8 @@ class [[nodiscard]] alignment {
   template <class X>
     requires(!std::same_as<detail::bare<X>, alignment> && !std::same_as<detail::bare<X>, detail::alignment_parts>)
   constexpr alignment(X&&) {
-    static_assert(std::same_as<X, alignment>, "heed: align is bottom_right, top_left, end_of_lengths or first_place(lengths)");
+    static_assert(std::same_as<X, alignment>,
+                  "heed: align is bottom_right, top_left, end_of_lengths or first_place(lengths)");
   }
   friend constexpr const detail::alignment_parts& detail::parts(const alignment& align) noexcept;
   detail::alignment_parts parts_;
