@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "heed/reference/local_linear.hpp"
 #include "support/local_linear_case.hpp"
 
 using namespace heed_test;

@@ -3,12 +3,14 @@
 // The result does not depend on how tensors and gates lie in memory: the same bits in every layout; and double.
 
 #include <iterator>
+#include <string>
 #include <vector>
 
 #include <Eigen/Core>
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
+#include "support/far_layouts.hpp"
 #include "support/mixture_case.hpp"
 
 using namespace heed_test;
@@ -33,6 +35,22 @@ TEST_CASE("every layout of every tensor: the same bits") {
       check_mixture(x);
       CHECK((same_bits(x.o, plain.o) && same_bits(x.lse, plain.lse)));
     }
+  }
+}
+
+TEST_CASE("rows far apart: the same bits, and the plan says which are copied") {
+  mixture_case<float> x({1, 4, 2, 90, 400, 64, 32}, gating::random, {.mask = heed::causal()});
+  x.mix();
+  for (const far_layout& how : far_layouts) {
+    INFO(how.name);
+    const moved<float> q(x.q, how), k(x.k, how), v(x.v, how);
+    moved<float> o(x.o.size(), how);
+    run_mixture<float>(q.cview(), k.cview(), v.cview(), x.gates.view3(), o.view(), x.options, {});
+    CHECK(o.holds(x.o));
+    const heed::plan plan =
+        run_mixture_plan<float>(q.cview(), k.cview(), v.cview(), x.gates.view3(), o.view(), x.options, {});
+    const bool copied = std::string(plan.why.data()).find("rows of v copied") != std::string::npos;
+    CHECK(copied == (how.apart >= 1024));
   }
 }
 

@@ -76,11 +76,10 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
 
 TEST_CASE("rows side by side, or read once, are read where they lie") {
   const std::vector<float> x = numbers(64 * 1024, 2);
-  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 64, 1024, 1024)));  // long rows without a gap
-  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, 80)));      // padding
-  CHECK_FALSE(tile::row_stage<float>::far_apart(rows_of(x, 1, 64, 1024)));
-  CHECK(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, 1024)));
-  CHECK(tile::row_stage<float>::far_apart(rows_of(x, 64, 64, -1024)));
+  CHECK_FALSE(tile::far_rows<float>(1024, 1024));  // long rows without a gap
+  CHECK_FALSE(tile::far_rows<float>(80, 64));      // padding
+  CHECK(tile::far_rows<float>(1024, 64));
+  CHECK(tile::far_rows<float>(-1024, 64));
   for (const bool again : {false, true}) {
     const auto view = rows_of(x, 64, 64, again ? 80 : 1024);
     stage s(view, 32, again, 1e9);

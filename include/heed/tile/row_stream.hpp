@@ -17,6 +17,7 @@
 #include "heed/core/message.hpp"
 #include "heed/core/view.hpp"
 #include "heed/tile/drip.hpp"
+#include "heed/tile/far_rows.hpp"
 #include "heed/tile/multiply.hpp"
 
 namespace heed::tile {
@@ -107,16 +108,10 @@ template <class T> class row_stage {
   row_stage(const tensor_view<const T, 4>& x, index_t tile, bool again, double bytes, heed::detail::arena& memory)
       : row_(x.stride(2)),
         dim_(x.extent(3)),
-        far_(far_apart(x)),
+        far_(x.extent(2) > 1 && far_rows<T>(x.stride(2), x.extent(3))),
         copies_(again && far_),
         prefetches_(!copies_ && (bytes > cached || far_)),
         copy_(memory.take<T>(copies_ ? tile * copy_row() : 0)) {}
-
-  // Rows at least half a page apart, with other numbers between them
-  static bool far_apart(const tensor_view<const T, 4>& x) {
-    const index_t apart = std::abs(x.stride(2));
-    return x.extent(2) > 1 && apart >= 2048 / static_cast<index_t>(sizeof(T)) && apart >= 2 * x.extent(3);
-  }
 
   bool copies() const { return copies_; }
   index_t copy_row() const { return whole_vectors<T>(dim_); }  // numbers between the rows of a copy
@@ -156,7 +151,7 @@ template <class T> class row_stage {
     const T* const from = first_ + row * row_;
     copied_ = row, at_ = to;
     if (dim_ % row_stream<T>::line == 0) return {from, row_, count, dim_, to};
-    for (index_t r = 0; r < count; ++r) std::copy(from + r * row_, from + r * row_ + dim_, to + r * copy_row());
+    copy_rows(from, row_, count, dim_, to, copy_row());
     return {};
   }
 
@@ -168,14 +163,16 @@ template <class T> class row_stage {
   T* at_ = nullptr;
 };
 
-// For the `why` of a plan: which rows are copied, and how far apart they are. again: as for row_stage
+// For the `why` of a plan: which rows are copied, and how far apart they are. k_again: whether products read K twice
 template <class T>
 void name_copies(heed::detail::message& text, const tensor_view<const T, 4>& k, bool k_again,
                  const tensor_view<const T, 4>& v) {
-  const bool keys = k_again && row_stage<T>::far_apart(k), values = row_stage<T>::far_apart(v);
-  if (!keys && !values) return;
-  text << "; rows of " << (keys ? "k" : "v") << (keys && values ? " and v" : "") << " copied tile by tile, they are "
-       << (keys ? k : v).stride(2) * static_cast<index_t>(sizeof(T)) << " bytes apart";
+  const auto name = [&](const char* tensor, const tensor_view<const T, 4>& x) {
+    if (x.extent(2) > 1 && far_rows<T>(x.stride(2), x.extent(3)))
+      text << "; rows of " << tensor << " copied, stride " << x.stride(2) * static_cast<index_t>(sizeof(T)) << " bytes";
+  };
+  if (k_again) name("k", k);
+  name("v", v);
 }
 
 }  // namespace HEED_ISA

@@ -82,7 +82,7 @@ template <class T> class softmax_rows {
     rows_ = rows.count;
     keys_ = s.keys;
     far_ = keys_ * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20) ||  // no cache of a core
-           row_stage<T>::far_apart(p_.k) || row_stage<T>::far_apart(p_.v);
+           far_rows<T>(p_.k.stride(2), p_.d) || far_rows<T>(p_.v.stride(2), p_.e);
     at_.lanes = rows_, at_.keep_first = rule.keep_first;
     for (index_t r = 0; r < rows_; ++r) {
       const auto [head, query] = rows.row[static_cast<std::size_t>(r)];
