@@ -30,17 +30,17 @@ template <class T> class row_stream {
 
   row_stream() = default;
 
-  // count rows of dim numbers. to: where they go, one behind the other, in whole lines; null: they are prefetched, and
+  // count rows of `columns` numbers. to: where they go, one behind the other, in whole lines; null: they are prefetched, and
   // need not exist.
-  row_stream(const T* rows, index_t row_stride, index_t count, index_t dim, T* to)
+  row_stream(const T* rows, index_t row_stride, index_t count, index_t columns, T* to)
       : at_(rows),
         to_(to),
-        in_row_((dim + line - 1) / line),
+        in_row_((columns + line - 1) / line),
         row_left_(in_row_),
         jump_(row_stride - in_row_ * line),
         ahead_(to == nullptr ? 0 : 4 * row_stride),
         left_(count * in_row_) {
-    HEED_ASSERT(to == nullptr || dim % line == 0);
+    HEED_ASSERT(to == nullptr || columns % line == 0);
   }
 
   index_t left() const { return left_; }  // lines
