@@ -116,6 +116,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
   if (unused > 0) text << "; none in " << unused;
   tile::name_options(text, static_cast<const tile::softmax_problem<T>&>(p));
+  if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
 }
 
 template <class T>

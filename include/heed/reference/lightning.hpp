@@ -119,7 +119,7 @@ void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, 
     for (index_t i = 0; i < t.rows; ++i) {
       if (i < t.tokens) {
         const double lambda = t.lambda(i);
-        if (!(lambda > 0))
+        if (heed::detail::equals(lambda, 0))
           s.setZero();  // even of what is not finite
         else
           s *= lambda;
