@@ -38,7 +38,8 @@ TEMPLATE_TEST_CASE("vector steps of conjugate gradients", "[solve]", float, doub
   std::vector<T> dot(at(lanes)), curve = dot, square = dot, shift = dot;
   tile::lane_dot(p.data(), z.data(), row, rows, lanes, dot.data());
   tile::complete_image(image.data(), s.data(), mean.data(), ridge.data(), p.data(), row, rows, lanes, curve.data());
-  tile::take_step(next_y.data(), next_r.data(), p.data(), z.data(), step.data(), row, rows, lanes, square.data());
+  tile::take_step(next_y.data(), next_r.data(), p.data(), z.data(), step.data(), step.data(), row, rows, lanes,
+                  square.data());
   tile::turn(next_p.data(), r.data(), turn.data(), mean.data(), row, rows, lanes, shift.data());
   for (index_t l = 0; l < row; ++l) {
     double sums[4] = {0, 0, 0, 0};

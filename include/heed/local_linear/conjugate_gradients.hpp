@@ -20,7 +20,8 @@ inline namespace HEED_ISA {
 // its last lane, and no lane's numbers reach another. No preconditioner, no first guess: the diagonal, the covariance
 // of a tile's keys, its mean weights and the slopes of the tile before were tried, see docs/kernels/local_linear.md.
 //
-// r, and with it y, is solved for as 2^-n r of a length below 1: squares overflow only where C itself does.
+// r, and with it y, is solved for as 2^-n r of a length below 1: squares overflow only where C itself does. Where C is
+// so large that y would come near the smallest normal number, it is kept as 2^64 y.
 template <class T> class conjugate_gradients {
  public:
   static constexpr index_t w = simd::width<T>, lanes = tile::query_tile<T>::most_rows;
@@ -32,6 +33,8 @@ template <class T> class conjugate_gradients {
         t_(memory.take<T>(lanes * tile::query_tile<T>::most_keys)),
         direction_(memory.take<T>(lanes * p.d)),
         step_(memory.take<T>(lanes)),
+        y_step_(memory.take<T>(lanes)),
+        y_unit_(memory.take<T>(lanes)),
         turn_(memory.take<T>(lanes)),
         shift_(memory.take<T>(lanes)),
         square_(memory.take<T>(lanes)),
@@ -58,8 +61,8 @@ template <class T> class conjugate_gradients {
     std::uint64_t active = which;
     while (active != 0 && out.iterations < most) {
       apply(weights, direction_, mean, shift_, ridge, curve_);
-      active = choose_steps(active, row);
-      tile::take_step(y, r, direction_, image_.data(), step_, row, d_, row, square_);
+      active = choose_steps(active, row, out.iterations == 0);
+      tile::take_step(y, r, direction_, image_.data(), y_step_, step_, row, d_, row, square_);
       ++out.iterations;
       active = choose_turns(active, row, out);
       tile::turn(direction_, r, turn_, mean, row, d_, row, shift_);
@@ -75,7 +78,7 @@ template <class T> class conjugate_gradients {
         const double left = std::sqrt(static_cast<double>(now_[at(l)]) / first_[at(l)]);
         if (!(left <= out.residual[at(l)] || std::isnan(out.residual[at(l)]))) out.residual[at(l)] = left;
       }
-      unit_[l] = T(1) / unit_[l];
+      unit_[l] = T(1) / unit_[l] / y_unit_[l];
     }
     scale(y, row);
     const index_t unsure = tile::all_finite(y, row, d_, row) ? 0 : d_ * row;
@@ -99,7 +102,7 @@ template <class T> class conjugate_gradients {
       now_[at(l)] = square_[l];
       first_[at(l)] = static_cast<double>(square_[l]);
       bound_[at(l)] = tolerance * tolerance * first_[at(l)];
-      step_[l] = turn_[l] = T(0), largest_[at(l)] = 0;
+      step_[l] = y_step_[l] = turn_[l] = T(0), y_unit_[l] = T(1), largest_[at(l)] = 0;
       if (!(square_[l] > T(0))) which &= ~bit(l);
     }
     return which;
@@ -122,14 +125,15 @@ template <class T> class conjugate_gradients {
         simd::store(x + d * row + l, simd::load(unit_ + l) * simd::load(x + d * row + l));
   }
   // How far along the direction; lanes where rounding ate the ridge, or where C overflows, stop.
-  std::uint64_t choose_steps(std::uint64_t active, index_t row) {
+  std::uint64_t choose_steps(std::uint64_t active, index_t row, bool first) {
     for (index_t l = 0; l < row; ++l) {
       const T before = step_[l], next = (active & bit(l)) != 0 ? now_[at(l)] / curve_[l] : T(0);
       if (!(next > T(0) && next <= std::numeric_limits<T>::max())) {
-        active &= ~bit(l), step_[l] = T(0);
+        active &= ~bit(l), step_[l] = y_step_[l] = T(0);
         continue;
       }
-      step_[l] = next;
+      if (first && next < T(0x1p-60)) y_unit_[l] = T(0x1p64);
+      step_[l] = next, y_step_[l] = next * y_unit_[l];
       // an entry on the diagonal of the tridiagonal matrix of the Lanczos process
       const T entry = T(1) / step_[l] + (before > T(0) ? turn_[l] / before : T(0));
       largest_[at(l)] = std::max(largest_[at(l)], static_cast<double>(entry));
@@ -157,6 +161,7 @@ template <class T> class conjugate_gradients {
     const index_t row = weights.row();
     per_lane<double> slopes, offsets;
     find_lengths(y, row, slopes), find_lengths(mean, row, offsets);
+    for (index_t l = 0; l < row; ++l) slopes[at(l)] /= static_cast<double>(y_unit_[l]);
     constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     std::uint64_t lost = 0;
     for (index_t l = 0; l < row; ++l) {
@@ -201,7 +206,7 @@ template <class T> class conjugate_gradients {
       for (index_t l = 0; l < row; l += w) {
         const index_t i = d * row + l;
         const simd::batch<T> rest = simd::load(q + i) - simd::load(mean + i);
-        simd::store(r + i, simd::load(unit_ + l) * rest - simd::load(image_.data() + i));
+        simd::store(r + i, simd::load(unit_ + l) * rest - simd::load(image_.data() + i) / simd::load(y_unit_ + l));
       }
   }
 
@@ -225,7 +230,7 @@ template <class T> class conjugate_gradients {
 
   index_t d_;
   tile::lane_sums<T> image_;
-  T *t_, *direction_, *step_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
+  T *t_, *direction_, *step_, *y_step_, *y_unit_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
   per_lane<T> now_;                           // squares of the residuals
   per_lane<double> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below
 };

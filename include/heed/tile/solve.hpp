@@ -43,12 +43,12 @@ HEED_NOINLINE void complete_image(T* z, const T* s, const T* mean, const T* ridg
   }
 }
 
-// y <- y + a p; r <- r - a z; square = r . r
+// y <- y + b p; r <- r - a z; square = r . r
 template <class T>
-HEED_NOINLINE void take_step(T* y, T* r, const T* p, const T* z, const T* a, index_t row, index_t rows, index_t lanes,
-                             T* square) {
+HEED_NOINLINE void take_step(T* y, T* r, const T* p, const T* z, const T* b, const T* a, index_t row, index_t rows,
+                             index_t lanes, T* square) {
   for (index_t l = 0; l < lanes; l += simd::width<T>) {
-    const simd::batch<T> zero(T(0)), forth = simd::load(a + l), back = zero - forth;
+    const simd::batch<T> zero(T(0)), forth = simd::load(b + l), back = zero - simd::load(a + l);
     simd::batch<T> sum = zero;
     for (index_t d = 0; d < rows; ++d) {
       const index_t at = d * row + l;
