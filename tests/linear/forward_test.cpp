@@ -184,10 +184,9 @@ void large_numbers(float size, double scale) {
       for (const bool normalize : {true, false}) {
         if (normalize && map == feature::identity) continue;  // its denominators may be anything
         INFO(static_cast<double>(size) << ", scale " << scale << ", feature " << static_cast<int>(map));
-        linear_case<float> x({1, 2, 1, 70, 70, 16, 20}, {.mask = causal ? heed::causal() : heed::mask{},
-                                                         .scale = scale,
-                                                         .feature = map,
-                                                         .normalize = normalize});
+        linear_case<float> x(
+            {1, 2, 1, 70, 70, 16, 20},
+            {.mask = causal ? heed::causal() : heed::mask{}, .scale = scale, .feature = map, .normalize = normalize});
         x.q.each([&](float& a) { a = size * std::abs(a); });
         x.k.each([&](float& a) { a = size * std::abs(a); });
         heed_test::check(x);
@@ -198,6 +197,29 @@ void large_numbers(float size, double scale) {
 }
 TEST_CASE("a scale below 1 keeps products in range that would leave it") {
   large_numbers(2e19f, 1e-10), large_numbers(2e19f, -3e-5), large_numbers(1e25f, 1e-20);
+}
+
+TEST_CASE("sums of weights near the largest float; a scale that a normaliser without eps cancels") {
+  for (const double scale : {1.0, 0.5, 1e-12, 3.0}) {
+    linear_case<float> x({1, 1, 1, 1, 1, 1, 1}, {.scale = scale, .feature = feature::exp});
+    x.q(0, 0, 0, 0) = x.k(0, 0, 0, 0) = 43.9f, x.v(0, 0, 0, 0) = 1;
+    x.forward();
+    CHECK(x.o(0, 0, 0, 0) == Approx(1).epsilon(1e-5));
+    run_decode<float>(x.call(), x.memory(), x.options, {});
+    CHECK(x.o(0, 0, 0, 0) == Approx(1).epsilon(1e-5));
+    linear_case<float> y({1, 1, 1, 1, 1, 1, 1}, {.scale = scale, .feature = feature::elu_plus_one, .eps = 0});
+    y.q(0, 0, 0, 0) = -50, y.k(0, 0, 0, 0) = -10, y.v(0, 0, 0, 0) = 2;
+    y.options.initial_state = {};
+    y.forward();
+    CHECK(y.o(0, 0, 0, 0) == Approx(2).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("a scale of which little is left beyond what phi(q) takes") {
+  linear_case<float> x({1, 1, 1, 1, 1, 1, 1}, {.scale = 1e-60, .feature = feature::identity, .normalize = false});
+  x.q(0, 0, 0, 0) = 1e19f, x.k(0, 0, 0, 0) = 2e19f, x.v(0, 0, 0, 0) = 1;
+  x.forward();
+  CHECK(x.o(0, 0, 0, 0) == Approx(2e-22).epsilon(1e-5));
 }
 
 TEST_CASE("the scale makes no other bits: a power of 2 and the rest of it") {

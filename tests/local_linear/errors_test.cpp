@@ -104,7 +104,7 @@ TEST_CASE("the call that the others bend is good") {
 }
 
 TEST_CASE("ridge: more than 0, one or as many as o has heads") {
-  static const std::vector<float> three(3, 1.0f), zero{1, 1, 0, 1}, four(4, 1.0f);
+  static const std::vector<float> three(3, 1.0f), zero{1, 1, 0, 1}, four(4, 1.0f), subnormal{1, 1, 1, 1e-40f};
   static const std::vector<double> minus{1, -0.5, 1, 1}, nan_last{1, 1, 1, NAN}, none, infinite{1, HUGE_VAL, 1, 1};
   refused(verb::forward, "0", {"ridge", "0"}, [](call& c) { c.ridge = 0; });
   refused(verb::forward, "negative", {"ridge", "-2", "0"}, [](call& c) { c.ridge = -2; });
@@ -128,7 +128,10 @@ TEST_CASE("ridge: more than 0, one or as many as o has heads") {
   accepted(verb::forward, "infinity", [](call& c) { c.ridge = HUGE_VAL; });
   accepted(verb::forward, "one of four is infinity", [](call& c) { c.ridge = infinite; });
   accepted(verb::forward, "the smallest",
-           [](call& c) { c.ridge = std::numeric_limits<double>::denorm_min(), c.options.solver = solver::automatic; });
+           [](call& c) { c.ridge = std::numeric_limits<double>::min(), c.options.solver = solver::automatic; });
+  refused(verb::forward, "subnormal", {"ridge", "0"},
+          [](call& c) { c.ridge = std::numeric_limits<double>::denorm_min(); });
+  refused(verb::forward, "one of four is subnormal", {"ridge", "3", "0"}, [](call& c) { c.ridge = subnormal; });
 }
 
 TEST_CASE("tolerance and max_iterations") {

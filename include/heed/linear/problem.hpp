@@ -9,8 +9,7 @@ inline namespace HEED_ISA {
 
 template <class T>
 tile::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                 tensor_view<T, 4> o, const options<T>& opt,
-                                 unsigned one_axis) {
+                                 tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
   tile::recurrence<T> p = tile::make_recurrence<T>(q, k, v, o, opt, one_axis);
   p.align = heed::detail::parts(opt.align);
   p.map = heed::detail::parts(opt.feature);

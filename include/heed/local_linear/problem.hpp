@@ -2,6 +2,7 @@
 #pragma once
 
 #include "heed/local_linear/options.hpp"
+#include "heed/simd/float_control.hpp"
 #include "heed/tile/problem.hpp"
 
 namespace heed::local_linear::detail {
@@ -56,6 +57,7 @@ template <class T> bool check_call(const problem<T>& p, heed::detail::problem_te
   const auto kind = static_cast<index_t>(p.opt.solver);
   check.require(kind >= 0 && kind <= static_cast<index_t>(solver::direct), "solver is ", kind,
                 ", must be one of the enumerators");
+  const simd::flush_to_zero numbers;  // a subnormal ridge counts as 0, here as in tasks
   for (index_t h = 0; check.ok() && h < (p.ridge.one_each() ? p.heads : 1); ++h)
     check.require(p.ridge.at(h) > 0, "ridge[", h, "] is ", p.ridge.at(h), ", must be more than 0");
   return check.ok();

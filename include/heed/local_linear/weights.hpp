@@ -131,7 +131,7 @@ template <class T> class tile_weights {
   void copy_keys(index_t number, const tile::key_tile& keys) {
     T* const there = number < count_ ? copied(number, keys) : nullptr;
     if (there != nullptr)
-      tile_.key_rows().recall(keys.key, there);
+      tile_.key_rows().recall(keys.key, keys.keys, there);
     else
       tile_.key_rows().copy(keys.key, keys.keys);
   }

@@ -105,7 +105,7 @@ template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   const batch<T> square = x * x;
   const batch<T> inner = fma(detail::polynomial(square, c::tanh) * square, x, x);
   const batch<T> e = exp(batch<T>(T(-2)) * size);
-  const batch<T> outer = xsimd::copysign((one - e) / (one + e), x);
+  const batch<T> outer = xsimd::copysign(divide_in_range<T>(one - e, one + e), x);
   return xsimd::select(size < batch<T>(T(0.625)), inner, outer);
 }
 

@@ -77,7 +77,11 @@ template <class T> class chunk_reader {
     if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_, p_.d, row_), scale_values(q_, p_.d * row_, p_.early);
     sum(at, false);
     if (at >= 0 && !finite()) sum(at, true);  // perhaps by what some lane must not see
-    for (index_t l = 0; l < row_; ++l) gain_[l] = output_gain(p_, p_.normalize ? below_[l] : T(0));
+    for (index_t l = 0; l < row_; ++l) {
+      const output_factors<T> factors = output_gain(p_, p_.normalize ? below_[l] : T(0));
+      gain_[l] = factors.gain;
+      for (index_t c = 0; factors.two() && c < columns_; ++c) sums_[c * row_ + l] *= factors.first;
+    }
     scatter(sums_, row_, gain_, out.data(), lanes, columns);
   }
 

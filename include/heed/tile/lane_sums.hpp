@@ -105,17 +105,17 @@ template <class T> class lane_sums {
   void add_columns(const T* x, index_t x_row, index_t c, index_t columns, const T* weight, const weight_block& b,
                    start how, row_stream<T>* meanwhile = nullptr) {
     multiply_streaming<T>({.a = x,
-                 .a_row = 1,
-                 .a_col = x_row,
-                 .b = weight + b.first * row_ + b.from * w,
-                 .b_row = row_,
-                 .c = sum_ + c * row_ + b.from * w,
-                 .c_row = row_,
-                 .rows = columns,
-                 .depth = b.keys,
-                 .start = how,
-                 .factor = factor_ + b.from * w},
-                b.to - b.from, meanwhile);
+                           .a_row = 1,
+                           .a_col = x_row,
+                           .b = weight + b.first * row_ + b.from * w,
+                           .b_row = row_,
+                           .c = sum_ + c * row_ + b.from * w,
+                           .c_row = row_,
+                           .rows = columns,
+                           .depth = b.keys,
+                           .start = how,
+                           .factor = factor_ + b.from * w},
+                          b.to - b.from, meanwhile);
   }
 
   // What the next sums of these vectors join, once

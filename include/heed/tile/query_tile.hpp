@@ -59,9 +59,9 @@ struct weight_block {
 };
 
 struct key_tile {
-  index_t key = 0, keys = 0;  // the sequence's first key of it, how many
-  index_t count = 0;          // of blocks; 0: no lane sees anything of it
-  bool full = false;          // every lane sees every key: one block
+  index_t key = 0, keys = 0;        // the sequence's first key of it, how many
+  index_t count = 0;                // of blocks; 0: no lane sees anything of it
+  bool full = false;                // every lane sees every key: one block
   index_t next = 0, next_keys = 0;  // the tile after it; 0 keys: none
   std::array<weight_block, most_vectors> block{};
 };
@@ -130,7 +130,12 @@ template <class T> class query_tile {
   // s[key][lane] of the tile's blocks; with m, per lane of them: top = max(m, s). meanwhile: rows for what comes next
   void scores(const key_tile& tile, T* s, const T* m, T* top, row_stream<T>* meanwhile = nullptr) {
     meanwhile_ = meanwhile;
-    if (tile.full) return full_tile(tile, s, m, top);
+    tile.full ? full_tile(tile, s, m, top) : partial_tile(tile, s, m, top);
+    meanwhile_ = nullptr;
+  }
+
+ private:
+  void partial_tile(const key_tile& tile, T* s, const T* m, T* top) {
     for (index_t lane = 0; lane < row_; ++lane) {
       lo_[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].lo, tile.key);
       hi_[lane] = relative(at_.lane[static_cast<std::size_t>(lane)].hi, tile.key);
@@ -148,7 +153,6 @@ template <class T> class query_tile {
     }
   }
 
- private:
   // Tiles of nearly one size
   static index_t even_keys(const key_span& span) {
     const index_t keys = span.end - span.first, parts = (keys + most_keys - 1) / most_keys;
@@ -213,16 +217,16 @@ template <class T> class query_tile {
   void product(const key_tile& tile, T* s, const weight_block& b, T* top = nullptr) const {
     const row_block<T> k = k_.at(tile.key);
     multiply_streaming<T>({.a = k.data + b.first * k.row,
-                 .a_row = k.row,
-                 .a_col = 1,
-                 .b = q_ + b.from * w,
-                 .b_row = row_,
-                 .c = s + b.first * row_ + b.from * w,
-                 .c_row = row_,
-                 .rows = b.keys,
-                 .depth = p_.d,
-                 .top = top},
-                b.to - b.from, meanwhile_);
+                           .a_row = k.row,
+                           .a_col = 1,
+                           .b = q_ + b.from * w,
+                           .b_row = row_,
+                           .c = s + b.first * row_ + b.from * w,
+                           .c_row = row_,
+                           .rows = b.keys,
+                           .depth = p_.d,
+                           .top = top},
+                          b.to - b.from, meanwhile_);
   }
 
   void full_tile(const key_tile& tile, T* s, const T* m, T* top) const {

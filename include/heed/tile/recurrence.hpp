@@ -113,10 +113,12 @@ recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4>
 inline constexpr index_t most_dim = index_t{1} << 24;
 
 // What follows from the feature map, the number of states and the scale: the largest power of 2 in a scale below 1 goes
-// on phi(q), before the products that it may keep from overflow. It changes no bit but where numbers leave the range;
-// it takes at most half of the exponents below 1, so that a phi(q) that has the other half stays normal. Pairs of
-// taylor features are no product of phi(q): their scale comes last.
+// on phi(q), before the products that it may keep from overflow. It changes no bit but where numbers leave the range of
+// T above or below; it takes at most half of the exponents below 1, so that a phi(q) that has the other half stays
+// normal. Pairs of taylor features are no product of phi(q): their scale comes last. Without eps a normaliser cancels
+// the scale.
 template <class T> void complete(recurrence<T>& p) {
+  if (p.normalize && heed::detail::equals(p.eps, 0) && std::abs(p.scale) > 0) p.scale = 1;
   if (std::abs(p.scale) > 0 && std::abs(p.scale) < 1 && !p.taylor()) {
     const int power = std::max(std::ilogb(p.scale), std::numeric_limits<T>::min_exponent / 2);
     p.early = std::ldexp(T(1), power), p.scale = std::ldexp(p.scale, -power);
@@ -152,11 +154,21 @@ template <class T> struct named_input {
   const tensor_view<const T, 4>* x;
 };
 
-// What a sum of weighted values is multiplied with; below: the sum of the weights
-template <class T> HEED_INLINE T output_gain(const recurrence<T>& p, T below) {
-  if (!p.normalize) return static_cast<T>(p.scale);
-  const double under = p.scale * static_cast<double>(below) + p.eps;
-  return heed::detail::equals(under, 0) ? T(0) : static_cast<T>(p.scale / under);
+// What a sum of weighted values is multiplied with: with `first`, then with `gain`. A factor below the smallest normal
+// number, which would be 0, is two; else first is 1.
+template <class T> struct output_factors {
+  T first, gain;
+  HEED_INLINE bool two() const { return first < T(1); }
+};
+// below: the sum of the weights
+template <class T> HEED_INLINE output_factors<T> output_gain(const recurrence<T>& p, T below) {
+  const double under = p.normalize ? p.scale * static_cast<double>(below) + p.eps : 1.0;
+  if (heed::detail::equals(under, 0)) return {T(1), T(0)};
+  if (std::abs(p.scale) < double{std::numeric_limits<T>::min()} * std::abs(under)) [[unlikely]] {
+    const double half = std::ldexp(1.0, std::numeric_limits<T>::min_exponent / 2);
+    return {static_cast<T>(half), static_cast<T>(p.scale / half / under)};
+  }
+  return {T(1), static_cast<T>(p.scale / under)};
 }
 
 // ---- checks ---------------------------------------------------------------------------------------------------------

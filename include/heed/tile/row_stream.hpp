@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 
 #include "heed/core/context.hpp"
 #include "heed/core/message.hpp"
@@ -108,7 +107,7 @@ template <class T> class row_stage {
   row_stage(const tensor_view<const T, 4>& x, index_t tile, bool again, double bytes, heed::detail::arena& memory)
       : row_(x.stride(2)),
         dim_(x.extent(3)),
-        far_(x.extent(2) > 1 && far_rows<T>(x.stride(2), x.extent(3))),
+        far_(far_rows<T>(x.stride(2), x.extent(3))),
         copies_(again && far_),
         prefetches_(!copies_ && (bytes > cached || far_)),
         copy_(memory.take<T>(copies_ ? tile * copy_row() : 0)) {}
@@ -127,10 +126,11 @@ template <class T> class row_stage {
 
   // Copies the rows of a tile now, if rows are copied: to the scratch of this stage, or to one of the caller's.
   void copy(index_t row, index_t count, T* to = nullptr) {
+    HEED_ASSERT(row != copied_ || count <= copied_count_);
     if (copies_ && row != copied_) copy_to(row, count, to == nullptr ? copy_ : to).finish();
   }
   // Goes back to a tile that was copied to memory of the caller's.
-  void recall(index_t row, T* copied) { copied_ = row, at_ = copied; }
+  void recall(index_t row, index_t count, T* copied) { copied_ = row, copied_count_ = count, at_ = copied; }
 
   // Copies or prefetches the rows of a tile while a product runs; finish() what is left before at(row) is used.
   row_stream<T> stream(index_t row, index_t count) {
@@ -149,7 +149,7 @@ template <class T> class row_stage {
 
   row_stream<T> copy_to(index_t row, index_t count, T* to) {
     const T* const from = first_ + row * row_;
-    copied_ = row, at_ = to;
+    copied_ = row, copied_count_ = count, at_ = to;
     if (dim_ % row_stream<T>::line == 0) return {from, row_, count, dim_, to};
     copy_rows(from, row_, count, dim_, to, copy_row());
     return {};
@@ -159,7 +159,7 @@ template <class T> class row_stage {
   bool far_ = false, copies_ = false, prefetches_ = false;
   T* copy_ = nullptr;  // of one tile
   const T* first_ = nullptr;
-  index_t copied_ = -1;  // the first row of the tile copied last, and where it is
+  index_t copied_ = -1, copied_count_ = 0;  // the first row of the tile copied last, how many, and where they are
   T* at_ = nullptr;
 };
 
@@ -168,7 +168,7 @@ template <class T>
 void name_copies(heed::detail::message& text, const tensor_view<const T, 4>& k, bool k_again,
                  const tensor_view<const T, 4>& v) {
   const auto name = [&](const char* tensor, const tensor_view<const T, 4>& x) {
-    if (x.extent(2) > 1 && far_rows<T>(x.stride(2), x.extent(3)))
+    if (far_rows<T>(x.stride(2), x.extent(3)))
       text << "; rows of " << tensor << " copied, stride " << x.stride(2) * static_cast<index_t>(sizeof(T)) << " bytes";
   };
   if (k_again) name("k", k);

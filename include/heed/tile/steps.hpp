@@ -111,13 +111,15 @@ template <class T> class step_driver {
         const index_t head = state * p_.readers + g;
         step.q = features(p_.query(t, head, i), q_, p_.early);
         step.o = p_.output(t, head, i);
-        step.gain = gain(step.q, sums, z.stride(2));
+        const output_factors<T> factors = gain(step.q, sums, z.stride(2));
+        step.gain = factors.two() ? factors.first : factors.gain;
         if (!writes || g > 0)
           step_state<false, false>(step, p_.e);
         else if (p_.decay != nullptr && (p_.decay->gated || step.lambda < T(1)))
           step_state<true, true>(step, p_.e);
         else
           step_state<true, false>(step, p_.e);
+        for (index_t e = 0; factors.two() && e < p_.e; ++e) step.o[e] *= factors.gain;
       }
     }
   }
@@ -133,7 +135,7 @@ template <class T> class step_driver {
   void clear(const state_step<T>& step) const {
     for (index_t f = 0; f < p_.features; ++f) std::fill(step.s + f * step.s_row, step.s + f * step.s_row + p_.e, T(0));
   }
-  T gain(const T* q, const T* sums, index_t stride) const {
+  output_factors<T> gain(const T* q, const T* sums, index_t stride) const {
     T below = 0;
     for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) below += q[f] * sums[f * stride];
     return output_gain(p_, below);
