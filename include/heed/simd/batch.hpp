@@ -58,20 +58,6 @@ template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) 
 #endif
 }
 
-// n / d for 0 <= n <= d, 1 <= d <= 2, rounded as well as a division in nearly all cases. A division of 16 floats takes 10
-// to 16 cycles, an estimate and three corrections 3 to 5: bench/softmax_bench.cpp, row options/softcap.
-template <class T> HEED_INLINE batch<T> divide_in_range(batch<T> n, batch<T> d) {
-#if defined(HEED_AVX512)
-  if constexpr (is_float<T>) {
-    const __m512 guess = _mm512_rcp14_ps(d), one = _mm512_set1_ps(1);
-    const __m512 inverse = _mm512_fmadd_ps(guess, _mm512_fnmadd_ps(d, guess, one), guess);
-    const __m512 quotient = _mm512_mul_ps(n, inverse);
-    return _mm512_fmadd_ps(inverse, _mm512_fnmadd_ps(d, quotient, n), quotient);
-  }
-#endif
-  return n / d;
-}
-
 #if defined(HEED_X86)
 namespace x86 {  // by register, because xsimd has changed the order of the operands between releases
 HEED_INLINE __m128 max(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
@@ -118,6 +104,7 @@ template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, 
   return xsimd::select(mask, a, b);
 }
 
+// Whether x < bound in some lane
 template <class T> HEED_INLINE bool any_below(batch<T> x, batch<T> bound) { return xsimd::any(x < bound); }
 
 // An integer as wide as a lane

@@ -99,14 +99,16 @@ template <class T> HEED_INLINE batch<T> exp(batch<T> x) {
   return detail::polynomial(rest, c::exp) * low_bits_to_exponent(shifted);
 }
 
+// Where all lanes are below 0.625, as scores far below a soft-cap are, the other half is left out: the same bits.
 template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   using c = detail::constants<T>;
-  const batch<T> size = simd::abs(x), one(T(1));
+  const batch<T> size = simd::abs(x), one(T(1)), bound(T(0.625));
   const batch<T> square = x * x;
   const batch<T> inner = fma(detail::polynomial(square, c::tanh) * square, x, x);
+  if (!any_below(bound, size)) return inner;
   const batch<T> e = exp(batch<T>(T(-2)) * size);
-  const batch<T> outer = xsimd::copysign(divide_in_range<T>(one - e, one + e), x);
-  return xsimd::select(size < batch<T>(T(0.625)), inner, outer);
+  const batch<T> outer = xsimd::copysign((one - e) / (one + e), x);
+  return xsimd::select(size <= bound, inner, outer);
 }
 
 }  // namespace HEED_ISA
