@@ -98,6 +98,7 @@ struct big {
 };
 template <class F> constexpr bool is_score = std::is_convertible_v<F, score_function<float>>;
 static_assert(is_score<float (*)(float, const position&)> && is_score<double (*)(double, position)>);
+static_assert(is_score<float (&)(float, const position&)> && is_score<float(float, const position&)>);
 static_assert(!is_score<owning> && !is_score<big> && !is_score<int> && !is_score<float (*)(float)>);
 
 template <class Acc> void check_score_function() {

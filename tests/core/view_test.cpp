@@ -87,6 +87,10 @@ static_assert(!binds<row_major&, double> && !binds<row_major&, const double>);  
 static_assert(!binds<Eigen::MatrixXd&, const float> && !binds<std::vector<std::int32_t>&, const float>);
 static_assert(binds<tensor_view<float, 4>, const float> && binds<tensor_view<float, 2>&, float>);
 static_assert(!binds<tensor_view<float, 4>, float, 3> && !binds<row_major&, float, 1>);  // axes must fit
+using view5 = tensor_view<float, 5>;  // a view like any other, until a call takes it
+static_assert(std::is_trivially_copyable_v<view5> && std::is_copy_constructible_v<view5>);
+static_assert(std::is_constructible_v<view5, view5&> && std::is_constructible_v<view5, const view5&>);
+static_assert(binds<view5&, const float, 5> && binds<const view5, const float, 5> && !binds<view5&, float>);
 static_assert(!binds<strided<float, 5>, float> && !can_view<strided<float, 5>&>);
 static_assert(binds<Eigen::VectorXf&, float, 1> && binds<Eigen::RowVectorXf&, float, 1>);
 static_assert(binds<float (&)[3], float, 1> && binds<std::span<float>&, float, 1>);

@@ -206,7 +206,7 @@ template <class T, int Rank> class tensor_view {
                     "heed: a pointer has no shape: heed::bhsd(pointer, batch, heads, seq, dim), or contiguous()");
     }
   template <viewable X>
-    requires(detail::owning_temporary<X> || detail::axes<X> > 4)
+    requires(detail::owning_temporary<X> || (detail::axes<X> > 4 && detail::axes<X> > Rank))
   constexpr tensor_view(X&&) {
     static_assert(!detail::owning_temporary<X>,
                   "heed: a tensor is viewed, this temporary would be gone before the call: give it a name");
