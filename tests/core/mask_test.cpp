@@ -46,7 +46,7 @@ struct fits {
   bool operator()(const position&) const { return true; }
 };
 template <class F> constexpr bool accepted = requires(F f) { heed::visible_if(f); };
-static_assert(accepted<fits> && accepted<bool (*)(const position&)>);
+static_assert(accepted<fits> && accepted<bool (*)(const position&)> && accepted<bool (&)(const position&)>);
 static_assert(!accepted<big> && !accepted<owning> && !accepted<changing> && !accepted<int>);
 
 const mask_parts& parts(const mask& m) { return heed::detail::parts(m); }

@@ -69,7 +69,7 @@ class [[nodiscard]] mask {
     }
   friend const detail::mask_parts& detail::parts(const mask& m) noexcept;
   friend detail::mask_parts& detail::parts_to_set(mask& m) noexcept;
-  detail::mask_parts parts_ = {};
+  detail::mask_parts parts_;
 };
 
 namespace detail {
