@@ -102,7 +102,12 @@ static_assert(refused<row_major> && refused<const row_major> && refused<Eigen::V
 static_assert(refused<span_of_unsigned> && can_view<span_of_unsigned&>);  // it does not say that it only refers
 static_assert(refused<Eigen::Matrix3f> && refused<std::vector<float>> && refused<std::array<float, 3>>);
 static_assert(binds<Eigen::Map<row_major>, float> && binds<Eigen::Block<row_major>, float>);
-static_assert(binds<Eigen::Ref<row_major>, float> && binds<Eigen::Ref<const row_major>, const float>);
+static_assert(binds<Eigen::Ref<row_major>, float> && binds<Eigen::Ref<const row_major>&, const float>);
+static_assert(binds<const Eigen::Ref<row_major>, const float> && binds<Eigen::Map<const row_major>, const float>);
+static_assert(binds<Eigen::Map<const Eigen::VectorXf, 0, Eigen::InnerStride<>>, const float, 1>);
+static_assert(refused<Eigen::Ref<const row_major>> && refused<const Eigen::Ref<const Eigen::MatrixXf>>);  // may own
+static_assert(refused<Eigen::Ref<const Eigen::VectorXf>> && refused<Eigen::Ref<const Eigen::ArrayXXf>>);
+static_assert(refused<Eigen::Ref<const row_major, 0, Eigen::Stride<-1, -1>>>);
 static_assert(binds<Eigen::Transpose<Eigen::MatrixXf>, float> && binds<std::span<float>, float>);
 static_assert(binds<strided<float, 3>, float> && binds<tensor_view<float, 4>, const float>);
 static_assert(heed::detail::borrowable<row_major&> && heed::detail::borrowable<const row_major&>);
