@@ -81,7 +81,8 @@ class per_head {
 
  private:
   template <class X>
-    requires(detail::pointer_or_null<X> || std::is_same_v<detail::bare<X>, bool> || (viewable<X> && !detail::numbers<X>))
+    requires(detail::pointer_or_null<X> || std::is_same_v<detail::bare<X>, bool> ||
+             (viewable<X> && !detail::numbers<X>))
   per_head(X&&) {
     static_assert(detail::numbers<X>, "heed: numbers per head are one number, or a range of float or double");
   }
