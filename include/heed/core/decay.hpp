@@ -62,7 +62,7 @@ decay<float> log_gates(G&&) {
                 "heed: a pointer has no shape: heed::contiguous(pointer, {batch, heads, seq})");
   static_assert(!detail::owning_temporary<G>,
                 "heed: the gates of a temporary would be gone before the call; give them a name");
-  static_assert(viewable<G>, "heed: log_gates takes numbers (batch, head, seq)");
+  static_assert(viewable<G> || detail::pointer_or_null<G>, "heed: log_gates takes numbers (batch, head, seq)");
   return decay<float>(tensor_view<const float, 3>());
 }
 
