@@ -59,6 +59,8 @@ static_assert(std::is_convertible_v<test_executor&, executor_ref> &&
               std::is_convertible_v<by_reference&, executor_ref>);
 static_assert(!std::is_convertible_v<no_concurrency&, executor_ref> && !std::is_convertible_v<int&, executor_ref>);
 static_assert(!std::is_convertible_v<by_value, executor_ref>);  // a temporary would be gone at the call
+static_assert(!std::is_convertible_v<const typed, executor_ref> &&
+              std::is_convertible_v<const executor_ref, executor_ref>);
 
 std::vector<int> times_run(const executor_ref& executor, index_t n) {
   std::vector<int> times(static_cast<std::size_t>(n));

@@ -46,8 +46,9 @@ struct fits {
   bool operator()(const position&) const { return true; }
 };
 template <class F> constexpr bool accepted = requires(F f) { heed::visible_if(f); };
-static_assert(accepted<fits> && accepted<bool (*)(const position&)>);
-static_assert(!accepted<big> && !accepted<owning> && !accepted<changing> && !accepted<int>);
+static_assert(accepted<fits> && accepted<bool (*)(const position&)> && accepted<bool (&)(const position&)>);
+template <class F> constexpr bool stored = heed::detail::predicate<F>;  // else visible_if says what it takes
+static_assert(!stored<big> && !stored<owning> && !stored<changing> && !stored<int> && stored<fits>);
 
 const mask_parts& parts(const mask& m) { return heed::detail::parts(m); }
 std::string conflict(const mask& m) { return parts(m).conflict == nullptr ? "" : parts(m).conflict; }

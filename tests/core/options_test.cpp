@@ -36,7 +36,7 @@ static_assert(std::is_same_v<options<>, options<float>> && std::is_same_v<gradie
 static_assert(std::is_trivially_copyable_v<per_head> && std::is_trivially_copyable_v<score_function<double>>);
 
 template <class R> constexpr bool is_per_head = std::is_convertible_v<R, per_head>;
-static_assert(is_per_head<double> && is_per_head<float> && is_per_head<int>);
+static_assert(is_per_head<double> && is_per_head<float> && is_per_head<int> && !is_per_head<bool>);
 static_assert(is_per_head<std::vector<float>&> && is_per_head<const std::vector<double>&>);
 static_assert(is_per_head<std::span<const float>> && is_per_head<std::array<double, 2>&> && is_per_head<float (&)[4]>);
 static_assert(is_per_head<Eigen::VectorXf&> && is_per_head<const Eigen::RowVectorXd&>);
@@ -98,6 +98,7 @@ struct big {
 };
 template <class F> constexpr bool is_score = std::is_convertible_v<F, score_function<float>>;
 static_assert(is_score<float (*)(float, const position&)> && is_score<double (*)(double, position)>);
+static_assert(is_score<float (&)(float, const position&)> && is_score<float(float, const position&)>);
 static_assert(!is_score<owning> && !is_score<big> && !is_score<int> && !is_score<float (*)(float)>);
 
 template <class Acc> void check_score_function() {

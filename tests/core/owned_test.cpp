@@ -2,6 +2,7 @@
 
 // What options own: small arrays that are handed over as temporaries; and what they say of larger ones.
 
+#include <Eigen/Core>
 #include <array>
 #include <cstdint>
 #include <span>
@@ -32,7 +33,7 @@ using ints = std::vector<std::int32_t>;
 using doubles = std::vector<double>;
 
 static_assert(std::is_trivially_copyable_v<per_sequence> && std::is_trivially_copyable_v<heed::mask>);
-static_assert(std::is_trivially_copyable_v<decay<float>> && sizeof(heed::mask) <= 896 && sizeof(per_head) <= 1100);
+static_assert(std::is_trivially_copyable_v<decay<float>> && sizeof(heed::mask) <= 2500 && sizeof(per_head) <= 1100);
 
 template <class X> constexpr bool is_per_sequence = std::is_convertible_v<X, per_sequence>;
 static_assert(is_per_sequence<ints> && is_per_sequence<ints&> && is_per_sequence<const ints> &&
@@ -41,7 +42,11 @@ static_assert(is_per_sequence<ints> && is_per_sequence<ints&> && is_per_sequence
 static_assert(!is_per_sequence<std::vector<int64_t>&> && !is_per_sequence<std::vector<float>> &&
               !is_per_sequence<int> && !is_per_sequence<std::int32_t*>);
 static_assert(!std::is_convertible_v<per_sequence, heed::lengths> &&  // what it owns would be gone
+              !std::is_convertible_v<const per_sequence, heed::lengths> &&
               std::is_convertible_v<per_sequence&, heed::lengths>);
+static_assert(!std::is_convertible_v<per_head, heed::detail::per_head_view> &&
+              !std::is_convertible_v<const per_head, heed::detail::per_head_view> &&
+              std::is_convertible_v<const per_head&, heed::detail::per_head_view>);
 
 ints integers(const per_sequence& x) { return {x.data(), x.data() + x.size()}; }
 doubles read(const per_head& x) {
@@ -73,10 +78,18 @@ TEST_CASE("per_sequence: named arrays and spans are viewed, temporaries and brac
 TEST_CASE("per_sequence and per_head: what is too much to own is an error with both numbers") {
   using heed_test::thrown_by;
   const auto lengths = [](index_t count) { static_cast<void>(heed::key_lengths(counting(count))); };
-  CHECK(thrown_by([&] { lengths(32); }) == "");
-  CHECK(thrown_by([&] { lengths(33); }) ==
-        "lengths, offsets or places: a temporary has 33 entries, at most 32 are kept: pass an array that lives until "
+  CHECK(thrown_by([&] { lengths(129); }) == "");
+  CHECK(thrown_by([&] { lengths(130); }) ==
+        "lengths, offsets or places: a temporary has 130 entries, at most 129 are kept: pass an array that lives until "
         "the call");
+  const auto packed = [](index_t sequences) {
+    const heed::mask m = heed::packed(counting(sequences + 1), counting(sequences + 1)) &
+                         heed::key_lengths(counting(sequences)) & heed::prefix_lm(counting(sequences));
+    const auto& parts = heed::detail::parts(m);
+    return parts.key_offsets.back() == sequences && parts.prefix.back() == sequences - 1;
+  };
+  CHECK(packed(128));
+  CHECK(thrown_by([&] { packed(129); }).find("130 entries") != std::string::npos);
   const ints named = counting(1000);
   CHECK(per_sequence(named).size() == 1000);
 
@@ -95,6 +108,8 @@ TEST_CASE("per_head: temporaries are copied, views of named numbers are not") {
   CHECK(read(owned) == heed::alibi_slopes(3));
   CHECK(read(std::vector<float>{0.5f, -1}) == doubles{0.5, -1});
   CHECK(read(std::array<double, 2>{2, 3}) == doubles{2, 3});
+  const Eigen::VectorXd sums = Eigen::VectorXd::Ones(2);
+  CHECK(read(*kept([&] { return per_head(Eigen::Ref<const Eigen::VectorXd>(2 * sums)); })) == doubles{2, 2});
   CHECK((per_head(doubles()).set() && per_head(doubles()).one_each() && per_head(doubles()).size() == 0));
   per_head copy = owned;
   copy = per_head(std::vector<float>{7});
@@ -147,7 +162,8 @@ TEST_CASE("& joins lengths that are owned by their numbers") {
 
 // Tensors are never owned.
 template <class G> constexpr bool are_gates = requires(G&& g) { heed::log_gates(static_cast<G&&>(g)); };
-static_assert(are_gates<std::vector<float>&> && are_gates<std::span<float>> && !are_gates<std::vector<float>>);
+static_assert(are_gates<std::vector<float>&> && are_gates<std::span<float>>);
+static_assert(!heed::detail::borrowable<std::vector<float>>);  // then log_gates says what is wrong
 template <class X> constexpr bool is_bias = std::is_convertible_v<X, heed::tensor_view<const float, 4>>;
 static_assert(is_bias<std::vector<float>&> && !is_bias<std::vector<float>> && !is_bias<float*>);
 static_assert(!std::is_convertible_v<heed::state<float>, heed::state_view<float>> &&

@@ -87,6 +87,10 @@ static_assert(!binds<row_major&, double> && !binds<row_major&, const double>);  
 static_assert(!binds<Eigen::MatrixXd&, const float> && !binds<std::vector<std::int32_t>&, const float>);
 static_assert(binds<tensor_view<float, 4>, const float> && binds<tensor_view<float, 2>&, float>);
 static_assert(!binds<tensor_view<float, 4>, float, 3> && !binds<row_major&, float, 1>);  // axes must fit
+using view5 = tensor_view<float, 5>;  // a view like any other, until a call takes it
+static_assert(std::is_trivially_copyable_v<view5> && std::is_copy_constructible_v<view5>);
+static_assert(std::is_constructible_v<view5, view5&> && std::is_constructible_v<view5, const view5&>);
+static_assert(binds<view5&, const float, 5> && binds<const view5, const float, 5> && !binds<view5&, float>);
 static_assert(!binds<strided<float, 5>, float> && !can_view<strided<float, 5>&>);
 static_assert(binds<Eigen::VectorXf&, float, 1> && binds<Eigen::RowVectorXf&, float, 1>);
 static_assert(binds<float (&)[3], float, 1> && binds<std::span<float>&, float, 1>);
@@ -98,7 +102,12 @@ static_assert(refused<row_major> && refused<const row_major> && refused<Eigen::V
 static_assert(refused<span_of_unsigned> && can_view<span_of_unsigned&>);  // it does not say that it only refers
 static_assert(refused<Eigen::Matrix3f> && refused<std::vector<float>> && refused<std::array<float, 3>>);
 static_assert(binds<Eigen::Map<row_major>, float> && binds<Eigen::Block<row_major>, float>);
-static_assert(binds<Eigen::Ref<row_major>, float> && binds<Eigen::Ref<const row_major>, const float>);
+static_assert(binds<Eigen::Ref<row_major>, float> && binds<Eigen::Ref<const row_major>&, const float>);
+static_assert(binds<const Eigen::Ref<row_major>, const float> && binds<Eigen::Map<const row_major>, const float>);
+static_assert(binds<Eigen::Map<const Eigen::VectorXf, 0, Eigen::InnerStride<>>, const float, 1>);
+static_assert(refused<Eigen::Ref<const row_major>> && refused<const Eigen::Ref<const Eigen::MatrixXf>>);  // may own
+static_assert(refused<Eigen::Ref<const Eigen::VectorXf>> && refused<Eigen::Ref<const Eigen::ArrayXXf>>);
+static_assert(refused<Eigen::Ref<const row_major, 0, Eigen::Stride<-1, -1>>>);
 static_assert(binds<Eigen::Transpose<Eigen::MatrixXf>, float> && binds<std::span<float>, float>);
 static_assert(binds<strided<float, 3>, float> && binds<tensor_view<float, 4>, const float>);
 static_assert(heed::detail::borrowable<row_major&> && heed::detail::borrowable<const row_major&>);

@@ -94,7 +94,7 @@ void check_extents(checker& check, const char* name, const tensor_view<T, Rank>&
 
 inline void check_ends(checker& check, const alignment_parts& align, const mask_parts& mask) {
   check.require(!align.end_of_lengths || mask.has(mask.key_lengths),
-                "align is end_of_lengths, but the mask has no key_lengths whose ends it could follow");
+                "align is end_of_lengths, which needs key_lengths in the mask");
 }
 
 // A vector that holds a whole tensor, without its axes, is no row: it is longer than the dim of any head.
@@ -102,8 +102,8 @@ inline constexpr index_t longest_row = 1024;
 template <class Problem> void check_one_axis(checker& check, const Problem& p) {
   const auto row = [&](unsigned bit, const char* name, index_t count) {
     check.require((p.one_axis & bit) == 0 || count <= longest_row, name, " has one axis of ", count,
-                  ", which makes it one row: of at most ", longest_row,
-                  ". For a tensor in contiguous memory name the axes by bhsd()");
+                  " elements and is taken as one row, of at most ", longest_row,
+                  "; if it holds a whole tensor, name the axes: bhsd()");
   };
   row(1, "q", p.q.extent(3)), row(2, "k", p.k.extent(3)), row(4, "v", p.v.extent(3)), row(8, "o", p.o.extent(3));
 }

@@ -90,9 +90,11 @@ class executor_ref {
 
  private:
   template <class E>
-    requires(!std::is_lvalue_reference_v<E> && !std::is_const_v<E> && !std::same_as<E, executor_ref>)
+    requires(!std::is_lvalue_reference_v<E> && !std::same_as<std::remove_const_t<E>, executor_ref>)
   executor_ref(E&&) {
-    static_assert(std::is_lvalue_reference_v<E>, "heed: an executor is referred to, not copied: give it a name");
+    static_assert(detail::executor<E>,
+                  "heed: an executor has e.concurrency() and e.parallel_for(n, f), a pointer or a number has not");
+    static_assert(!detail::executor<E>, "heed: an executor is referred to, not copied: give it a name");
   }
   template <class E>
     requires(!detail::executor<E> && !std::same_as<std::remove_const_t<E>, executor_ref>)

@@ -55,8 +55,15 @@ template <viewable G>
   requires detail::borrowable<G> [[nodiscard]] HEED_INLINE decay<acc_of<G>> log_gates(G&& g)
 noexcept { return decay<acc_of<G>>(tensor_view<const acc_of<G>, 3>(g)); }
 
-template <viewable G>
+template <class G>
   requires(!detail::borrowable<G>)
-void log_gates(G&&) = delete;  // heed: the gates of a temporary would be gone before the call; give them a name
+decay<float> log_gates(G&&) {
+  static_assert(!detail::pointer_or_null<G>,
+                "heed: a pointer has no shape: heed::contiguous(pointer, {batch, heads, seq})");
+  static_assert(!detail::owning_temporary<G>,
+                "heed: the gates of a temporary would be gone before the call; give them a name");
+  static_assert(viewable<G> || detail::pointer_or_null<G>, "heed: log_gates takes numbers (batch, head, seq)");
+  return decay<float>(tensor_view<const float, 3>());
+}
 
 }  // namespace heed

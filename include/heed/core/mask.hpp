@@ -69,7 +69,7 @@ class [[nodiscard]] mask {
     }
   friend const detail::mask_parts& detail::parts(const mask& m) noexcept;
   friend detail::mask_parts& detail::parts_to_set(mask& m) noexcept;
-  detail::mask_parts parts_ = {};
+  detail::mask_parts parts_;
 };
 
 namespace detail {
@@ -237,7 +237,12 @@ noexcept {
 }
 template <class F>
   requires(!detail::predicate<F>)
-mask visible_if(F) = delete;  // heed: a const function of (const heed::position&), trivially copyable, at most 32 bytes
+mask visible_if(F) {
+  static_assert(detail::predicate<F>,
+                "heed: visible_if takes a const function of (const heed::position&), trivially copyable, at most 32 "
+                "bytes");
+  return {};
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed

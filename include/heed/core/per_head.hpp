@@ -50,7 +50,7 @@ class per_head {
   HEED_INLINE constexpr per_head() noexcept {}
 
   template <class S>
-  requires std::is_arithmetic_v<S> HEED_INLINE constexpr per_head(S all) noexcept
+  requires(std::is_arithmetic_v<S> && !std::is_same_v<S, bool>) HEED_INLINE constexpr per_head(S all) noexcept
       : numbers_{.all = static_cast<double>(all), .given = true} {}
 
   template <class R>
@@ -77,11 +77,12 @@ class per_head {
   HEED_INLINE constexpr double at(index_t head) const noexcept { return view().at(head); }
 
   HEED_INLINE constexpr operator detail::per_head_view() const& noexcept { return view(); }
-  operator detail::per_head_view() && = delete;  // what it owns would be gone
+  operator detail::per_head_view() const&& = delete;  // what it owns would be gone
 
  private:
   template <class X>
-    requires(detail::pointer_or_null<X> || (viewable<X> && !detail::numbers<X>))
+    requires(detail::pointer_or_null<X> || std::is_same_v<detail::bare<X>, bool> ||
+             (viewable<X> && !detail::numbers<X>))
   per_head(X&&) {
     static_assert(detail::numbers<X>, "heed: numbers per head are one number, or a range of float or double");
   }

@@ -37,7 +37,7 @@ concept mistaken_numbers =
 // most_owned entries; more of them are an error.
 class per_sequence {
  public:
-  static constexpr std::size_t most_owned = 32;
+  static constexpr std::size_t most_owned = 129;  // lengths or offsets of 128 sequences
 
   HEED_INLINE constexpr per_sequence() noexcept {}
 
@@ -58,7 +58,7 @@ class per_sequence {
   HEED_INLINE constexpr const std::int32_t& operator[](std::size_t i) const noexcept { return data()[i]; }
   HEED_INLINE constexpr const std::int32_t& back() const noexcept { return data()[size_ - 1]; }
   HEED_INLINE constexpr operator lengths() const& noexcept { return {data(), size_}; }
-  operator lengths() && = delete;  // what it owns would be gone
+  operator lengths() const&& = delete;  // what it owns would be gone
 
  private:
   template <class X>

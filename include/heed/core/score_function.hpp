@@ -47,9 +47,12 @@ template <class Acc> class score_function {
 
  private:
   template <class F>
-    requires(!detail::score<detail::bare<F>, Acc> && !std::same_as<detail::bare<F>, score_function>)
+    requires(!detail::score<std::decay_t<F>, Acc> && !std::same_as<detail::bare<F>, score_function>)
   score_function(F&&) {
     using function = std::decay_t<F>;
+    static_assert(std::is_invocable_v<const function&, Acc, const position&> ||
+                      !std::is_invocable_v<function&, Acc, const position&>,
+                  "heed: a score function is called through const, which a mutable lambda does not allow");
     static_assert(std::is_invocable_r_v<Acc, const function&, Acc, const position&>,
                   "heed: a score function is called as f(score, const heed::position&), const, and returns a number");
     static_assert(std::is_trivially_copyable_v<function>,

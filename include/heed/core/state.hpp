@@ -57,12 +57,17 @@ template <class Acc = float> class state {
 
   HEED_INLINE operator state_view<Acc>() & noexcept { return view_of<Acc>(); }
   HEED_INLINE operator state_view<const Acc>() const& noexcept { return view_of<const Acc>(); }
-  operator state_view<Acc>() && = delete;  // heed: the memory of a temporary state would be gone; give it a name
-  operator state_view<const Acc>() const&& = delete;
 
  private:
   static constexpr std::size_t alignment = 64;  // a cache line and the widest vector
 
+  template <class View>
+    requires(std::is_same_v<View, state_view<Acc>> || std::is_same_v<View, state_view<const Acc>>)
+  operator View() const&& {
+    static_assert(!std::is_same_v<View, View>,
+                  "heed: the memory of a temporary state would be gone; give it a name");
+    return {};
+  }
   HEED_INLINE index_t rows() const { return extents_[0] * extents_[1] * extents_[2]; }
   HEED_INLINE index_t size() const { return rows() * (extents_[3] + 1); }
   HEED_INLINE Acc* allocate() const {

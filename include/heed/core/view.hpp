@@ -62,11 +62,18 @@ template <class X> struct tensor_traits {
   HEED_INLINE static constexpr index_t stride(X& x, int axis) noexcept { return x.stride(axis); }
 };
 
+// Eigen::Ref<const Matrix>: a reference, or a copy of its own where what it was made of lies otherwise. A Map has
+// parameters of the same kinds, but cannot be made of a matrix.
+template <class X> inline constexpr bool may_own = false;
+template <template <class, int, class> class R, class Plain, int Options, class Stride>
+inline constexpr bool may_own<R<const Plain, Options, Stride>> =
+    std::is_constructible_v<R<const Plain, Options, Stride>, const Plain&>;
+
 // A vector known as such at compile time, row or column, has one axis: it is one row.
 template <class X> struct eigen_traits {
   static constexpr bool row = X::RowsAtCompileTime == 1, column = !row && X::ColsAtCompileTime == 1;
   static constexpr int axes = row || column ? 1 : 2;
-  static constexpr bool owns = std::is_base_of_v<typename X::PlainObject, X>;
+  static constexpr bool owns = std::is_base_of_v<typename X::PlainObject, X> || may_own<std::remove_cv_t<X>>;
   HEED_INLINE static constexpr bool down(int axis) noexcept { return column || (!row && axis == 0); }
   HEED_INLINE static constexpr auto* data(X& x) noexcept { return x.data(); }
   HEED_INLINE static constexpr index_t extent(X& x, int axis) noexcept { return down(axis) ? x.rows() : x.cols(); }
@@ -206,7 +213,7 @@ template <class T, int Rank> class tensor_view {
                     "heed: a pointer has no shape: heed::bhsd(pointer, batch, heads, seq, dim), or contiguous()");
     }
   template <viewable X>
-    requires(detail::owning_temporary<X> || detail::axes<X> > 4)
+    requires(detail::owning_temporary<X> || (detail::axes<X> > 4 && detail::axes<X> > Rank))
   constexpr tensor_view(X&&) {
     static_assert(!detail::owning_temporary<X>,
                   "heed: a tensor is viewed, this temporary would be gone before the call: give it a name");

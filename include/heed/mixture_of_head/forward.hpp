@@ -189,10 +189,12 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
 }
 
 // A pointer in place of a tensor
-template <class Q, class K, class V, class O, class G>
+template <class Q, class K, class V, class O, class G, class Options = options<>>
   requires heed::detail::any_pointer<Q, K, V, O>
-void forward(  // heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)
-    const Q&, const K&, const V&, const G&, const O&, const options<>& = {}, const context& = {}) = delete;
+void forward(const Q&, const K&, const V&, const G&, const O&, const Options& = {}, const context& = {}) {
+  static_assert(!heed::detail::any_pointer<Q, K, V, O>,
+                "heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)");
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed::mixture_of_head

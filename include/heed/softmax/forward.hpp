@@ -113,10 +113,12 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
 }
 
 // A pointer in place of a tensor
-template <class Q, class K, class V, class O>
+template <class Q, class K, class V, class O, class Options = options<>>
   requires heed::detail::any_pointer<Q, K, V, O>
-void forward(  // heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)
-    const Q&, const K&, const V&, const O&, const options<>& = {}, const context& = {}) = delete;
+void forward(const Q&, const K&, const V&, const O&, const Options& = {}, const context& = {}) {
+  static_assert(!heed::detail::any_pointer<Q, K, V, O>,
+                "heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)");
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed::softmax

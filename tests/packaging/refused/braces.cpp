@@ -21,6 +21,13 @@
 // says: a const function of (const heed::position&), trivially copyable, at most 32 bytes
 // says: the gates of a temporary would be gone before the call; give them a name
 // says: the memory of a temporary state would be gone; give it a name
+// says: the memory of a temporary state would be gone; give it a name
+// says: numbers per head are one number, or a range of float or double
+// says: an executor has e.concurrency() and e.parallel_for(n, f)
+// says: an executor has e.concurrency() and e.parallel_for(n, f)
+// says: an executor is referred to, not copied: give it a name
+// says: a score function is called through const, which a mutable lambda does not allow
+// says: a pointer has no shape: heed::contiguous(pointer
 
 #include <array>
 #include <vector>
@@ -28,19 +35,24 @@
 #include "heed/core/context.hpp"
 #include "heed/core/decay.hpp"
 #include "heed/core/state.hpp"
+#include "heed/linear/options.hpp"
 #include "heed/softmax/options.hpp"
 
 template <heed::viewable Q>
 void attend(const Q&, const heed::softmax::options<heed::acc_of<Q>>& = {}, const heed::context& = {}) {}
 void decode(heed::state_view<float>) {}
+void resume(const heed::linear::options<>&) {}
 
 struct threads {
   heed::index_t count;
   heed::index_t concurrency() const { return count; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
+  template <class F> void parallel_for(heed::index_t n, F&& f) const {
     for (heed::index_t i = 0; i < n; ++i) f(i);
   }
 };
+const threads constant() { return {2}; }
+float plain(float s, const heed::position&) { return s; }
+bool first(const heed::position& at) { return at.key == 0; }
 
 void calls(std::vector<float>& q, float* p, heed::tensor_view<float, 5> five) {
   float array[4] = {};
@@ -52,6 +64,7 @@ void calls(std::vector<float>& q, float* p, heed::tensor_view<float, 5> five) {
 #ifndef REFUSED
   attend(q, {.mask = heed::causal(), .align = heed::top_left, .score = [](float s, heed::position) { return s; }},
          {.executor = two});
+  attend(q, {.mask = heed::visible_if(first), .score = plain}, {.executor = two});
   attend(q, {.mask = heed::visible_if(visible), .alibi_slopes = std::vector<double>{1, 2}, .lse = array});
   static_cast<void>(heed::key_lengths({1, 2})), static_cast<void>(heed::log_gates(array)), decode(memory);
 #elif REFUSED == 1
@@ -94,6 +107,20 @@ void calls(std::vector<float>& q, float* p, heed::tensor_view<float, 5> five) {
   static_cast<void>(heed::log_gates(std::vector<float>{-1, -1}));
 #elif REFUSED == 20
   decode(heed::state<>(1, 1, 4, 4));
+#elif REFUSED == 21
+  resume({.initial_state = heed::state<>(1, 1, 4, 4)});
+#elif REFUSED == 22
+  attend(q, {.alibi_slopes = true});
+#elif REFUSED == 23
+  attend(q, {}, {.executor = 8});
+#elif REFUSED == 24
+  attend(q, {}, {.executor = &two});
+#elif REFUSED == 25
+  attend(q, {}, {.executor = constant()});
+#elif REFUSED == 26
+  attend(q, {.score = [not_executor](float s, const heed::position&) mutable { return s + float(++not_executor); }});
+#elif REFUSED == 27
+  static_cast<void>(heed::log_gates(p));
 #endif
   static_cast<void>(p), static_cast<void>(five), static_cast<void>(not_executor), static_cast<void>(big);
 }
