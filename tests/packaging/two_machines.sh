@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Translation units compiled for different machines in one program: it runs, and no weak symbol of heed (the linker
 # keeps one copy of each) is without the tag of its machine. The exception type is shared on purpose: its vtable,
-# typeinfo, constructors and destructor. So are two destructors of the standard library that g++ leaves out of line where
-# an exception passes, a call each, which are the same code on every machine.
+# typeinfo, constructors and destructor. So are two destructors of the standard library that g++ leaves out of line
+# where an exception passes, a call each, which are the same code on every machine.
 
 folder=$SOURCE/tests/packaging/two_machines
 tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)_(throws|aborts|calls)'

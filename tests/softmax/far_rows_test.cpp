@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Rows that lie far apart are copied or prefetched tile by tile: the same bits as rows end to end, and the plan says so.
+// Rows that lie far apart are copied or prefetched tile by tile: the same bits as rows end to end; the plan says so.
 
 #include <limits>
 #include <string>

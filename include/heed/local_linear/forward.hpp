@@ -155,10 +155,12 @@ void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const opti
 }
 
 // A pointer in place of a tensor
-template <class Q, class K, class V, class O>
+template <class Q, class K, class V, class O, class Options = options<>>
   requires heed::detail::any_pointer<Q, K, V, O>
-void forward(  // heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)
-    const Q&, const K&, const V&, const per_head&, const O&, const options<>& = {}, const context& = {}) = delete;
+void forward(const Q&, const K&, const V&, const per_head&, const O&, const Options& = {}, const context& = {}) {
+  static_assert(!heed::detail::any_pointer<Q, K, V, O>,
+                "heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)");
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed::local_linear

@@ -26,7 +26,11 @@ template <class T> class drip {
 
   // count rows of `columns` values, row_stride apart; they need not exist
   drip(const T* rows, index_t row_stride, index_t count, index_t columns)
-      : at_(rows), lines_((columns + line - 1) / line), jump_(row_stride - lines_ * line), left_(lines_), rows_(count) {}
+      : at_(rows),
+        lines_((columns + line - 1) / line),
+        jump_(row_stride - lines_ * line),
+        left_(lines_),
+        rows_(count) {}
 
   HEED_INLINE void operator()() {
     simd::prefetch(at_, 0);

@@ -29,8 +29,8 @@ template <class T> class row_stream {
 
   row_stream() = default;
 
-  // count rows of `columns` numbers. to: where they go, one behind the other, in whole lines; null: they are prefetched, and
-  // need not exist.
+  // count rows of `columns` numbers. to: where they go, one behind the other, in whole lines; null: they are
+  // prefetched, and need not exist.
   row_stream(const T* rows, index_t row_stride, index_t count, index_t columns, T* to)
       : at_(rows),
         to_(to),
