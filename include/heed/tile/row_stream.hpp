@@ -80,14 +80,12 @@ template <class T> class row_stream {
 // The product p, with a step of the stream in each of its own as long as both last.
 template <class T> void multiply_streaming(const matrix_product<T>& p, index_t vectors, row_stream<T>* stream) {
   const index_t block = block_rows(static_cast<int>(vectors));
-  const index_t rows =
-      stream == nullptr || p.depth == 0 ? 0 : std::min(p.rows / block, stream->left() / p.depth) * block;
+  if (stream == nullptr || stream->left() < p.depth || p.rows < block || p.depth == 0) return multiply(p, vectors);
+  const index_t rows = std::min(p.rows / block, stream->left() / p.depth) * block;
+  with_vectors(vectors, [&](auto n) { detail::blocks<block_rows(n), n>(p, 0, rows, *stream); });
+  if (rows == p.rows) return;
   matrix_product<T> rest = p;
-  if (rows > 0) {
-    with_vectors(vectors, [&](auto n) { detail::blocks<block_rows(n), n>(p, 0, rows, *stream); });
-    rest.a += rows * p.a_row, rest.c += rows * p.c_row, rest.rows -= rows;
-    if (rest.rows == 0) return;
-  }
+  rest.a += rows * p.a_row, rest.c += rows * p.c_row, rest.rows -= rows;
   multiply(rest, vectors);
 }
 
