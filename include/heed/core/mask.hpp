@@ -43,6 +43,7 @@ struct mask_parts {
   tile_function<double> hide_double = nullptr;
   const char* conflict = nullptr;  // why `&` could not join; the call reports it
 
+  HEED_INLINE mask_parts() noexcept {}  // written out: a compiler's own would be a symbol without the tag at -O0
   HEED_INLINE constexpr bool has(kind k) const noexcept { return (present & k) != 0; }
 };
 
