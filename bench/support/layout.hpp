@@ -96,8 +96,9 @@ void add_layout_rows(const std::string& prefix, Run run, Flops flops, index_t mo
         if (n > most_n) continue;
         laid_shape s{.heads = heads, .d = d, .n = n};
         const double each = flops(s);
-        s.used = std::clamp<index_t>(static_cast<index_t>(0.5e9 / each), 1, heads);
-        const double pairs = 5e9 / (each * static_cast<double>(s.used));
+        // enough heads that those of one call do not stay in the second-level cache until the next
+        s.used = std::clamp<index_t>(static_cast<index_t>(8e9 / each), 2, heads);
+        const double pairs = 30e9 / (each * static_cast<double>(s.used));
         add("layout/" + prefix + layout + number("/H", heads) + number("/D", d) + number("/N", n),
             [=, kind = how](benchmark::State& state, const std::string& row) {
               show_progress(row);
