@@ -8,7 +8,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
-SHARED = {"core", "simd", "tile", "reference", "interop"}
+SHARED = {"core", "simd", "tile", "pairwise", "recurrent", "reference", "interop"}
 KERNELS = {p.name for p in (INCLUDE / "heed").iterdir() if p.is_dir()} - SHARED
 
 # layer -> layers that it may include, besides itself; "options" is <kernel>/options.hpp, "public" is heed/<name>.hpp
@@ -16,9 +16,11 @@ MAY_INCLUDE = {
     "core": {"version"},
     "simd": {"core"},
     "tile": {"core", "simd"},
+    "pairwise": {"core", "simd", "tile"},  # the two engines never include each other
+    "recurrent": {"core", "simd", "tile"},
     "options": {"core"},
-    "kernel": {"core", "simd", "tile", "options"},
-    "public": {"core", "simd", "tile", "options", "kernel", "version"},
+    "kernel": {"core", "simd", "tile", "pairwise", "recurrent", "options"},
+    "public": {"core", "options", "kernel", "version"},
     "reference": {"core", "options"},
     "interop": {"core"},
     "version": set(),
@@ -31,7 +33,7 @@ THIRD_PARTY = {  # layer -> headers that are not the standard library's
 STANDARD = r"[a-z0-9_]+"
 SLOW = {"iostream", "regex", "ranges"}  # never, for the sake of the user's compile time
 CONTAINERS = {"vector", "functional", "map", "unordered_map", "list", "deque"}
-NO_CONTAINERS = {"core", "simd", "tile", "kernel", "options"}  # their symbols would carry no tag of the machine
+NO_CONTAINERS = {"core", "simd", "tile", "pairwise", "recurrent", "kernel", "options"}  # their symbols would carry no tag of the machine
 
 
 def layer(path):

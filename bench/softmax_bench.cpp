@@ -25,7 +25,7 @@
 #include "heed/reference/softmax.hpp"
 #include "heed/softmax.hpp"
 #include "heed/tile/multiply.hpp"
-#include "heed/tile/weights.hpp"
+#include "heed/tile/online_softmax.hpp"
 #include "support/layout.hpp"
 #include "support/naive.hpp"
 #include "support/numbers.hpp"
@@ -332,7 +332,7 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
                                .c_row = lanes,
                                .rows = d,
                                .depth = keys,
-                               .start = heed::tile::start::scale,
+                               .accumulate = heed::tile::accumulate::scale,
                                .factor = factor},
                               Vectors);
 }

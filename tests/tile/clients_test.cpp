@@ -11,8 +11,8 @@
 
 #include "heed/tile/multiply.hpp"
 #include "heed/tile/pack.hpp"
-#include "heed/tile/positions.hpp"
-#include "heed/tile/weights.hpp"
+#include "heed/pairwise/key_ranges.hpp"
+#include "heed/tile/online_softmax.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
@@ -48,7 +48,7 @@ template <class T> std::vector<T*> rows_of(grid<T>& g) {
 // Lane tiles span all vectors of the machine.
 template <class T> constexpr index_t lanes_of = tile::max_lanes<T>;
 template <class T> constexpr double tolerance = std::is_same_v<T, float> ? 3e-5 : 1e-13;
-constexpr double log2e = 1.4426950408889634;
+constexpr double std::numbers::log2e = 1.4426950408889634;
 
 template <class T> grid<T> packed(grid<T>& rows, double factor) {  // [column][lane]
   grid<T> out(rows.stride, lanes_of<T>);
@@ -61,11 +61,11 @@ enum class a_is { rows, columns };  // A(m, k) = a(m, k) or a(k, m)
 // c = start(c) + a b, over all lanes
 template <class T>
 void multiply(grid<T>& a, a_is how, grid<T>& b, grid<T>& c, index_t rows, index_t depth,
-              tile::start start = tile::start::zero, const T* factor = nullptr) {
+              tile::accumulate start = tile::accumulate::zero, const T* factor = nullptr) {
   tile::matrix_product<T> p;
   p.a = a.data(), p.a_row = how == a_is::rows ? a.stride : 1, p.a_col = how == a_is::rows ? 1 : a.stride;
   p.b = b.data(), p.b_row = b.stride, p.c = c.data(), p.c_row = c.stride, p.rows = rows, p.depth = depth,
-  p.start = start, p.factor = factor;
+  p.accumulate = start, p.factor = factor;
   tile::multiply(p, c.stride / simd::width<T>);
 }
 
@@ -107,14 +107,14 @@ void lightning_block(grid<T>& q, grid<T>& k, grid<T>& v, double scale, std::vect
           weighed(length, lanes);
   multiply(state, a_is::columns, queries, sums, width, dim);  // state read
   multiply(k, a_is::rows, queries, scores, length, dim);
-  tile::decay(scores.data(), lanes, length, lanes, decay, index_t(0));
-  multiply(v, a_is::columns, scores, sums, width, length, tile::start::scale, decay + 1);  // lane r: decay^(r+1)
+  recurrent::decay(scores.data(), lanes, length, lanes, decay, index_t(0));
+  multiply(v, a_is::columns, scores, sums, width, length, tile::accumulate::scale, decay + 1);  // lane r: decay^(r+1)
   const std::vector<T> one(at(lanes), T(1)), whole(at(lanes), decay[length]);
   tile::scatter<T>(sums.data(), lanes, one.data(), rows_of(out).data(), length, width);
   std::vector<T> rest(at(lanes), T(0));
   for (index_t s = 0; s < length; ++s) rest[at(s)] = decay[length - 1 - s];
   tile::scatter<T>(values.data(), lanes, rest.data(), rows_of(weighed).data(), length, width);  // decay^(C-1-s) v_s
-  multiply(k, a_is::columns, weighed, state, dim, length, tile::start::scale, whole.data());    // state update
+  multiply(k, a_is::columns, weighed, state, dim, length, tile::accumulate::scale, whole.data());    // state update
 }
 
 // ---- mixture of heads: the queries of one head that are used, causal, each at its own place
@@ -125,15 +125,15 @@ void gathered_head(const std::vector<const T*>& q, const std::vector<index_t>& p
   constexpr index_t lanes = lanes_of<T>, w = simd::width<T>, step = 16;
   const index_t used = static_cast<index_t>(q.size()), dim = k.stride, width = v.stride;
   grid<T> queries(dim, lanes), scores(step, lanes), sums(width, lanes);
-  tile::gather<T>(q.data(), used, dim, static_cast<T>(scale * log2e), queries.data(), lanes);
-  tile::positions p;
+  tile::gather<T>(q.data(), used, dim, static_cast<T>(scale * std::numbers::log2e), queries.data(), lanes);
+  pairwise::positions p;
   p.lanes = used;
-  for (index_t l = 0; l < used; ++l) p.lane[at(l)] = tile::key_rule{.keys = k.rows, .right = 0}.at(places[at(l)]);
-  tile::summarize(p, w);
+  for (index_t l = 0; l < used; ++l) p.lane[at(l)] = pairwise::key_rule{.keys = k.rows, .right = 0}.at(places[at(l)]);
+  pairwise::summarize(p, w);
   for (index_t l = (used + w - 1) / w * w; l < lanes; ++l) p.lane[at(l)] = {0, 0};
   std::vector<T> m(at(lanes), std::numeric_limits<T>::lowest()), l(at(lanes), T(0)), factor(at(lanes)), lo(at(lanes)),
       hi(at(lanes));
-  const tile::key_spans spans = tile::make_spans(p);
+  const pairwise::key_spans spans = pairwise::make_spans(p);
   for (index_t s = 0; s < spans.count; ++s)
     for (index_t j = spans.span[at(s)].first; j < spans.span[at(s)].end; j += step) {
       const index_t keys = std::min(step, spans.span[at(s)].end - j);
@@ -150,7 +150,7 @@ void gathered_head(const std::vector<const T*>& q, const std::vector<index_t>& p
       for (index_t x = 0; x < lanes; ++x)
         lo[at(x)] = static_cast<T>(p.lane[at(x)].lo - j), hi[at(x)] = static_cast<T>(p.lane[at(x)].hi - j);
       for (index_t x = 0; x < lanes && spans.span[at(s)].partial; x += w)
-        tile::hide(scores.data() + x, lanes, index_t(0), keys, lo.data() + x, hi.data() + x, T(0));
+        pairwise::hide(scores.data() + x, lanes, index_t(0), keys, lo.data() + x, hi.data() + x, T(0));
       tile::raise(scores.data(), lanes, keys, tile::max_vectors, m.data(), factor.data());
       tile::online_softmax(scores.data(), lanes, keys, tile::max_vectors, m.data(), l.data(), factor.data());
       tile::matrix_product<T> weigh{.a = v.data() + j * width,
@@ -162,7 +162,7 @@ void gathered_head(const std::vector<const T*>& q, const std::vector<index_t>& p
                                     .c_row = lanes,
                                     .rows = width,
                                     .depth = keys,
-                                    .start = tile::start::scale,
+                                    .accumulate = tile::accumulate::scale,
                                     .factor = factor.data()};
       tile::multiply(weigh, tile::max_vectors);
     }
@@ -178,7 +178,7 @@ template <class T>
 void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std::vector<T>& lse2,
                    const std::vector<T>& delta, double scale, gradients<T>& g) {
   const index_t lanes = lanes_of<T>, keys = k.rows, queries = q.rows;
-  grid<T> qs = packed(q, scale * log2e), douts = packed(dout, 1), p(keys, lanes), ds(keys, lanes),
+  grid<T> qs = packed(q, scale * std::numbers::log2e), douts = packed(dout, 1), p(keys, lanes), ds(keys, lanes),
           sums(q.stride, lanes);
   multiply(k, a_is::rows, qs, p, keys, k.stride);
   tile::known_lse(p.data(), lanes, keys, lanes, lse2.data());
@@ -187,8 +187,8 @@ void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std:
   std::vector<T> total(at(lanes), T(0));
   const tile::known_weights<T> known{p.data(), lanes, unit.data()};
   tile::product(known, keys, lanes / simd::width<T>, ds.data(), delta.data(), total.data());
-  multiply(p, a_is::rows, dout, g.dv, keys, queries, tile::start::keep);  // += sum_i p_ij dout_i
-  multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::start::keep);    // += sum_i ds_ij q_i, still without scale
+  multiply(p, a_is::rows, dout, g.dv, keys, queries, tile::accumulate::keep);  // += sum_i p_ij dout_i
+  multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::accumulate::keep);    // += sum_i ds_ij q_i, still without scale
   multiply(k, a_is::columns, ds, sums, q.stride, keys);
   const std::vector<T> scales(at(lanes), static_cast<T>(scale));
   tile::scatter<T>(sums.data(), lanes, scales.data(), rows_of(g.dq).data(), queries, q.stride);
@@ -287,7 +287,7 @@ TEMPLATE_TEST_CASE("softmax backward: one tile", "[clients]", float, double) {
       mean += p.wide(i, j) * ds(i, j);
     }
     for (index_t j = 0; j < keys; ++j) ds(i, j) = p.wide(i, j) * (ds(i, j) - mean);
-    lse2[at(i)] = static_cast<T>(lse[at(i)] * log2e), delta[at(i)] = static_cast<T>(mean);
+    lse2[at(i)] = static_cast<T>(lse[at(i)] * std::numbers::log2e), delta[at(i)] = static_cast<T>(mean);
   }
   gradients<T> g{grid<T>(n, dim), grid<T>(keys, dim), grid<T>(keys, dim)};
   backward_tile(q, k, v, dout, lse2, delta, scale, g);

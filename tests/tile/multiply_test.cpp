@@ -31,7 +31,7 @@ template <class T> struct outcome {
 };
 
 template <class T>
-outcome<T> run(index_t vectors, index_t rows, index_t depth, tile::start how, bool swapped,
+outcome<T> run(index_t vectors, index_t rows, index_t depth, tile::accumulate how, bool swapped,
                heed_test::random_numbers& random) {
   constexpr index_t w = heed::simd::width<T>;
   const index_t lanes = vectors * w, pad = 3,
@@ -47,7 +47,7 @@ outcome<T> run(index_t vectors, index_t rows, index_t depth, tile::start how, bo
   for (index_t m = 0; m < rows; ++m)
     for (index_t l = 0; l < lanes; ++l)
       start[m * c_row + l] =
-          how == tile::start::zero ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(random.normal());
+          how == tile::accumulate::zero ? std::numeric_limits<T>::quiet_NaN() : static_cast<T>(random.normal());
   const std::vector<T> before = c;
 
   tile::matrix_product<T> p;
@@ -55,7 +55,7 @@ outcome<T> run(index_t vectors, index_t rows, index_t depth, tile::start how, bo
   p.b = b.data(), p.b_row = b_row;
   p.c = start, p.c_row = c_row;
   p.rows = rows, p.depth = depth;
-  p.start = how, p.factor = factor.data();
+  p.accumulate = how, p.factor = factor.data();
   tile::multiply(p, vectors);
 
   outcome<T> out;
@@ -67,8 +67,8 @@ outcome<T> run(index_t vectors, index_t rows, index_t depth, tile::start how, bo
       continue;
     }
     double want = 0, size = 1;
-    if (how == tile::start::keep) want = static_cast<double>(old);
-    if (how == tile::start::scale)
+    if (how == tile::accumulate::keep) want = static_cast<double>(old);
+    if (how == tile::accumulate::scale)
       want = static_cast<double>(old) * static_cast<double>(factor[static_cast<std::size_t>(l)]);
     size += std::fabs(want);
     for (index_t k = 0; k < depth; ++k) {
@@ -91,7 +91,7 @@ TEMPLATE_TEST_CASE("multiply equals plain loops for every shape", "[multiply]", 
   for (int vectors = 1; vectors <= tile::max_vectors; ++vectors)
     for (index_t rows = 0; rows <= 2 * tile::block_rows(vectors) + 5; ++rows)
       for (const index_t depth : {0, 1, 2, 17})
-        for (const tile::start how : {tile::start::zero, tile::start::keep, tile::start::scale})
+        for (const tile::accumulate how : {tile::accumulate::zero, tile::accumulate::keep, tile::accumulate::scale})
           for (const bool swapped : {false, true}) {
             const outcome<T> got = run<T>(vectors, rows, depth, how, swapped, random);
             INFO(vectors << " vectors, " << rows << " rows, depth " << depth << ", start " << static_cast<int>(how)

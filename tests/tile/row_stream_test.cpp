@@ -2,7 +2,7 @@
 
 // Rows that are copied or prefetched beside a product: the numbers of the product and of the copy do not change.
 
-#include "heed/tile/row_stream.hpp"
+#include "heed/tile/row_stage.hpp"
 
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-#include "heed/tile/weights.hpp"
+#include "heed/tile/online_softmax.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -125,7 +125,7 @@ TEMPLATE_TEST_CASE("hide", "[weights]", float, double) {
     std::vector<T> lo(at(w)), hi(at(w)), scores(at(keys * row), T(9));
     for (T& x : lo) x = static_cast<T>(random.below(30) - 4);
     for (T& x : hi) x = static_cast<T>(random.below(36) - 4);
-    tile::hide(scores.data(), row, first, count, lo.data(), hi.data(), static_cast<T>(kept));
+    pairwise::hide(scores.data(), row, first, count, lo.data(), hi.data(), static_cast<T>(kept));
     bool right = true;
     for (index_t j = 0; j < keys; ++j)
       for (index_t l = 0; l < row; ++l) {
@@ -153,7 +153,7 @@ TEMPLATE_TEST_CASE("known_lse, decay, fill", "[weights]", float, double) {
   const std::vector<T> s = numbers(keys * row), lane = numbers(lanes), power = numbers(keys - 1 + 5 + lanes);
   std::vector<T> lse = s, decayed = s, filled = s;
   tile::known_lse(lse.data(), row, keys, lanes, lane.data());
-  tile::decay(decayed.data(), row, keys, lanes, power.data() + keys - 1, index_t(5));  // reads up to power's end
+  recurrent::decay(decayed.data(), row, keys, lanes, power.data() + keys - 1, index_t(5));  // reads up to power's end
   tile::fill(filled.data(), row, keys, lanes, T(3));
   for (index_t j = 0; j < keys; ++j)
     for (index_t l = 0; l < row; ++l) {

@@ -5,20 +5,20 @@
 #include "heed/core/plan.hpp"
 #include "heed/core/state.hpp"
 #include "heed/lightning/problem.hpp"
-#include "heed/tile/step_tasks.hpp"
+#include "heed/recurrent/decode.hpp"
 
 namespace heed::lightning {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> plan make_decode_plan(const tile::recurrence<T>& p, const context& where, index_t workers) noexcept {
+template <class T> plan make_decode_plan(const recurrent::recurrence<T>& p, const context& where, index_t workers) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
   heed::detail::checker check(out.problem);
-  tile::check_tokens(check, p);
+  recurrent::check_tokens(check, p);
   if (!check.ok()) return out;
   out.path = "lightning: token by token";
-  tile::plan_steps(out, p, where, workers);
+  recurrent::plan_steps(out, p, where, workers);
   return out;
 }
 
@@ -31,13 +31,13 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory,
                  const O& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
-  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt,
+  recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, recurrent::planned_output<T>(o), opt,
                                                   heed::detail::one_axis<Q, K, V, O>);
-  tile::hold(p, memory);
+  recurrent::hold(p, memory);
   plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
-  if (how.ok()) tile::explain_steps(how, p);
+  if (how.ok()) recurrent::explain_steps(how, p);
   return how;
 }
 
@@ -49,16 +49,16 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
             const options<acc_of<Q>>& opt = {}, const context& where = {}) {
-  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
+  recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
                                                   heed::detail::one_axis<Q, K, V, O>);
-  tile::hold(p, memory);
+  recurrent::hold(p, memory);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   const plan how = detail::make_decode_plan(p, where, workers);
   if (!how.ok()) heed::detail::fail(how.problem.data());
-  tile::run_steps(p, how, where, workers);
+  recurrent::run_steps(p, how, where, workers);
 }
 
 }  // namespace HEED_ISA

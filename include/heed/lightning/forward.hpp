@@ -5,19 +5,19 @@
 #include "heed/core/decay.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/lightning/problem.hpp"
-#include "heed/tile/chunk_tasks.hpp"
+#include "heed/recurrent/partition.hpp"
 
 namespace heed::lightning {
 namespace detail {
 inline namespace HEED_ISA {
 
 template <class T>
-plan make_plan(const tile::recurrence<T>& p, const context& where, index_t workers, tile::chunk_cut& cut) noexcept {
+plan make_plan(const recurrent::recurrence<T>& p, const context& where, index_t workers, recurrent::chunk_cut& cut) noexcept {
   plan out{};
   if (!check_call(p, out.problem)) return out;
-  cut = tile::make_chunk_cut(p, workers);
+  cut = recurrent::make_chunk_cut(p, workers);
   out.path = p.decay->gated ? "lightning: chunks, log_gates" : "lightning: chunks";
-  tile::plan_chunks(out, p, cut, where, workers);
+  recurrent::plan_chunks(out, p, cut, where, workers);
   return out;
 }
 
@@ -30,13 +30,13 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
-  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tile::planned_output<T>(o), opt,
+  const recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, recurrent::planned_output<T>(o), opt,
                                                         heed::detail::one_axis<Q, K, V, O>);
-  tile::chunk_cut cut;
+  recurrent::chunk_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
-  if (how.ok()) tile::explain_chunks(how, p, cut);
+  if (how.ok()) recurrent::explain_chunks(how, p, cut);
   return how;
 }
 
@@ -51,16 +51,16 @@ plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& de
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, O&& o,
              const options<acc_of<Q>>& opt = {}, const context& where = {}) {
-  static_assert(tile::recurrent_storage<Q, K, V, O>());
+  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const tile::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
+  const recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
                                                         heed::detail::one_axis<Q, K, V, O>);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  tile::chunk_cut cut;
+  recurrent::chunk_cut cut;
   const plan how = detail::make_plan(p, where, workers, cut);
   if (!how.ok()) heed::detail::fail(how.problem.data());
-  tile::run_chunks(p, how, cut, where, workers);
+  recurrent::run_chunks(p, how, cut, where, workers);
 }
 
 // A pointer in place of a tensor

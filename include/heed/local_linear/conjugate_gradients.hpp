@@ -6,11 +6,73 @@
 #include <cmath>
 #include <type_traits>
 
-#include "heed/local_linear/weights.hpp"
-#include "heed/tile/solve.hpp"
+#include "heed/local_linear/kept_weights.hpp"
+#include "heed/local_linear/cholesky.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
+
+// Per lane, over `rows` rows of stride `row`: dot = a . b
+template <class T>
+HEED_NOINLINE void lane_dot(const T* a, const T* b, index_t row, index_t rows, index_t lanes, T* dot) {
+  for (index_t l = 0; l < lanes; l += simd::width<T>) {
+    simd::batch<T> sum(T(0));
+    for (index_t d = 0; d < rows; ++d) sum = simd::fma(simd::load(a + d * row + l), simd::load(b + d * row + l), sum);
+    simd::store(dot + l, sum);
+  }
+}
+
+// z <- z - s mean + ridge p; curve = p . z
+template <class T>
+HEED_NOINLINE void complete_image(T* z, const T* s, const T* mean, const T* ridge, const T* p, index_t row,
+                                  index_t rows, index_t lanes, T* curve) {
+  for (index_t l = 0; l < lanes; l += simd::width<T>) {
+    const simd::batch<T> zero(T(0)), r = simd::load(ridge + l), t = zero - simd::load(s + l);
+    simd::batch<T> sum = zero;
+    for (index_t d = 0; d < rows; ++d) {
+      const simd::batch<T> x = simd::load(p + d * row + l);
+      const simd::batch<T> y = simd::fma(t, simd::load(mean + d * row + l), simd::load(z + d * row + l));
+      const simd::batch<T> image = simd::fma(r, x, y);
+      simd::store(z + d * row + l, image);
+      sum = simd::fma(x, image, sum);
+    }
+    simd::store(curve + l, sum);
+  }
+}
+
+// y <- y + b p; r <- r - a z; square = r . r
+template <class T>
+HEED_NOINLINE void take_step(T* y, T* r, const T* p, const T* z, const T* b, const T* a, index_t row, index_t rows,
+                             index_t lanes, T* square) {
+  for (index_t l = 0; l < lanes; l += simd::width<T>) {
+    const simd::batch<T> zero(T(0)), forth = simd::load(b + l), back = zero - simd::load(a + l);
+    simd::batch<T> sum = zero;
+    for (index_t d = 0; d < rows; ++d) {
+      const index_t at = d * row + l;
+      simd::store(y + at, simd::fma(forth, simd::load(p + at), simd::load(y + at)));
+      const simd::batch<T> rest = simd::fma(back, simd::load(z + at), simd::load(r + at));
+      simd::store(r + at, rest);
+      sum = simd::fma(rest, rest, sum);
+    }
+    simd::store(square + l, sum);
+  }
+}
+
+// p <- r + b p; dot = mean . p
+template <class T>
+HEED_NOINLINE void turn(T* p, const T* r, const T* b, const T* mean, index_t row, index_t rows, index_t lanes, T* dot) {
+  for (index_t l = 0; l < lanes; l += simd::width<T>) {
+    const simd::batch<T> f = simd::load(b + l);
+    simd::batch<T> sum(T(0));
+    for (index_t d = 0; d < rows; ++d) {
+      const index_t at = d * row + l;
+      const simd::batch<T> x = simd::fma(f, simd::load(p + at), simd::load(r + at));
+      simd::store(p + at, x);
+      sum = simd::fma(simd::load(mean + at), x, sum);
+    }
+    simd::store(dot + l, sum);
+  }
+}
 
 // C y = r for the lanes of a tile by conjugate gradients, without a matrix: with t_j = (k_j - mean) . x
 //
@@ -24,13 +86,13 @@ inline namespace HEED_ISA {
 // so large that y would come near the smallest normal number, it is kept as 2^64 y.
 template <class T> class conjugate_gradients {
  public:
-  static constexpr index_t w = simd::width<T>, lanes = tile::query_tile<T>::most_rows;
+  static constexpr index_t w = simd::width<T>, lanes = pairwise::query_tile<T>::most_rows;
   template <class X> using per_lane = std::array<X, std::size_t{lanes}>;
 
   conjugate_gradients(const problem<T>& p, heed::detail::arena& memory)
       : d_(p.d),
         image_(p.d, memory),
-        t_(memory.take<T>(lanes * tile::query_tile<T>::most_keys)),
+        t_(memory.take<T>(lanes * pairwise::query_tile<T>::most_keys)),
         direction_(memory.take<T>(lanes * p.d)),
         step_(memory.take<T>(lanes)),
         y_step_(memory.take<T>(lanes)),
@@ -62,14 +124,14 @@ template <class T> class conjugate_gradients {
     while (active != 0 && out.iterations < most) {
       apply(weights, direction_, mean, shift_, ridge, curve_);
       active = choose_steps(active, row, out.iterations == 0);
-      tile::take_step(y, r, direction_, image_.data(), y_step_, step_, row, d_, row, square_);
+      take_step(y, r, direction_, image_.data(), y_step_, step_, row, d_, row, square_);
       ++out.iterations;
       active = choose_turns(active, row, out);
-      tile::turn(direction_, r, turn_, mean, row, d_, row, shift_);
+      turn(direction_, r, turn_, mean, row, d_, row, shift_);
     }
     if (const std::uint64_t lost = find_rounding(weights, which, mean, ridge, y, tolerance, out); lost != 0) {
       true_residual(weights, q, mean, ridge, y, r);
-      tile::lane_dot(r, r, row, d_, row, square_);
+      lane_dot(r, r, row, d_, row, square_);
       for (index_t l = 0; l < row; ++l)
         if ((lost & bit(l)) != 0) now_[at(l)] = square_[l];
     }
@@ -96,8 +158,8 @@ template <class T> class conjugate_gradients {
     choose_units(r, row);
     scale(r, row);
     std::copy(r, r + d_ * row, direction_);
-    tile::lane_dot(r, r, row, d_, row, square_);
-    tile::lane_dot(mean, r, row, d_, row, shift_);
+    lane_dot(r, r, row, d_, row, square_);
+    lane_dot(mean, r, row, d_, row, shift_);
     for (index_t l = 0; l < row; ++l) {
       now_[at(l)] = square_[l];
       first_[at(l)] = static_cast<double>(square_[l]);
@@ -200,7 +262,7 @@ template <class T> class conjugate_gradients {
   // r <- q - mean - C y: what the recursion of the residual may have lost to rounding
   void true_residual(tile_weights<T>& weights, const T* q, const T* mean, const T* ridge, const T* y, T* r) {
     const index_t row = weights.row();
-    tile::lane_dot(mean, y, row, d_, row, shift_);
+    lane_dot(mean, y, row, d_, row, shift_);
     apply(weights, y, mean, shift_, ridge, curve_);
     for (index_t d = 0; d < d_; ++d)
       for (index_t l = 0; l < row; l += w) {
@@ -215,9 +277,9 @@ template <class T> class conjugate_gradients {
     const index_t row = weights.row();
     std::fill(sum_, sum_ + row, T(0));
     image_.begin(weights.vectors(), factor_);
-    weights.each([&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+    weights.each([&](const pairwise::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
       for (index_t i = 0; i < keys.count; ++i) {
-        const tile::weight_block& b = keys.block[at(i)];
+        const pairwise::weight_block& b = keys.block[at(i)];
         key_products(k, k_row, b, x, d_, row, t_);
         const index_t lane = b.from * w;
         tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift + lane, sum_ + lane);
@@ -225,11 +287,11 @@ template <class T> class conjugate_gradients {
       }
     });
     image_.finish();
-    tile::complete_image(image_.data(), sum_, mean, ridge, x, row, d_, row, curve);
+    complete_image(image_.data(), sum_, mean, ridge, x, row, d_, row, curve);
   }
 
   index_t d_;
-  tile::lane_sums<T> image_;
+  pairwise::lane_sums<T> image_;
   T *t_, *direction_, *step_, *y_step_, *y_unit_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
   per_lane<T> now_;                           // squares of the residuals
   per_lane<double> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "heed/local_linear/weights.hpp"
-#include "heed/tile/solve.hpp"
+#include "heed/local_linear/kept_weights.hpp"
+#include "heed/local_linear/cholesky.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
@@ -18,7 +18,7 @@ inline namespace HEED_ISA {
 // product with a key loses to rounding what the ridge is about.
 template <class T> class direct_solver {
  public:
-  using matrix = tile::lane_matrix<double>;
+  using matrix = lane_matrix<double>;
   using batch = simd::batch<double>;
   static constexpr index_t w = simd::width<T>, wide = simd::width<double>, groups = tile::max_lanes<T> / wide;
   static constexpr index_t depth = 8;  // keys whose products join the matrix at once
@@ -36,7 +36,7 @@ template <class T> class direct_solver {
         lost_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         among_keys_(memory.take<double>(groups * matrix::padded(few(p.d)) * wide)),
-        p_(memory.take<T>(tile::query_tile<T>::most_keys * w)),
+        p_(memory.take<T>(pairwise::query_tile<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
 
   // Up to so many keys the matrix of the keys is the smaller one, and the other is singular but for the ridge.
@@ -66,7 +66,7 @@ template <class T> class direct_solver {
     next_[static_cast<std::size_t>(group)] = 0;
   }
   // The weights of the group's lanes in `which`, in place of those at out [key][lane] (of the tile's first key)
-  HEED_NOINLINE void weigh(index_t group, std::uint64_t which, const tile::weight_block& b,
+  HEED_NOINLINE void weigh(index_t group, std::uint64_t which, const pairwise::weight_block& b,
                            const tile::known_weights<T>& p, const T* k, index_t k_row, T* out) {
     const index_t lane = group * wide, x = lane / w;
     if (x < b.from || x >= b.to) return;
@@ -210,9 +210,9 @@ template <class T> class direct_solver {
   index_t collect(tile_weights<T>& weights, index_t lane) {
     index_t keys = 0;
     const index_t x = lane / w;
-    weights.each([&](const tile::key_tile& tile, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+    weights.each([&](const pairwise::key_tile& tile, const tile::known_weights<T>& p, const T* k, index_t k_row) {
       for (index_t i = 0; i < tile.count; ++i) {
-        const tile::weight_block& b = tile.block[static_cast<std::size_t>(i)];
+        const pairwise::weight_block& b = tile.block[static_cast<std::size_t>(i)];
         if (x < b.from || x >= b.to) continue;
         tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
         for (index_t j = 0; j < b.keys; ++j, ++keys) {
@@ -241,9 +241,9 @@ template <class T> class direct_solver {
     batch sum(0.0);
     matrix_.clear();
     const index_t x = lane / w;
-    weights.each([&](const tile::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+    weights.each([&](const pairwise::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
       for (index_t i = 0; i < keys.count; ++i) {
-        const tile::weight_block& b = keys.block[static_cast<std::size_t>(i)];
+        const pairwise::weight_block& b = keys.block[static_cast<std::size_t>(i)];
         if (x < b.from || x >= b.to) continue;
         tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
         for (index_t j = 0; j < b.keys; j += depth) {

@@ -6,14 +6,15 @@
 #include "heed/core/context.hpp"
 #include "heed/core/error.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/local_linear/lanes.hpp"
-#include "heed/tile/tasks.hpp"
+#include "heed/local_linear/regression.hpp"
+#include "heed/pairwise/tasks.hpp"
+#include "heed/tile/run_tasks.hpp"
 
 namespace heed::local_linear {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> index_t tiles_of(index_t rows) { return tile::query_tile<T>::tiles(rows); }
+template <class T> index_t tiles_of(index_t rows) { return pairwise::query_tile<T>::tiles(rows); }
 
 // Which sizes and options chose the path; for the plans alone.
 template <class T> void explain(plan& how, const problem<T>& p) {
@@ -27,7 +28,7 @@ template <class T> void explain(plan& how, const problem<T>& p) {
     text << "weights of the first " << kept << " keys that a tile sees kept, others computed in every pass";
   if (p.solves && p.opt.solver == solver::automatic && p.d >= 4)
     text << "; tiles of up to " << p.d / 4 << " keys solved directly at once";
-  tile::name_options(text, p);
+  pairwise::name_options(text, p);
   tile::name_copies(text, p.k, true, p.v);
 }
 
@@ -39,9 +40,9 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
              : p.opt.solver == solver::direct    ? "local_linear: direct"
              : p.opt.solver == solver::automatic ? "local_linear: conjugate gradients, direct where they fail"
                                                  : "local_linear: conjugate gradients";
-  out.query_tile = lanes_driver<T>::lanes, out.key_tile = tile::query_tile<T>::most_keys;
-  out.chunk = p.scores.any() ? tile::query_tile<T>::chunk : 0;
-  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
+  out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::query_tile<T>::most_keys;
+  out.chunk = p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
   const index_t slots = std::min(out.tasks, workers);
   if (slots > 0) {
     heed::detail::arena counted;
@@ -69,9 +70,9 @@ template <class T> void call(const problem<T>& p, const context& where) {
   tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
     heed::detail::arena scratch(memory, memory.size());
     lanes_driver<T> mine(p, scratch);
-    tile::task_list tasks(static_cast<const tile::attention<T>&>(p), &tiles_of<T>);
+    pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &tiles_of<T>);
     claim([&](index_t task) {
-      tasks.visit(task, [&](const tile::sequence& s, index_t kv_head, index_t tile) { mine.run(s, kv_head, tile); });
+      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t tile) { mine.run(s, kv_head, tile); });
     });
     while (busy.test_and_set(std::memory_order_acquire)) {
     }
@@ -87,7 +88,7 @@ template <class T> void call(const problem<T>& p, const context& where) {
 
 template <class T, viewable O, viewable Q, viewable K, viewable V>
 problem<T> make_problem(const Q& q, const K& k, const V& v, tensor_view<T, 4> o, const options<T>& opt) {
-  return {tile::make_attention<T, options<T>>(q, k, v, o, opt, heed::detail::one_axis<Q, K, V, O>), opt};
+  return {pairwise::make_attention<T, options<T>>(q, k, v, o, opt, heed::detail::one_axis<Q, K, V, O>), opt};
 }
 
 }  // namespace HEED_ISA
@@ -99,9 +100,9 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
-  static_assert(tile::attention_storage<Q, K, V, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tile::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, pairwise::as_output<T>(o), opt);
   p.ridge = ridge;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);
@@ -120,7 +121,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {
-  static_assert(tile::attention_storage<Q, K, V, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tensor_view<T, 4>(o), opt);
@@ -131,9 +132,9 @@ void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, c
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, const options<acc_of<Q>>& opt = {},
                 const context& where = {}) noexcept {
-  static_assert(tile::attention_storage<Q, K, V, Y, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, Y, O>());
   using T = heed::detail::value_t<Q>;
-  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tile::as_output<T>(o), opt);
+  detail::problem<T> p = detail::make_problem<T, O>(q, k, v, pairwise::as_output<T>(o), opt);
   p.given = slope, p.solves = false;
   plan how = detail::make_plan(p, where, where.executor.concurrency());
   if (how.ok()) detail::explain(how, p);
@@ -146,7 +147,7 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const options<acc_of<Q>>& opt = {},
            const context& where = {}) {
-  static_assert(tile::attention_storage<Q, K, V, Y, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, Y, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   detail::problem<T> p = detail::make_problem<T, O>(q, k, v, tensor_view<T, 4>(o), opt);

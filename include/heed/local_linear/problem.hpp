@@ -2,13 +2,14 @@
 #pragma once
 
 #include "heed/local_linear/options.hpp"
+#include "heed/pairwise/checks.hpp"
+#include "heed/pairwise/problem.hpp"
 #include "heed/simd/float_control.hpp"
-#include "heed/tile/problem.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
-template <class T> struct problem : tile::attention<T> {
+template <class T> struct problem : pairwise::attention<T> {
   const options<T>& opt;
   heed::detail::per_head_view ridge = {};  // forward
   tensor_view<const T, 4> given = {};  // apply: the slopes
@@ -36,7 +37,7 @@ inline constexpr index_t most_dim = index_t(1) << 24;  // whose matrices have si
 
 template <class T> bool check_call(const problem<T>& p, heed::detail::problem_text& text) {
   heed::detail::checker check(text);
-  tile::check_attention(check, p);
+  pairwise::check_attention(check, p);
   check.require(p.d <= most_dim, "q has head dim ", p.d, ", local_linear takes at most ", most_dim);
   check_output(check, "mean_key", p.opt.mean_key, p);
   if (!p.solves) {

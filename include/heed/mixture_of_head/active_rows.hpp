@@ -12,15 +12,15 @@
 
 #include "heed/mixture_of_head/options.hpp"
 #include "heed/simd/stream.hpp"
-#include "heed/tile/softmax_driver.hpp"
+#include "heed/pairwise/tasks.hpp"
 
 namespace heed::mixture_of_head::detail {
 inline namespace HEED_ISA {
 
-template <class T> struct problem : tile::softmax_problem<T> {
+template <class T> struct problem : pairwise::softmax_problem<T> {
   tensor_view<const T, 3> gates = {};
 
-  HEED_INLINE const T* gate(const tile::sequence& s, index_t head, index_t query) const {
+  HEED_INLINE const T* gate(const pairwise::sequence& s, index_t head, index_t query) const {
     return gates.data() + s.batch * gates.stride(0) + head * gates.stride(1) +
            (s.first_query + query) * gates.stride(2);
   }
@@ -31,7 +31,7 @@ template <class T> struct problem : tile::softmax_problem<T> {
 // NaN is active; a subnormal gate counts as 0, in and out of tasks
 template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
 
-template <class T> index_t count_active(const problem<T>& p, const tile::sequence& s, index_t kv_head) {
+template <class T> index_t count_active(const problem<T>& p, const pairwise::sequence& s, index_t kv_head) {
   index_t count = 0;
   if (s.queries == 0) return count;
   const index_t step = p.gates.stride(2);
@@ -44,7 +44,7 @@ template <class T> index_t count_active(const problem<T>& p, const tile::sequenc
 
 // Tasks of so many active rows of `rows`: tiles, few rows at once, or rows to clear
 template <class T> index_t tasks_of(index_t active, index_t rows) {
-  return active > 0 ? tile::softmax_tasks<T>(active) : rows > 0 ? 1 : 0;
+  return active > 0 ? pairwise::softmax_tasks<T>(active) : rows > 0 ? 1 : 0;
 }
 
 // Finds the rows of task after task, in ascending order of tasks.
@@ -57,18 +57,18 @@ template <class T> class row_finder {
   void find(index_t task) {
     while (task >= end_) enter(pair_ + 1);
     const index_t number = end_ - 1 - task;  // the last tile of a head comes first
-    const tile::row_range range = tile::rows_of_task<T>(active_[pair_], number);
+    const pairwise::row_range range = pairwise::rows_of_task<T>(active_[pair_], number);
     while (left_ > range.first + range.count) step();  // tiles of other workers
     rows_.count = range.count;
     while (left_ > range.first || (number == 0 && !at_begin())) take_or_clear(range.first);
     if (far_) simd::stream_end();
   }
 
-  const tile::sequence& sequence() const { return sequence_; }
+  const pairwise::sequence& sequence() const { return sequence_; }
   index_t kv_head() const { return pair_ % p_.kv_heads; }
-  const tile::tile_rows& rows() const { return rows_; }  // none: there was nothing but rows to clear
+  const pairwise::tile_rows& rows() const { return rows_; }  // none: there was nothing but rows to clear
   const T* gates() const { return gates_.data(); }       // of rows()
-  bool few() const { return active_[pair_] < tile::few_rows<T>; }
+  bool few() const { return active_[pair_] < pairwise::few_rows<T>; }
 
  private:
   static double elements(const tensor_view<T, 4>& x) {
@@ -118,11 +118,11 @@ template <class T> class row_finder {
   const index_t* active_;
   bool far_;                     // o is longer than the caches: bench/mixture_of_head_bench.cpp, 2 % at f25
   index_t pair_ = -1, end_ = 0;  // end_: of the pair's tasks
-  tile::sequence sequence_;
+  pairwise::sequence sequence_;
   index_t query_ = 0, head_ = 0;  // where the last step led; head_: within the group
   index_t left_ = 0;              // active rows before it
-  tile::tile_rows rows_;
-  std::array<T, tile::most_lanes> gates_;
+  pairwise::tile_rows rows_;
+  std::array<T, pairwise::most_lanes> gates_;
 };
 
 }  // namespace HEED_ISA

@@ -15,8 +15,9 @@
 #include "heed/core/plan.hpp"
 #include "heed/mixture_of_head/active_rows.hpp"
 #include "heed/mixture_of_head/options.hpp"
-#include "heed/tile/softmax_driver.hpp"
-#include "heed/tile/tasks.hpp"
+#include "heed/pairwise/checks.hpp"
+#include "heed/pairwise/tasks.hpp"
+#include "heed/tile/run_tasks.hpp"
 
 namespace heed::mixture_of_head {
 namespace detail {
@@ -25,7 +26,7 @@ inline namespace HEED_ISA {
 template <class T> void check_call(heed::detail::checker& check, const problem<T>& p) {
   check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0), "q has ", p.query_heads,
                 " heads, k has ", p.kv_heads, ", q's must be a multiple of k's");
-  tile::check_softmax(check, p);
+  pairwise::check_softmax(check, p);
   check.tensor("gates", p.gates, false);
   check.equal("gates", p.gates.extent(0), "q", p.q.extent(0), "batch");
   check.equal("gates", p.gates.extent(1), "q", p.q.extent(1), "heads");
@@ -36,19 +37,19 @@ template <class T> void check_call(heed::detail::checker& check, const problem<T
 
 // What a call needs, whatever its gates are
 struct sizes {
-  tile::softmax_cut cut;   // drivers and scratch; tasks: as many as there can be
+  pairwise::softmax_cut cut;   // drivers and scratch; tasks: as many as there can be
   std::size_t driver = 0;  // bytes of one
 };
 
 template <class T> sizes make_sizes(const problem<T>& p) {
   sizes out;
-  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) {
+  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
     const index_t rows = p.rows(s);
     out.cut.template add<T>(rows, count);
     out.cut.most_few =
-        std::max(out.cut.most_few, std::min(rows, tile::few_rows<T> - 1));  // it may be that few are active
+        std::max(out.cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // it may be that few are active
   });
-  out.driver = tile::softmax_driver<T>::bytes(p, out.cut);
+  out.driver = pairwise::softmax_driver<T>::bytes(p, out.cut);
   return out;
 }
 
@@ -87,19 +88,19 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
 
 // What the gates make of a call: the tasks, and for plan_forward why they are so many. Reads all gates.
 template <class T> void explain(plan& how, const problem<T>& p) {
-  constexpr index_t w = simd::width<T>, most_rows = tile::query_tile<T>::most_rows;
+  constexpr index_t w = simd::width<T>, most_rows = pairwise::query_tile<T>::most_rows;
   index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
   for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
-    const tile::sequence s = p.sequence_at(pair / p.kv_heads);
+    const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
     const index_t count = count_active(p, s, pair % p.kv_heads);
     rows += p.rows(s), active += count;
     how.tasks += tasks_of<T>(count, p.rows(s));
     if (count == 0) {
       unused += p.rows(s) > 0 ? 1 : 0;
-    } else if (count < tile::few_rows<T>) {
+    } else if (count < pairwise::few_rows<T>) {
       ++few;
     } else {
-      in_lanes += count, tiles += tile::query_tile<T>::tiles(count);
+      in_lanes += count, tiles += pairwise::query_tile<T>::tiles(count);
       lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
     }
   }
@@ -107,15 +108,15 @@ template <class T> void explain(plan& how, const problem<T>& p) {
                                  : "mixture_of_head: active queries in lanes"
              : few > 0 ? "mixture_of_head: head dim in lanes"
                        : "mixture_of_head: nothing active";
-  how.query_tile = tiles > 0 ? most_rows : few > 0 ? tile::few_rows<T> - 1 : 0;
-  how.key_tile = tiles > 0 ? tile::query_tile<T>::most_keys : few > 0 ? tile::softmax_rows<T>::key_tile : 0;
-  how.chunk = tiles > 0 && p.scores.any() ? tile::query_tile<T>::chunk : 0;
+  how.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
+  how.key_tile = tiles > 0 ? pairwise::query_tile<T>::most_keys : few > 0 ? pairwise::softmax_rows<T>::key_tile : 0;
+  how.chunk = tiles > 0 && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
   heed::detail::message text(how.why);
   text << active << " of " << rows << " rows active";
   if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
   if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
   if (unused > 0) text << "; none in " << unused;
-  tile::name_options(text, static_cast<const tile::softmax_problem<T>&>(p));
+  pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p));
   if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
 }
 
@@ -126,14 +127,14 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
   const memory at(all, p.pairs(), std::min(size.cut.tasks, workers), size.driver);
   plan tasks{};
   for (index_t pair = 0; pair < p.pairs(); ++pair) {
-    const tile::sequence s = p.sequence_at(pair / p.kv_heads);
+    const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
     at.active[pair] = count_active(p, s, pair % p.kv_heads);
     tasks.tasks += tasks_of<T>(at.active[pair], p.rows(s));
   }
   tasks.workspace_bytes = static_cast<std::size_t>(std::min(tasks.tasks, workers)) * size.driver;
   const context inner{.executor = where.executor, .workspace = at.drivers};
   tile::run_tasks(tasks, inner, workers, [&](std::span<std::byte> scratch, auto claim) {
-    tile::softmax_driver<T> driver(p, size.cut, scratch);
+    pairwise::softmax_driver<T> driver(p, size.cut, scratch);
     row_finder<T> finder(p, at.active);
     claim([&](index_t task) {
       finder.find(task);
@@ -146,7 +147,7 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                         tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  return {tile::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::settled(gates)};
+  return {pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::settled(gates)};
 }
 
 }  // namespace HEED_ISA
@@ -159,9 +160,9 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& where = {}) noexcept {
-  static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>() && pairwise::attention_types<Q, G>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tile::as_output<T>(o), opt,
+  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, pairwise::as_output<T>(o), opt,
                                                        heed::detail::one_axis<Q, K, V, O>);
   detail::sizes size;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), size);
@@ -176,7 +177,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
              const context& where = {}) {
-  static_assert(tile::attention_storage<Q, K, V, O>() && tile::attention_types<Q, G>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>() && pairwise::attention_types<Q, G>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
   const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,

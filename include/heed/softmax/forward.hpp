@@ -3,29 +3,30 @@
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/pairwise/checks.hpp"
+#include "heed/pairwise/problem.hpp"
+#include "heed/pairwise/tasks.hpp"
 #include "heed/softmax/options.hpp"
-#include "heed/tile/softmax_driver.hpp"
-#include "heed/tile/softmax_problem.hpp"
-#include "heed/tile/tasks.hpp"
+#include "heed/tile/run_tasks.hpp"
 
 namespace heed::softmax {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> using problem = tile::softmax_problem<T>;
+template <class T> using problem = pairwise::softmax_problem<T>;
 
 // Packed sequences are cut one by one, each as a call of its own would be.
-template <class T> tile::softmax_cut make_cut(const problem<T>& p) {
-  tile::softmax_cut cut;
-  tile::each_size<T>(p, [&](const tile::sequence& s, index_t count) { cut.template add<T>(p.rows(s), count); });
+template <class T> pairwise::softmax_cut make_cut(const problem<T>& p) {
+  pairwise::softmax_cut cut;
+  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { cut.template add<T>(p.rows(s), count); });
   return cut;
 }
 
 template <class T>
-plan make_plan(const problem<T>& p, const context& where, index_t workers, tile::softmax_cut& cut) noexcept {
+plan make_plan(const problem<T>& p, const context& where, index_t workers, pairwise::softmax_cut& cut) noexcept {
   plan out{};
   heed::detail::checker check(out.problem);
-  tile::check_softmax(check, p);
+  pairwise::check_softmax(check, p);
   if (!check.ok()) return out;
   cut = make_cut(p);
   const bool few = !cut.many;
@@ -33,13 +34,13 @@ plan make_plan(const problem<T>& p, const context& where, index_t workers, tile:
   out.path = few                 ? "softmax: head dim in lanes"
              : cut.most_few == 0 ? "softmax: queries in lanes"
                                  : "softmax: queries in lanes, head dim in lanes for short sequences";
-  out.query_tile = few ? cut.most_few : tile::query_tile<T>::most_rows;
-  out.key_tile = few ? tile::softmax_rows<T>::key_tile : tile::query_tile<T>::most_keys;
-  out.chunk = !few && p.scores.any() ? tile::query_tile<T>::chunk : 0;
+  out.query_tile = few ? cut.most_few : pairwise::query_tile<T>::most_rows;
+  out.key_tile = few ? pairwise::softmax_rows<T>::key_tile : pairwise::query_tile<T>::most_keys;
+  out.chunk = !few && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
   out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
   out.workspace_bytes =
-      slots == 0 ? 0 : heed::detail::scratch_bytes(out.problem, slots, tile::softmax_driver<T>::bytes(p, cut));
+      slots == 0 ? 0 : heed::detail::scratch_bytes(out.problem, slots, pairwise::softmax_driver<T>::bytes(p, cut));
   if (!out.ok()) return out;
   heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
   return out;
@@ -53,22 +54,22 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   else if (p.packed())
     text << "packed: each sequence as a call of its own";
   else
-    text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << tile::few_rows<T>;
-  tile::name_options(text, p);
-  if (how.query_tile == tile::query_tile<T>::most_rows) tile::name_copies(text, p.k, false, p.v);
+    text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
+  pairwise::name_options(text, p);
+  if (how.query_tile == pairwise::query_tile<T>::most_rows) tile::name_copies(text, p.k, false, p.v);
 }
 
 template <class T>
-void run(const problem<T>& p, const plan& how, const tile::softmax_cut& cut, const context& where, index_t workers) {
+void run(const problem<T>& p, const plan& how, const pairwise::softmax_cut& cut, const context& where, index_t workers) {
   tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
-    tile::task_list tasks(static_cast<const tile::attention<T>&>(p), &tile::softmax_tasks<T>);
-    tile::softmax_driver<T> driver(p, cut, memory);
-    tile::tile_rows rows;
+    pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::softmax_tasks<T>);
+    pairwise::softmax_driver<T> driver(p, cut, memory);
+    pairwise::tile_rows rows;
     claim([&](index_t task) {
-      tasks.visit(task, [&](const tile::sequence& s, index_t kv_head, index_t tile) {
-        const tile::row_range range = tile::rows_of_task<T>(p.rows(s), tile);
+      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t tile) {
+        const pairwise::row_range range = pairwise::rows_of_task<T>(p.rows(s), tile);
         rows.take(kv_head, p.group, range.first, range.count);
-        driver.run(s, kv_head, rows, p.rows(s) < tile::few_rows<T>);
+        driver.run(s, kv_head, rows, p.rows(s) < pairwise::few_rows<T>);
       });
     });
   });
@@ -83,11 +84,11 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& where = {}) noexcept {
-  static_assert(tile::attention_storage<Q, K, V, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tile::as_output<T>(o), opt,
+  const detail::problem<T> p = pairwise::make_softmax_problem<T>(q, k, v, pairwise::as_output<T>(o), opt,
                                                              heed::detail::one_axis<Q, K, V, O>);
-  tile::softmax_cut cut;
+  pairwise::softmax_cut cut;
   plan how = detail::make_plan(p, where, where.executor.concurrency(), cut);
   if (how.ok()) detail::explain(how, p);
   return how;
@@ -100,13 +101,13 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
 // Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) {
-  static_assert(tile::attention_storage<Q, K, V, O>());
+  static_assert(pairwise::attention_storage<Q, K, V, O>());
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = tile::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
+  const detail::problem<T> p = pairwise::make_softmax_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
                                                              heed::detail::one_axis<Q, K, V, O>);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  tile::softmax_cut cut;
+  pairwise::softmax_cut cut;
   const plan how = detail::make_plan(p, where, workers, cut);
   if (!how.ok()) heed::detail::fail(how.problem.data());
   detail::run(p, how, cut, where, workers);

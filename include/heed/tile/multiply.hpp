@@ -22,7 +22,7 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-enum class start { zero, keep, scale };
+enum class accumulate { zero, keep, scale };
 
 template <class T> struct matrix_product {
   const T* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
@@ -32,8 +32,8 @@ template <class T> struct matrix_product {
   T* c = nullptr;  // C[m][lane] = c[m * c_row + lane]
   index_t c_row = 0;
   index_t rows = 0, depth = 0;  // m < rows, k < depth
-  tile::start start = tile::start::zero;
-  const T* factor = nullptr;  // one per lane, for start::scale
+  tile::accumulate accumulate = tile::accumulate::zero;
+  const T* factor = nullptr;  // one per lane, for accumulate::scale
   T* top = nullptr;           // one per lane, or null: top = max(top, C), while C is in registers
 };
 
@@ -92,9 +92,9 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
     }
   }
   meanwhile = step;
-  if (p.start == start::keep)
+  if (p.accumulate == accumulate::keep)
     ((sum[I] += simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
-  else if (p.start == start::scale)
+  else if (p.accumulate == accumulate::scale)
     ((sum[I] = simd::fma(simd::load(c + (I / NR) * c_row + (I % NR) * w), simd::load(p.factor + (I % NR) * w), sum[I])),
      ...);
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <utility>
 
+#include "heed/simd/batch.hpp"
 #include "heed/simd/transpose.hpp"
 
 namespace heed::tile {
@@ -89,36 +90,22 @@ HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* cons
   }
 }
 
-// out[j][c] = rows[j][c] where that is finite, else 0
+// out[r][c] = rows[r][c] for r < count, c < dim
 template <class T>
-HEED_NOINLINE void copy_finite(const T* rows, index_t row_stride, index_t count, index_t columns, T* out,
-                               index_t out_row) {
-  for (index_t j = 0; j < count; ++j)
-    for (index_t c = 0; c < columns; ++c) {
-      const T x = rows[j * row_stride + c];
-      out[j * out_row + c] = std::isfinite(x) ? x : T(0);
-    }
+HEED_NOINLINE void copy_rows(const T* rows, index_t row_stride, index_t count, index_t dim, T* out, index_t out_row) {
+  constexpr index_t w = simd::width<T>;
+  for (index_t r = 0; r < count; ++r) {
+    const T* const from = rows + r * row_stride;
+    T* const to = out + r * out_row;
+    index_t c = 0;
+    for (; c + w <= dim; c += w) simd::store(to + c, simd::load(from + c));
+    if (c < dim) simd::store_partial(to + c, simd::load_partial(from + c, dim - c), dim - c);
+  }
 }
 
-// Whether every value of count rows of dim is finite
-template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t row_stride, index_t count, index_t dim) {
-  constexpr index_t w = simd::width<T>;
-  const simd::batch<T> zero(T(0));
-  simd::batch<T> a = zero, b = zero, c = zero, e = zero;  // 0 * x is NaN where x is not finite; four sums: no latency
-  for (index_t j = 0; j < count; ++j, rows += row_stride) {
-    index_t d = 0;
-    for (; d + 4 * w <= dim; d += 4 * w) {
-      a = simd::fma(zero, simd::load(rows + d), a), b = simd::fma(zero, simd::load(rows + d + w), b);
-      c = simd::fma(zero, simd::load(rows + d + 2 * w), c), e = simd::fma(zero, simd::load(rows + d + 3 * w), e);
-    }
-    for (; d + w <= dim; d += w) a = simd::fma(zero, simd::load(rows + d), a);
-    if (d < dim) b = simd::fma(zero, simd::load_partial(rows + d, dim - d), b);
-  }
-  T lanes[std::size_t{w}];
-  simd::store(lanes, (a + b) + (c + e));
-  for (const T x : lanes)
-    if (!heed::detail::equals(x, T(0))) return false;
-  return true;
+template <class T> HEED_NOINLINE void fill(T* c, index_t row, index_t rows, index_t lanes, T value) {
+  for (index_t j = 0; j < rows; ++j)
+    for (index_t l = 0; l < lanes; l += simd::width<T>) simd::store(c + j * row + l, simd::batch<T>(value));
 }
 
 }  // namespace HEED_ISA

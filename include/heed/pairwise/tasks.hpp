@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Softmax attention of rows that share a key/value head, few or many: which of the two drivers runs them, in how many
+// tasks, and in how much scratch.
+
+#include <algorithm>
+#include <optional>
+#include <span>
+
+#include "heed/pairwise/problem.hpp"
+#include "heed/tile/run_tasks.hpp"
+#include "heed/pairwise/queries_in_lanes.hpp"
+#include "heed/pairwise/dims_in_lanes.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+// f(sequence, how many key/value heads have rows as many as its): packed sequences one by one, a batch as one.
+template <class T, class F> void each_size(const attention<T>& p, F f) {
+  if (p.heads == 0) return;
+  const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(sequences, 1);
+  for (index_t s = 0; s < different; ++s) f(p.sequence_at(s), p.kv_heads * (p.packed() ? 1 : sequences));
+}
+
+// A worker claims tasks in ascending order, so that it finds each by going on from the last; the last tiles of a head
+// come first: under causal masks they are the longest. Tiles: tiles_of(rows of a sequence that share keys).
+template <class T, class Tiles> class task_list {
+ public:
+  task_list(const attention<T>& p, Tiles tiles_of)
+      : p_(p), tiles_of_(tiles_of), heads_share_pairs_(for_all_heads(p.mask, p.scores.bias)) {
+    enter(0);
+  }
+
+  // f(sequence, kv_head, tile)
+  template <class F> void visit(index_t task, F f) {
+    while (task >= end_) enter(sequence_.number + 1);
+    const index_t at = task - (end_ - p_.kv_heads * per_head_);
+    if (heads_share_pairs_)
+      f(sequence_, at % p_.kv_heads, per_head_ - 1 - at / p_.kv_heads);
+    else
+      f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
+  }
+
+ private:
+  void enter(index_t number) {
+    sequence_ = p_.sequence_at(number);
+    per_head_ = tiles_of_(p_.rows(sequence_));
+    end_ += p_.kv_heads * per_head_;
+  }
+
+  // Rows of a bias or keep for all heads stay in cache from one head to the next.
+  static bool for_all_heads(const heed::detail::mask_parts& mask, const tensor_view<const T, 4>& bias) {
+    return (bias.data() != nullptr && bias.extent(1) == 1 && bias.extent(2) > 1) ||
+           (mask.has(mask.keep) && mask.keep_tensor.extent(1) == 1 && mask.keep_tensor.extent(2) > 1);
+  }
+
+  const attention<T>& p_;
+  Tiles tiles_of_;
+  sequence sequence_;
+  index_t per_head_ = 0, end_ = 0;
+  bool heads_share_pairs_;
+};
+
+// Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
+template <class T> inline constexpr index_t few_rows = softmax_rows<T>::most_rows;
+
+// Tasks of so many rows of one key/value head
+template <class T> index_t softmax_tasks(index_t rows) {
+  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : query_tile<T>::tiles(rows);
+}
+
+// The rows of one of these tasks
+struct row_range {
+  index_t first, count;
+};
+template <class T> row_range rows_of_task(index_t rows, index_t task) {
+  constexpr index_t most = query_tile<T>::most_rows;
+  if (rows < few_rows<T>) return {0, rows};
+  return {task * most, std::min(most, rows - task * most)};
+}
+
+// How the rows of a call are cut
+struct softmax_cut {
+  index_t tasks = 0;
+  index_t most_few = 0;  // the most rows that run together with the head dim in lanes
+  bool many = false;     // some run with queries in lanes
+
+  // times: so many key/value heads with so many rows each
+  template <class T> void add(index_t rows, index_t times) {
+    if (times == 0) return;
+    tasks += times * softmax_tasks<T>(rows);
+    if (rows < few_rows<T>)
+      most_few = std::max(most_few, rows);
+    else
+      many = true;
+  }
+};
+
+template <class T> class softmax_driver {
+  static_assert(few_rows<T> <= most_lanes);
+
+ public:
+  static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
+    heed::detail::arena few, many;
+    if (cut.most_few > 0) static_cast<void>(typename softmax_rows<T>::scratch(p, cut.most_few, few));
+    if (cut.many) static_cast<void>(softmax_lanes<T>(p, many));
+    return std::max(few.needed(), many.needed());
+  }
+
+  softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory)
+      : few_scratch_(memory, memory.size()), many_scratch_(memory, memory.size()) {
+    if (cut.most_few > 0) few_.emplace(p, cut.most_few, few_scratch_);
+    if (cut.many) many_.emplace(p, many_scratch_);
+  }
+
+  // few: the rows are all that share this key/value head, and less than few_rows. gain: as the drivers
+  void run(const sequence& s, index_t kv_head, const tile_rows& rows, bool few, const T* gain = nullptr) {
+    few ? few_->run(s, kv_head, rows, gain) : many_->run(s, kv_head, rows, gain);
+  }
+
+ private:
+  heed::detail::arena few_scratch_, many_scratch_;  // the same memory: one driver at a time uses it
+  std::optional<softmax_rows<T>> few_;
+  std::optional<softmax_lanes<T>> many_;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise
