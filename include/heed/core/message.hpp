@@ -45,10 +45,10 @@ class message {
   char* end_;  // keeps the last byte for the final zero
 };
 
-// A word or number of a message
+// A word or number of a message; 16 bytes, because every check has a few of them in its code
 class part {
  public:
-  HEED_INLINE part(const char* text) noexcept : text_(text) {}
+  HEED_INLINE part(const char* text) noexcept : text_(text), kind_(kind::text) {}
   template <std::integral Number>
   HEED_INLINE part(Number number) noexcept : integer_(static_cast<long long>(number)), kind_(kind::integer) {}
   HEED_INLINE part(double number) noexcept : real_(number), kind_(kind::real) {}
@@ -63,11 +63,13 @@ class part {
   }
 
  private:
-  enum class kind : unsigned char { text, integer, real };
-  const char* text_ = "";
-  long long integer_ = 0;
-  double real_ = 0;
-  kind kind_ = kind::text;
+  enum class kind : int { text, integer, real };
+  union {
+    const char* text_;
+    long long integer_;
+    double real_;
+  };
+  kind kind_;
 };
 
 // write(p.problem, "k has ", m, " keys, v has ", n)

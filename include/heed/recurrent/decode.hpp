@@ -166,7 +166,7 @@ template <class T> class step_driver {
 
 // memory: what decode reads and updates
 template <class T> void hold(recurrence<T>& p, const state_view<T>& memory) {
-  p.after = {heed::detail::settled(memory.s), heed::detail::settled(memory.z)};
+  p.after = {heed::detail::with_canonical_strides(memory.s), heed::detail::with_canonical_strides(memory.z)};
   p.before = p.after, p.in_place = true;
   if (!p.align.top_left) p.align = {};
   p.causal = true;

@@ -18,18 +18,14 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
            double log_weight) {
   heed::detail::problem_text text{};
   heed::detail::checker check(text);
-  check.tensor("o", o, false), check.tensor("part", part, false), check.tensor("lse", lse, false),
-      check.tensor("part_lse", part_lse, false);
-  check.written("o", o), check.written("lse", lse);
+  const heed::detail::named_tensor to("o", o), to_lse("lse", lse), from("part", part), from_lse("part_lse", part_lse);
+  for (const auto* const each : {&to, &from, &to_lse, &from_lse}) check.tensor(*each, false);
+  check.written(to), check.written(to_lse);
   const char* const axes[] = {"batch", "heads", "queries", "head dim"};
-  for (int axis = 0; axis < 4; ++axis) check.equal("o", o.extent(axis), "part", part.extent(axis), axes[axis]);
-  for (int axis = 0; axis < 3; ++axis) {
-    check.equal("o", o.extent(axis), "lse", lse.extent(axis), axes[axis]);
-    check.equal("o", o.extent(axis), "part_lse", part_lse.extent(axis), axes[axis]);
-  }
-  check.distinct("o", o, "part", part), check.distinct("lse", lse, "part_lse", part_lse),
-      check.distinct("o", o, "part_lse", part_lse);
-  check.distinct("lse", lse, "part", part), check.distinct("o", o, "lse", lse);
+  for (int axis = 0; axis < 4; ++axis) check.equal(to, from, axis, axes[axis]);
+  for (int axis = 0; axis < 3; ++axis)
+    check.equal(to, to_lse, axis, axes[axis]), check.equal(to, from_lse, axis, axes[axis]);
+  check.distinct(to, from, from_lse, to_lse), check.distinct(to_lse, from_lse, from);
   check.require(log_weight < std::numeric_limits<double>::infinity(), "log_weight is ", log_weight,
                 ", must be a number less than infinity");
   if (!check.ok()) heed::detail::fail(text.data());
