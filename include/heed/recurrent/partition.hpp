@@ -48,8 +48,8 @@ template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
 }
 
 // Time per token for a state and so many columns, in FLOPs at the peak: to update the state, and for all queries
-// that read it. Each chunk's update costs as much as 4 tokens more, since its products are short. Moving the rows of q, k, v
-// and o costs about 50 for each element, whatever the columns; keys with decay are written once more.
+// that read it. Each chunk's update costs as much as 4 tokens more, since its products are short. Moving the rows of
+// q, k, v and o costs about 50 for each element, whatever the columns; keys with decay are written once more.
 // bench/lightning_bench.cpp, threads rows.
 struct token_time {
   double update = 0, read = 0;
@@ -59,7 +59,8 @@ template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, ind
   const double state = 2 * static_cast<double>(p.features) * c, pass = state * 4 / static_cast<double>(chunk);
   const double moved = p.decay != nullptr ? 14 : 9,
                pairs = p.causal ? static_cast<double>(chunk + simd::width<T>) * (d + c) : 0;
-  return {state + pass + moved * (d + e), static_cast<double>(p.queries_per_state) * (state + pairs + (50 - moved) * (d + e))};
+  const double read = state + pairs + (50 - moved) * (d + e);
+  return {state + pass + moved * (d + e), static_cast<double>(p.queries_per_state) * read};
 }
 
 // Returns the time of a block's slowest piece; each piece takes the keys that all queries see into its state.
