@@ -35,7 +35,7 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
   using T = heed::detail::value_t<Q>;
   recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, recurrent::planned_output<T>(o), opt,
                                                   heed::detail::one_axis<Q, K, V, O>);
-  recurrent::hold(p, memory);
+  recurrent::decode_in_place(p, memory);
   plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
   if (how.ok()) recurrent::explain_steps(how, p);
   return how;
@@ -54,7 +54,7 @@ void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, s
   using T = heed::detail::value_t<Q>;
   recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
                                                   heed::detail::one_axis<Q, K, V, O>);
-  recurrent::hold(p, memory);
+  recurrent::decode_in_place(p, memory);
   const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
   const plan how = detail::make_decode_plan(p, where, workers);
   if (!how.ok()) heed::detail::fail(how.problem.data());

@@ -16,7 +16,7 @@ recurrent::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<con
   recurrent::recurrence<T> p = recurrent::make_recurrence<T>(q, k, v, o, opt, one_axis);
   p.decay = &heed::detail::parts(decay);
   p.states = p.decay->gated ? p.decay->log_gates.extent(1) : p.decay->slopes.size();
-  recurrent::complete(p);
+  recurrent::derive_sizes(p);
   return p;
 }
 

@@ -17,7 +17,7 @@ recurrent::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<con
   p.causal = p.mask.has(p.mask.causal);
   p.normalize = opt.normalize;
   p.eps = opt.eps;
-  recurrent::complete(p);
+  recurrent::derive_sizes(p);
   return p;
 }
 
