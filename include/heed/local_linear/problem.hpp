@@ -28,7 +28,9 @@ void check_output(heed::detail::checker& check, const heed::detail::named_tensor
   if (x.data == nullptr) return;
   check_rows(check, x, p);
   check.written(x);
-  check.distinct(x, {"q", p.q}, {"k", p.k}, {"v", p.v}, {"o", p.o}, {"lse", p.lse}, {"bias", p.scores.bias});
+  const heed::detail::named_tensor others[] = {{"q", p.q}, {"k", p.k},     {"v", p.v},
+                                               {"o", p.o}, {"lse", p.lse}, {"bias", p.scores.bias}};
+  for (const heed::detail::named_tensor& other : others) check.distinct(x, other);
 }
 
 inline constexpr index_t most_dim = index_t(1) << 24;  // whose matrices have sizes that fit in index_t

@@ -25,35 +25,35 @@ namespace heed::mixture_of_head {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> class forward_call {
- public:
-  explicit forward_call(const problem<T>& p) : p_(p) {}
+template <class T> struct forward_call {
+  problem<T> p;
+  pairwise::softmax_cut cut = {};
 
   void check(heed::detail::checker& check) const {
-    const heed::detail::named_tensor q("q", p_.q), gates("gates", p_.gates);
-    check.require(p_.query_heads == 0 || (p_.kv_heads > 0 && p_.query_heads % p_.kv_heads == 0), "q has ",
-                  p_.query_heads, " heads, k has ", p_.kv_heads, ", q's must be a multiple of k's");
-    pairwise::check_softmax(check, p_);
+    const heed::detail::named_tensor q("q", p.q), gates("gates", p.gates);
+    check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0), "q has ",
+                  p.query_heads, " heads, k has ", p.kv_heads, ", q's must be a multiple of k's");
+    pairwise::check_softmax(check, p);
     check.tensor(gates, false);
     check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
-    check.distinct({"o", p_.o}, gates), check.distinct({"lse", p_.lse}, gates);
+    check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
     constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
-    check.require(p_.pairs() <= most, "k has ", p_.pairs(), " heads in all batches, must have at most ", most);
+    check.require(p.pairs() <= most, "k has ", p.pairs(), " heads in all batches, must have at most ", most);
   }
 
   // Enough for any gates: how many rows are active is counted when the call runs.
   tile::workload measure(index_t) {
-    pairwise::each_size<T>(p_, [&](const pairwise::sequence& s, index_t count) {
-      const index_t rows = p_.rows(s);
-      cut_.template add<T>(rows, count);
-      cut_.most_few = std::max(cut_.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // few may be active
+    pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
+      const index_t rows = p.rows(s);
+      cut.template add<T>(rows, count);
+      cut.most_few = std::max(cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // few may be active
     });
-    if (cut_.tasks == 0) return {};
+    if (cut.tasks == 0) return {};
     heed::detail::arena counts;
-    counts.take<index_t>(p_.pairs());
-    return {.tasks = cut_.tasks,
+    counts.take<index_t>(p.pairs());
+    return {.tasks = cut.tasks,
             .shared_bytes = counts.used(),
-            .slot_bytes = pairwise::softmax_driver<T>::bytes(p_, cut_)};
+            .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
   }
 
   // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.
@@ -61,13 +61,13 @@ template <class T> class forward_call {
     constexpr index_t w = simd::width<T>, most_rows = pairwise::query_tile<T>::most_rows;
     index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
     out.tasks = 0;
-    for (index_t pair = 0; !p_.gates.empty() && pair < p_.pairs(); ++pair) {
-      const pairwise::sequence s = p_.sequence_at(pair / p_.kv_heads);
-      const index_t count = count_active(p_, s, pair % p_.kv_heads);
-      rows += p_.rows(s), active += count;
-      out.tasks += tasks_of<T>(count, p_.rows(s));
+    for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
+      const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
+      const index_t count = count_active(p, s, pair % p.kv_heads);
+      rows += p.rows(s), active += count;
+      out.tasks += tasks_of<T>(count, p.rows(s));
       if (count == 0) {
-        unused += p_.rows(s) > 0 ? 1 : 0;
+        unused += p.rows(s) > 0 ? 1 : 0;
       } else if (count < pairwise::few_rows<T>) {
         ++few;
       } else {
@@ -81,28 +81,28 @@ template <class T> class forward_call {
                          : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
     out.key_tile = tiles > 0 ? pairwise::query_tile<T>::most_keys : few > 0 ? pairwise::softmax_rows<T>::key_tile : 0;
-    out.chunk = tiles > 0 && p_.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+    out.chunk = tiles > 0 && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
     heed::detail::message text(out.why);
     text << active << " of " << rows << " rows active";
     if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
     if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
     if (unused > 0) text << "; none in " << unused;
-    pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p_));
-    if (tiles > 0) tile::name_copies(text, p_.k, false, p_.v);
+    pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p));
+    if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
   }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     if (work.tasks == 0) return;
     auto* const active = reinterpret_cast<index_t*>(memory.shared());  // rows of each key/value head
     index_t tasks = 0;
-    for (index_t pair = 0; pair < p_.pairs(); ++pair) {
-      const pairwise::sequence s = p_.sequence_at(pair / p_.kv_heads);
-      active[pair] = count_active(p_, s, pair % p_.kv_heads);
-      tasks += tasks_of<T>(active[pair], p_.rows(s));
+    for (index_t pair = 0; pair < p.pairs(); ++pair) {
+      const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
+      active[pair] = count_active(p, s, pair % p.kv_heads);
+      tasks += tasks_of<T>(active[pair], p.rows(s));
     }
     tile::run_tasks(tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::softmax_driver<T> driver(p_, cut_, scratch);
-      row_finder<T> finder(p_, active);
+      pairwise::softmax_driver<T> driver(p, cut, scratch);
+      row_finder<T> finder(p, active);
       claim([&](index_t task) {
         finder.find(task);
         if (finder.rows().count > 0)
@@ -110,10 +110,6 @@ template <class T> class forward_call {
       });
     });
   }
-
- private:
-  problem<T> p_;
-  pairwise::softmax_cut cut_;
 };
 
 template <class T>
@@ -135,8 +131,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
   static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
   return tile::plan_call(
-      detail::forward_call<T>(detail::make_problem<T>(q, k, v, gates, heed::detail::planned_output<T>(o), opt,
-                                                      heed::detail::one_axis<Q, K, V, O>)),
+      detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, heed::detail::planned_output<T>(o), opt,
+                                                      heed::detail::one_axis<Q, K, V, O>)},
       context);
 }
 
@@ -149,8 +145,8 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>(detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
-                                                                 heed::detail::one_axis<Q, K, V, O>)),
+  tile::run_call(detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
+                                                                 heed::detail::one_axis<Q, K, V, O>)},
                  context);
 }
 

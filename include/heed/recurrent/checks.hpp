@@ -29,7 +29,7 @@ struct recurrence_shapes {
         after(named_state::of(p.in_place ? "memory.s" : "final_state.s", p.in_place ? "memory.z" : "final_state.z",
                               p.after, p.normalize)),
         sequences{p.mask, p.q.extent(0), p.q.extent(2), p.k.extent(2)},
-        align(p.align),
+        align(*p.align),
         states(p.states),
         features(p.features),
         chunk(p.chunk),

@@ -35,7 +35,7 @@ template <class T> struct recurrence {
   tensor_view<const T, 4> q, k, v;
   tensor_view<T, 4> o;
   const heed::detail::mask_parts& mask;
-  heed::detail::alignment_parts align = {};
+  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
   heed::detail::feature_parts<T> map = {};
   const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
   state_view<const T> before = {};                      // null: zeros
@@ -65,7 +65,7 @@ template <class T> struct recurrence {
     }
     const index_t all = s.keys;
     if (mask.has(mask.key_lengths)) s.keys = mask.lengths[n];
-    s.place = align.has_first ? align.first[n] : align.top_left ? 0 : (align.end_of_lengths ? s.keys : all) - s.queries;
+    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : (align->end_of_lengths ? s.keys : all) - s.queries;
     return s;
   }
   causal_split split(const sequence& s) const {

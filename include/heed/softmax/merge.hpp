@@ -18,14 +18,14 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
            double log_weight) {
   heed::detail::problem_text text{};
   heed::detail::checker check(text);
-  const heed::detail::named_tensor to("o", o), to_lse("lse", lse), from("part", part), from_lse("part_lse", part_lse);
-  for (const auto* const each : {&to, &from, &to_lse, &from_lse}) check.tensor(*each, false);
-  check.written(to), check.written(to_lse);
+  const heed::detail::named_tensor into("o", o), into_lse("lse", lse), from("part", part), from_lse("part_lse", part_lse);
+  for (const auto* const each : {&into, &from, &into_lse, &from_lse}) check.tensor(*each, false);
+  check.written(into), check.written(into_lse);
   const char* const axes[] = {"batch", "heads", "queries", "head dim"};
-  for (int axis = 0; axis < 4; ++axis) check.equal(to, from, axis, axes[axis]);
+  for (int axis = 0; axis < 4; ++axis) check.equal(into, from, axis, axes[axis]);
   for (int axis = 0; axis < 3; ++axis)
-    check.equal(to, to_lse, axis, axes[axis]), check.equal(to, from_lse, axis, axes[axis]);
-  check.distinct(to, from, from_lse, to_lse), check.distinct(to_lse, from_lse, from);
+    check.equal(into, into_lse, axis, axes[axis]), check.equal(into, from_lse, axis, axes[axis]);
+  check.distinct(into, from, from_lse, into_lse), check.distinct(into_lse, from_lse, from);
   check.require(log_weight < std::numeric_limits<double>::infinity(), "log_weight is ", log_weight,
                 ", must be a number less than infinity");
   if (!check.ok()) heed::detail::fail(text.data());
