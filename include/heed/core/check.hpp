@@ -4,6 +4,7 @@
 // Checks of a call. They see names, pointers, extents and strides, never element types, so that one copy of them serves
 // all kernels and types of a program.
 
+#include <cstdarg>
 #include <cstdint>
 #include <limits>
 
@@ -30,7 +31,8 @@ struct named_tensor {
   template <class T, int Rank>
   HEED_INLINE named_tensor(const char* of, const tensor_view<T, Rank>& x)
       : name(of), data(x.data()), extents(x.extents().data()), strides(x.strides().data()), rank(Rank) {}
-  HEED_INLINE named_tensor(const char* of, const per_head_view& x) : name(of), data(x.one_each() ? x.data() : nullptr) {}
+  HEED_INLINE named_tensor(const char* of, const per_head_view& x)
+      : name(of), data(x.one_each() ? x.data() : nullptr) {}
 
   HEED_INLINE index_t extent(int axis) const { return extents[axis]; }
   HEED_INLINE index_t stride(int axis) const { return strides[axis]; }
@@ -51,12 +53,10 @@ class checker {
  public:
   explicit checker(problem_text& text) : text_(text) {}
 
-  // Returns whether nothing was wrong so far.
-  template <class... Parts> HEED_INLINE bool require(bool holds, Parts... otherwise) {
-    if (!holds && ok_) [[unlikely]] {
-      write(text_, otherwise...);
-      ok_ = false;
-    }
+  // Returns whether nothing was wrong so far. otherwise: the text, with a % for each of the values
+  template <class... Values> HEED_INLINE bool require(bool holds, const char* otherwise, Values... values) {
+    if (!holds) [[unlikely]]
+      note(kinds_of<Values...>, otherwise, passed(values)...);
     return ok_;
   }
   bool ok() const { return ok_; }
@@ -65,41 +65,56 @@ class checker {
   HEED_NOINLINE void tensor(const named_tensor& x, bool unit_last) {
     constexpr index_t most = std::numeric_limits<std::int32_t>::max();
     for (int axis = 0; axis < x.rank; ++axis)
-      require(x.extent(axis) >= 0 && x.extent(axis) <= most, x.name, " has extent ", x.extent(axis), " on axis ", axis,
-              ", must be 0 to ", most);
-    require(x.data != nullptr || x.empty(), x.name, " is null but has elements");
+      require(x.extent(axis) >= 0 && x.extent(axis) <= most, "% has extent % on axis %, must be 0 to %", x.name,
+              x.extent(axis), axis, most);
+    require(x.data != nullptr || x.empty(), "% is null but has elements", x.name);
     const int last = x.rank - 1;
     if (unit_last && x.stride(last) != 1)
-      require(x.extent(last) <= 1 || x.empty(), x.name, " has stride ", x.stride(last),
-              " on its last axis, must be 1 (is it column-major?)");
+      require(x.extent(last) <= 1 || x.empty(), "% has stride % on its last axis, must be 1 (is it column-major?)",
+              x.name, x.stride(last));
   }
   HEED_NOINLINE void written(const named_tensor& x) {
     for (int axis = 0; axis < x.rank; ++axis)
-      require(x.stride(axis) != 0 || x.extent(axis) <= 1 || x.empty(), x.name, " is written but has stride 0 on axis ",
-              axis, " of extent ", x.extent(axis));
+      require(x.stride(axis) != 0 || x.extent(axis) <= 1 || x.empty(),
+              "% is written but has stride 0 on axis % of extent %", x.name, axis, x.extent(axis));
   }
   HEED_NOINLINE void equal(const named_tensor& a, int a_axis, const named_tensor& b, int b_axis, const char* what) {
-    require(a.extent(a_axis) == b.extent(b_axis), a.name, " has ", what, " ", a.extent(a_axis), ", ", b.name, " has ",
+    require(a.extent(a_axis) == b.extent(b_axis), "% has % %, % has %", a.name, what, a.extent(a_axis), b.name,
             b.extent(b_axis));
   }
-  void equal(const named_tensor& a, const named_tensor& b, int axis, const char* what) { equal(a, axis, b, axis, what); }
+  void equal(const named_tensor& a, const named_tensor& b, int axis, const char* what) {
+    equal(a, axis, b, axis, what);
+  }
 
   HEED_NOINLINE void distinct(const named_tensor& a, const named_tensor& b) {
-    require(a.data == nullptr || a.data != b.data || a.empty() || b.empty(), a.name, " is the same memory as ", b.name);
+    require(a.data == nullptr || a.data != b.data || a.empty() || b.empty(), "% is the same memory as %", a.name,
+            b.name);
   }
-  template <class... More>
-  void distinct(const named_tensor& a, const named_tensor& b, const named_tensor& c, const More&... more) {
-    distinct(a, b), distinct(a, c, more...);
+  // No output is another argument's memory.
+  template <std::size_t M, std::size_t N>
+  void distinct(const named_tensor* const (&outputs)[M], const named_tensor* const (&others)[N]) {
+    for (const named_tensor* const a : outputs)
+      for (const named_tensor* const b : others) distinct(*a, *b);
   }
 
   // full: the extents of all axes; broadcasts: 1 will do as well
   HEED_NOINLINE void extents(const named_tensor& x, const index_t* full, bool broadcasts) {
     for (int axis = 0; axis < x.rank; ++axis)
-      require(x.extent(axis) == full[axis] || (broadcasts && x.extent(axis) == 1), x.name, " has extent ",
-              x.extent(axis), " on axis ", axis, ", must be ", broadcasts ? "1 or " : "", full[axis]);
+      require(x.extent(axis) == full[axis] || (broadcasts && x.extent(axis) == 1),
+              "% has extent % on axis %, must be %%", x.name, x.extent(axis), axis, broadcasts ? "1 or " : "",
+              full[axis]);
   }
 
  private:
+  HEED_NOINLINE void note(const char* kinds, const char* text, ...) {
+    if (!ok_) return;
+    ok_ = false;
+    std::va_list values;
+    va_start(values, text);
+    write_values(text_, kinds, text, values);
+    va_end(values);
+  }
+
   problem_text& text_;
   bool ok_ = true;
 };
@@ -116,34 +131,35 @@ inline void check_tensors(checker& check, const named_tensors& x) {
   constexpr index_t longest_row = 1024;
   const named_tensor* const all[] = {&x.q, &x.k, &x.v, &x.o};
   for (unsigned i = 0; i < 4; ++i)
-    check.require((x.one_axis >> i & 1u) == 0 || all[i]->extent(3) <= longest_row, all[i]->name, " has one axis of ",
-                  all[i]->extent(3), " elements and is taken as one row, of at most ", longest_row,
-                  "; if it holds a whole tensor, name the axes: bhsd()");
+    check.require((x.one_axis >> i & 1u) == 0 || all[i]->extent(3) <= longest_row,
+                  "% has one axis of % elements and is taken as one row, of at most %; if it holds a whole tensor, "
+                  "name the axes: bhsd()",
+                  all[i]->name, all[i]->extent(3), longest_row);
   for (const named_tensor* const each : all) check.tensor(*each, true);
   check.written(x.o);
   for (const named_tensor* const each : {&x.k, &x.v, &x.o}) check.equal(x.q, *each, 0, "batch");
   check.equal(x.k, x.v, 1, "heads");
   check.equal(x.k, x.v, 2, "keys");
   check.equal(x.q, x.o, 2, "queries");
-  check.require(x.q.extent(3) > 0, "q has head dim ", x.q.extent(3), ", must be at least 1");
-  check.require(x.v.extent(3) > 0, "v has head dim ", x.v.extent(3), ", must be at least 1");
+  check.require(x.q.extent(3) > 0, "q has head dim %, must be at least 1", x.q.extent(3));
+  check.require(x.v.extent(3) > 0, "v has head dim %, must be at least 1", x.v.extent(3));
   check.equal(x.q, x.k, 3, "head dim");
   check.equal(x.v, x.o, 3, "head dim");
-  const double rows = static_cast<double>(x.q.extent(0)) * static_cast<double>(x.o.extent(1)) *
-                      static_cast<double>(x.q.extent(2));
-  check.require(rows < 9e18, "q has ", rows, " rows in all heads, must have less than 9e18");
-  check.distinct(x.o, x.q, x.k, x.v);
+  const double rows =
+      static_cast<double>(x.q.extent(0)) * static_cast<double>(x.o.extent(1)) * static_cast<double>(x.q.extent(2));
+  check.require(rows < 9e18, "q has % rows in all heads, must have less than 9e18", rows);
+  for (const named_tensor* const each : {&x.q, &x.k, &x.v}) check.distinct(x.o, *each);
 }
 
 // Offsets that ascend from 0 and stay within count; whole: they end there
-inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
-  check.require(!at.empty(), name, " is empty, must have at least 1 entry");
+HEED_NOINLINE inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
+  check.require(!at.empty(), "% is empty, must have at least 1 entry", name);
   for (std::size_t i = 0; check.ok() && i < at.size(); ++i) {
     const index_t least = i == 0 ? 0 : at[i - 1], most = i == 0 ? 0 : count;
-    check.require(at[i] >= least && at[i] <= most, name, "[", i, "] is ", at[i], ", must be ", least, " to ", most);
+    check.require(at[i] >= least && at[i] <= most, "%[%] is %, must be % to %", name, i, at[i], least, most);
   }
   if (whole && check.ok())
-    check.require(at.back() == count, name, " ends at ", at.back(), ", must end at ", count, " (the queries of q)");
+    check.require(at.back() == count, "% ends at %, must end at % (the queries of q)", name, at.back(), count);
 }
 
 // The sequences of a call: batch entries, or those that packed() cuts the only one into
@@ -159,29 +175,29 @@ struct sequence_counts {
   index_t keys_of(std::size_t b) const { return packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : keys; }
 };
 
-inline void check_packed(checker& check, const sequence_counts& s) {
+HEED_NOINLINE inline void check_packed(checker& check, const sequence_counts& s) {
   if (!s.packed()) return;
   const per_sequence &query = s.mask.query_offsets, &key = s.mask.key_offsets;
-  check.require(s.batch == 1, "packed: q has batch ", s.batch, ", must be 1");
+  check.require(s.batch == 1, "packed: q has batch %, must be 1", s.batch);
   check_offsets(check, "packed query_offsets", query, s.queries, true);
   check_offsets(check, "packed key_offsets", key, s.keys, false);
-  check.require(query.size() == key.size(), "packed: query_offsets has ", query.size(), " entries, key_offsets has ",
+  check.require(query.size() == key.size(), "packed: query_offsets has % entries, key_offsets has %", query.size(),
                 key.size());
 }
 
 // name[b] in [0, keys of the sequence] for every sequence; after check_packed
-inline void check_lengths(checker& check, const char* name, lengths n, const sequence_counts& s) {
-  check.require(static_cast<index_t>(n.size()) == s.count(), name, " has ", n.size(), " entries, ",
-                s.packed() ? "packed" : "q", " has ", s.count(), s.packed() ? " sequences" : " in its batch");
+HEED_NOINLINE inline void check_lengths(checker& check, const char* name, lengths n, const sequence_counts& s) {
+  check.require(static_cast<index_t>(n.size()) == s.count(), "% has % entries, % has %%", name, n.size(),
+                s.packed() ? "packed" : "q", s.count(), s.packed() ? " sequences" : " in its batch");
   for (std::size_t b = 0; check.ok() && b < n.size(); ++b)
-    check.require(n[b] >= 0 && n[b] <= s.keys_of(b), name, "[", b, "] is ", n[b], ", must be 0 to ", s.keys_of(b),
-                  " (the keys of ", s.packed() ? "its sequence)" : "k)");
+    check.require(n[b] >= 0 && n[b] <= s.keys_of(b), "%[%] is %, must be 0 to % (the keys of %", name, b, n[b],
+                  s.keys_of(b), s.packed() ? "its sequence)" : "k)");
 }
 
-inline void check_alignment(checker& check, const alignment_parts& align, const sequence_counts& s) {
+HEED_NOINLINE inline void check_alignment(checker& check, const alignment_parts& align, const sequence_counts& s) {
   if (align.has_first)
-    check.require(static_cast<index_t>(align.first.size()) == s.count(), "first_place has ", align.first.size(),
-                  " entries, ", s.packed() ? "packed has " : "q has batch ", s.count());
+    check.require(static_cast<index_t>(align.first.size()) == s.count(), "first_place has % entries, %%",
+                  align.first.size(), s.packed() ? "packed has " : "q has batch ", s.count());
   check.require(!align.end_of_lengths || s.mask.has(mask_parts::key_lengths),
                 "align is end_of_lengths, which needs key_lengths in the mask");
 }

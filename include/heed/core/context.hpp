@@ -48,7 +48,8 @@ template <class E> void parallel_for_of(void* executor, index_t n, task_function
 
 }  // namespace HEED_ISA
 
-template <class E> concept executor = requires(E& e, index_t n, const task_ref& f) {
+template <class E>
+concept executor = requires(E& e, index_t n, const task_ref& f) {
   { e.concurrency() } -> std::convertible_to<index_t>;
   e.parallel_for(n, f);
 };
@@ -118,7 +119,7 @@ inline namespace HEED_ISA {
 // Whether the workspace will do for needed bytes (an empty one will: the call allocates); if not, says so.
 inline bool check_workspace(problem_text& problem, std::span<const std::byte> workspace, std::size_t needed) noexcept {
   if (workspace.empty() || workspace.size() >= needed) return true;
-  write(problem, "context.workspace has ", workspace.size(), " bytes, must have at least ", needed);
+  write(problem, "context.workspace has % bytes, must have at least %", workspace.size(), needed);
   return false;
 }
 

@@ -30,11 +30,11 @@ struct mask_parts {
     visible_if = 128,
   };
 
-  unsigned present = 0;                                // bits of kind; a member below counts only where its bit is set
-  index_t left = -1, right = -1, keep_first = 0;       // window; left, right as given: -1 is no limit, less is an error
-  per_sequence lengths = {};                           // key_lengths
-  per_sequence query_offsets = {}, key_offsets = {};   // packed
-  per_sequence prefix = {};                            // prefix_lm
+  unsigned present = 0;                               // bits of kind; a member below counts only where its bit is set
+  index_t left = -1, right = -1, keep_first = 0;      // window; left, right as given: -1 is no limit, less is an error
+  per_sequence lengths = {};                          // key_lengths
+  per_sequence query_offsets = {}, key_offsets = {};  // packed
+  per_sequence prefix = {};                           // prefix_lm
   tensor_view<const std::int32_t, 2> query_ids = {}, key_ids = {};  // segments
   tensor_view<const bool, 4> keep_tensor = {};                      // keep
   function_bytes predicate = {};                                    // visible_if, and its loops over a tile
@@ -48,8 +48,8 @@ struct mask_parts {
 
 // What is written in place of a mask by mistake: causal without (), true, a pointer, a function without visible_if.
 template <class X>
-concept mistaken_mask = std::is_scalar_v<bare<X>> || std::is_function_v<bare<X>> || std::is_array_v<bare<X>> ||
-                        predicate<bare<X>>;
+concept mistaken_mask =
+    std::is_scalar_v<bare<X>> || std::is_function_v<bare<X>> || std::is_array_v<bare<X>> || predicate<bare<X>>;
 
 }  // namespace detail
 

@@ -55,9 +55,9 @@ template <class Acc> class score_function : public detail::opaque<detail::score_
                   "heed: a score function is called as f(score, const heed::position&), const, and returns a number");
     static_assert(std::is_trivially_copyable_v<function>,
                   "heed: a score function is copied byte by byte: capture numbers, pointers or references");
-    static_assert(sizeof(function) <= sizeof(detail::function_bytes) &&
-                      alignof(function) <= alignof(detail::function_bytes),
-                  "heed: a score function captures at most 32 bytes: capture a pointer or reference to the rest");
+    static_assert(
+        sizeof(function) <= sizeof(detail::function_bytes) && alignof(function) <= alignof(detail::function_bytes),
+        "heed: a score function captures at most 32 bytes: capture a pointer or reference to the rest");
   }
 };
 

@@ -29,7 +29,8 @@ template <class T, int Rank> inline constexpr int tensor_rank<tensor_view<T, Ran
 template <class X> concept tensor_like = (tensor_rank<bare<X>> > 0);
 
 // Dense Eigen objects with direct access: matrices, arrays, Map, Ref, Block, Transpose, Diagonal, ...
-template <class X> concept eigen_like = requires(lvalue<X> x) {
+template <class X>
+concept eigen_like = requires(lvalue<X> x) {
   typename bare<X>::PlainObject;
   bare<X>::RowsAtCompileTime;
   bare<X>::ColsAtCompileTime;
@@ -40,7 +41,8 @@ template <class X> concept eigen_like = requires(lvalue<X> x) {
   { x.colStride() } -> std::convertible_to<index_t>;
 };
 
-template <class X> concept mdspan_like = requires(lvalue<X> x) {
+template <class X>
+concept mdspan_like = requires(lvalue<X> x) {
   requires std::is_pointer_v<decltype(x.data_handle())>;
   requires(bare<X>::rank() >= 1);
   { x.extent(0) } -> std::convertible_to<index_t>;
@@ -112,7 +114,9 @@ template <viewable X> inline constexpr int axes = traits<X>::axes;
 template <viewable X> struct element {  // structs, not aliases: they keep the names of symbols short
   using type = std::remove_pointer_t<decltype(traits<X>::data(std::declval<lvalue<X>>()))>;
 };
-template <viewable X> struct accumulator { using type = acc_t<std::remove_cv_t<typename element<X>::type>>; };
+template <viewable X> struct accumulator {
+  using type = acc_t<std::remove_cv_t<typename element<X>::type>>;
+};
 template <viewable X> using element_t = typename element<X>::type;
 template <viewable X> using value_t = std::remove_cv_t<element_t<X>>;
 template <viewable X> using acc_of = typename accumulator<X>::type;
@@ -132,7 +136,8 @@ concept binds =
 template <class X> concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
 
 // An Eigen matrix that is known at compile time to lie column by column; vectors are rows, and no such.
-template <class X> concept column_major = eigen_like<X> && requires {
+template <class X>
+concept column_major = eigen_like<X> && requires {
   requires axes<X> == 2 && !bare<X>::IsRowMajor;
   requires bare<X>::InnerStrideAtCompileTime != -1 && bare<X>::OuterStrideAtCompileTime != 1;
 };

@@ -13,8 +13,9 @@ inline namespace HEED_ISA {
 
 template <class T>
 recurrent::decode_call<T, kernel> decode_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k,
-                                              tensor_view<const T, 4> v, const heed::decay<T>& decay, const state_view<T>& memory,
-                                              tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
+                                              tensor_view<const T, 4> v, const heed::decay<T>& decay,
+                                              const state_view<T>& memory, tensor_view<T, 4> o, const options<T>& opt,
+                                              unsigned one_axis) {
   recurrent::decode_call<T, kernel> call{make_problem<T>(q, k, v, decay, o, opt, one_axis)};
   recurrent::decode_in_place(call.p, memory);
   return call;
@@ -31,7 +32,9 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
                  const O& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::decode_call<T>(q, k, v, decay, memory, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>), context);
+  return tile::plan_call(detail::decode_call<T>(q, k, v, decay, memory, heed::detail::planned_output<T>(o), opt,
+                                                heed::detail::one_axis<Q, K, V, O>),
+                         context);
 }
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
@@ -44,7 +47,9 @@ void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, s
             const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::decode_call<T>(q, k, v, decay, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>), context);
+  tile::run_call(
+      detail::decode_call<T>(q, k, v, decay, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      context);
 }
 
 }  // namespace HEED_ISA

@@ -16,8 +16,10 @@ plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& de
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(recurrent::chunk_call<T, detail::kernel>{
-          detail::make_problem<T>(q, k, v, decay, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)}, context);
+  return tile::plan_call(
+      recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
+          q, k, v, decay, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+      context);
 }
 
 // o_i = scale sum_{j <= i} lambda^(i - j) (q_i.k_j) v_j with lambda = exp(-slope) per head, or exp(log_gate) per token
@@ -33,8 +35,9 @@ void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, 
              const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(recurrent::chunk_call<T, detail::kernel>{
-          detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>)}, context);
+  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
+                     q, k, v, decay, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+                 context);
 }
 
 // Refuses a pointer in place of a tensor.

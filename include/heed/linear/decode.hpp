@@ -31,7 +31,9 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
                  const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::decode_call<T>(q, k, v, memory, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>), context);
+  return tile::plan_call(detail::decode_call<T>(q, k, v, memory, heed::detail::planned_output<T>(o), opt,
+                                                heed::detail::one_axis<Q, K, V, O>),
+                         context);
 }
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:
@@ -45,7 +47,8 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
             const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::decode_call<T>(q, k, v, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>), context);
+  tile::run_call(detail::decode_call<T>(q, k, v, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+                 context);
 }
 
 }  // namespace HEED_ISA

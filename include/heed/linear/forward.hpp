@@ -15,8 +15,9 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(recurrent::chunk_call<T, detail::kernel>{
-          detail::make_problem<T>(q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)}, context);
+  return tile::plan_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
+                             q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+                         context);
 }
 
 // o_i = scale sum_j (phi(q_i).phi(k_j)) v_j / (scale sum_j phi(q_i).phi(k_j) + eps) over the keys that query i sees;
@@ -27,11 +28,13 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
 // state. Throws heed::error, before anything is written, where shapes or options do not fit. Katharopoulos et al.
 // (arXiv 2006.16236); taylor: Arora et al., Based (arXiv 2402.18668).
 template <viewable Q, viewable K, viewable V, viewable O>
-void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
+void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
+             const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(recurrent::chunk_call<T, detail::kernel>{
-          detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>)}, context);
+  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
+                                                                                  heed::detail::one_axis<Q, K, V, O>)},
+                 context);
 }
 
 // Refuses a pointer in place of a tensor.

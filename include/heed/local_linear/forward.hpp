@@ -19,8 +19,10 @@ template <class T> index_t tiles_of(index_t rows) { return pairwise::query_tile<
 
 [[noreturn]] HEED_NOINLINE inline void fail_to_converge(const tally& all, double tolerance) {
   heed::detail::problem_text text;
-  heed::detail::write(text, "local_linear: ", all.unconverged, " rows did not converge, the largest residual is ",
-                      all.residual, ", tolerance is ", tolerance, " (options.report takes it instead of this error)");
+  heed::detail::write(text,
+                      "local_linear: % rows did not converge, the largest residual is %, tolerance is % "
+                      "(options.report takes it instead of this error)",
+                      all.unconverged, all.residual, tolerance);
   heed::detail::fail_to_converge(text.data());
 }
 
@@ -68,9 +70,8 @@ template <class T> class call {
       lanes_driver<T> mine(p_, scratch);
       pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &tiles_of<T>);
       claim([&](index_t task) {
-        tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
-          mine.run(s, kv_head, number);
-        });
+        tasks.visit(
+            task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) { mine.run(s, kv_head, number); });
       });
       while (busy.test_and_set(std::memory_order_acquire)) {
       }
@@ -118,8 +119,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(
-      detail::forward_call<T, O>(q, k, v, ridge, heed::detail::planned_output<T>(o), opt), context);
+  return tile::plan_call(detail::forward_call<T, O>(q, k, v, ridge, heed::detail::planned_output<T>(o), opt), context);
 }
 
 // Computes o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the keys,

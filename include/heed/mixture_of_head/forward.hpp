@@ -31,14 +31,14 @@ template <class T> struct forward_call {
 
   void check(heed::detail::checker& check) const {
     const heed::detail::named_tensor q("q", p.q), gates("gates", p.gates);
-    check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0), "q has ",
-                  p.query_heads, " heads, k has ", p.kv_heads, ", q's must be a multiple of k's");
+    check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0),
+                  "q has % heads, k has %, q's must be a multiple of k's", p.query_heads, p.kv_heads);
     pairwise::check_softmax(check, p);
     check.tensor(gates, false);
     check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
     check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
     constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
-    check.require(p.pairs() <= most, "k has ", p.pairs(), " heads in all batches, must have at most ", most);
+    check.require(p.pairs() <= most, "k has % heads in all batches, must have at most %", p.pairs(), most);
   }
 
   // Enough for any gates: how many rows are active is counted when the call runs.
@@ -51,9 +51,8 @@ template <class T> struct forward_call {
     if (cut.tasks == 0) return {};
     heed::detail::arena counts;
     counts.take<index_t>(p.pairs());
-    return {.tasks = cut.tasks,
-            .shared_bytes = counts.used(),
-            .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
+    return {
+        .tasks = cut.tasks, .shared_bytes = counts.used(), .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
   }
 
   // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.

@@ -62,22 +62,22 @@ inline void check_routing(heed::detail::checker& check, const routing& how, cons
   check.tensor(gates, false), check.written(gates);
   const index_t heads = gates.extent(1);
   if (!check.ok()) return;
-  check.require(how.shared >= 0 && how.shared <= heads, "routing.shared is ", how.shared, ", must be 0 to ", heads,
-                " (the heads of gates)");
+  check.require(how.shared >= 0 && how.shared <= heads, "routing.shared is %, must be 0 to % (the heads of gates)",
+                how.shared, heads);
   if (!check.ok()) return;
-  check.require(how.active >= 0 && how.active <= heads - how.shared, "routing.active is ", how.active,
-                ", must be 0 to ", heads - how.shared, " (heads less the shared ones)");
+  check.require(how.active >= 0 && how.active <= heads - how.shared,
+                "routing.active is %, must be 0 to % (heads less the shared ones)", how.active, heads - how.shared);
 }
 
 // Logits that a routing needs, as many heads of them as it says
 inline void check_logits(heed::detail::checker& check, const heed::detail::named_tensor& logits, index_t heads,
                          const heed::detail::named_tensor& gates) {
-  if (!check.require(gates.empty() || logits.data != nullptr, logits.name, " is null, but this routing reads it"))
+  if (!check.require(gates.empty() || logits.data != nullptr, "% is null, but this routing reads it", logits.name))
     return;
   check.tensor(logits, false);
   check.equal(logits, gates, 0, "batch");
-  check.require(logits.extent(1) == heads, logits.name, " has heads ", logits.extent(1), ", needs ", heads,
-                " (gates has ", gates.extent(1), ")");
+  check.require(logits.extent(1) == heads, "% has heads %, needs % (gates has %)", logits.name, logits.extent(1), heads,
+                gates.extent(1));
   check.equal(logits, gates, 2, "queries");
   check.distinct(gates, logits);
 }
@@ -134,8 +134,8 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
   heed::detail::checker check(problem);
   const heed::detail::named_tensor named("gates", x.gates);
   detail::check_routing(check, how, named);
-  check.require(how.active > 0 || how.shared == 0 || how.shared == heads, "routing.active is 0, so routing.shared, ",
-                how.shared, ", must be ", heads, " (all heads)");
+  check.require(how.active > 0 || how.shared == 0 || how.shared == heads,
+                "routing.active is 0, so routing.shared, %, must be % (all heads)", how.shared, heads);
   if (check.ok()) x.first = how.active == 0 ? heads : how.shared, x.count = heads - x.first;
   if (check.ok() && x.count > 0) detail::check_logits(check, {"routed_logits", x.routed}, x.count, named);
   if (check.ok() && x.first > 1) detail::check_logits(check, {"shared_logits", x.shared}, x.first, named);

@@ -40,19 +40,18 @@ inline void check_mask(heed::detail::checker& check, const attention_shapes& p) 
   using kind = heed::detail::mask_parts;
   const heed::detail::sequence_counts& s = p.sequences;
   const kind& mask = s.mask;
-  check.require(mask.conflict == nullptr, mask.conflict != nullptr ? mask.conflict : "");
+  check.require(mask.conflict == nullptr, "%", mask.conflict != nullptr ? mask.conflict : "");
   heed::detail::check_packed(check, s);
   if (!check.ok()) return;
   if (mask.has(kind::window)) {
-    check.require(mask.left >= -1, "window: left is ", mask.left, ", must be at least -1");
-    check.require(mask.right >= -1, "window: right is ", mask.right, ", must be at least -1");
-    check.require(mask.keep_first >= 0, "window: keep_first is ", mask.keep_first, ", must be at least 0");
+    check.require(mask.left >= -1, "window: left is %, must be at least -1", mask.left);
+    check.require(mask.right >= -1, "window: right is %, must be at least -1", mask.right);
+    check.require(mask.keep_first >= 0, "window: keep_first is %, must be at least 0", mask.keep_first);
   }
   if (mask.has(kind::key_lengths)) heed::detail::check_lengths(check, "key_lengths", mask.lengths, s);
   if (mask.has(kind::prefix_lm)) heed::detail::check_lengths(check, "prefix_lm", mask.prefix, s);
   if (mask.has(kind::segments)) {
-    const heed::detail::named_tensor query("segments query_ids", mask.query_ids),
-        key("segments key_ids", mask.key_ids);
+    const heed::detail::named_tensor query("segments query_ids", mask.query_ids), key("segments key_ids", mask.key_ids);
     const index_t queries[] = {s.batch, s.queries}, keys[] = {s.batch, s.keys};
     check.tensor(query, false), check.tensor(key, false);
     check.extents(query, queries, false), check.extents(key, keys, false);
@@ -68,10 +67,10 @@ inline void check_per_head(heed::detail::checker& check, const char* name, const
                            const attention_shapes& p, double least) {
   if (!x.set()) return;
   check.distinct(p.x.o, {name, x}), check.distinct(p.lse, {name, x});
-  check.require(!x.one_each() || x.size() == p.heads, name, " has ", x.size(), " entries, o has ", p.heads, " heads");
+  check.require(!x.one_each() || x.size() == p.heads, "% has % entries, o has % heads", name, x.size(), p.heads);
   for (index_t h = 0; check.ok() && h < (x.one_each() ? p.heads : 1); ++h)
-    check.require(x.at(h) >= least && x.at(h) <= std::numeric_limits<double>::max(), name, "[", h, "] is ", x.at(h),
-                  ", must be ", least, " or more, and less than infinity");
+    check.require(x.at(h) >= least && x.at(h) <= std::numeric_limits<double>::max(),
+                  "%[%] is %, must be % or more, and less than infinity", name, h, x.at(h), least);
 }
 
 // All that the options of these kernels have in common. O(1) in the tensors, O(size) in the arrays of lengths; reads no
@@ -80,17 +79,16 @@ inline void check_attention(heed::detail::checker& check, const attention_shapes
   const auto& [q, k, v, o, one_axis] = p.x;
   heed::detail::check_tensors(check, p.x);
   const index_t fewer = std::min(q.extent(1), k.extent(1));
-  check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0), "q has ", q.extent(1), " heads, k has ",
-                k.extent(1), ", one must divide the other");
-  check.require(o.extent(1) == p.heads, "o has heads ", o.extent(1), ", needs ", p.heads,
-                " (the larger of q's and k's)");
+  check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0),
+                "q has % heads, k has %, one must divide the other", q.extent(1), k.extent(1));
+  check.require(o.extent(1) == p.heads, "o has heads %, needs % (the larger of q's and k's)", o.extent(1), p.heads);
   if (p.lse.data != nullptr) {
     check.tensor(p.lse, false), check.written(p.lse);
     check.equal(p.lse, o, 0, "batch"), check.equal(p.lse, o, 1, "heads"), check.equal(p.lse, o, 2, "queries");
-    check.distinct(p.lse, q, k, v, o);
+    check.distinct({&p.lse}, {&q, &k, &v, &o});
   }
   check.require(!std::isnan(p.scale), "scale is NaN, must be a number");
-  check.require(p.softcap >= 0, "softcap is ", p.softcap, ", must be at least 0");
+  check.require(p.softcap >= 0, "softcap is %, must be at least 0", p.softcap);
   if (!check.ok()) return;
   check_mask(check, p);
   heed::detail::check_alignment(check, p.align, p.sequences);

@@ -67,17 +67,17 @@ inline void check_state(heed::detail::checker& check, const named_state& state, 
 inline void check_decay(heed::detail::checker& check, const recurrence_shapes& p) {
   if (!p.decays) return;
   const index_t heads = p.x.q.extent(1), kv_heads = p.x.k.extent(1);
-  check.require(p.states == heads || p.states == kv_heads, p.gated ? "log_gates" : "slopes", " has heads ", p.states,
-                ", must have ", heads, " (those of q) or ", kv_heads, " (those of k)");
+  check.require(p.states == heads || p.states == kv_heads, "% has heads %, must have % (those of q) or % (those of k)",
+                p.gated ? "log_gates" : "slopes", p.states, heads, kv_heads);
   if (!check.ok()) return;
   if (p.gated) {
     const index_t full[] = {p.x.q.extent(0), p.states, p.x.q.extent(2)};
     check.tensor(p.gates, false), check.extents(p.gates, full, false);
     return check.distinct(p.x.o, p.gates);
   }
-  check.require(p.states == 0 || p.slopes.set(), "slopes is null but has ", p.states, " elements");
+  check.require(p.states == 0 || p.slopes.set(), "slopes is null but has % elements", p.states);
   for (index_t h = 0; check.ok() && h < p.states; ++h)
-    check.require(p.slopes.at(h) >= 0, "slopes[", h, "] is ", p.slopes.at(h), ", must be at least 0");
+    check.require(p.slopes.at(h) >= 0, "slopes[%] is %, must be at least 0", h, p.slopes.at(h));
 }
 
 // Whether an output is apart from an input, or the same elements number by number
@@ -85,8 +85,8 @@ inline void check_apart_or_same(heed::detail::checker& check, const heed::detail
                                 const heed::detail::named_tensor& b) {
   if (a.data == nullptr || a.data != b.data || a.empty()) return;
   for (int axis = 0; axis < a.rank; ++axis)
-    check.require(a.extent(axis) == b.extent(axis) && a.stride(axis) == b.stride(axis), a.name,
-                  " is the same memory as ", b.name, ", but has other strides");
+    check.require(a.extent(axis) == b.extent(axis) && a.stride(axis) == b.stride(axis),
+                  "% is the same memory as %, but has other strides", a.name, b.name);
 }
 
 // What is written must be no other argument's memory, except final_state where initial_state is, number by number.
@@ -103,12 +103,11 @@ inline void check_states(heed::detail::checker& check, const recurrence_shapes& 
   }
   check_state(check, p.after, p);
   check.written(s), check.written(z);
-  check.distinct(s, z, o, q, k, v), check.distinct(z, o, q, k, v);
-  check.distinct(s, p.gates);
   const heed::detail::named_tensor slopes("slopes", p.slopes);  // read while tasks write
-  check.distinct(o, slopes), check.distinct(s, slopes);
+  check.distinct({&s, &z}, {&o, &q, &k, &v, &p.gates, &slopes});
+  check.distinct(s, z), check.distinct(o, slopes);
   if (p.in_place) return;
-  check.distinct(o, s0, z0), check.distinct(s, z0), check.distinct(z, s0);
+  check.distinct({&o}, {&s0, &z0}), check.distinct(s, z0), check.distinct(z, s0);
   check_apart_or_same(check, s, s0), check_apart_or_same(check, z, z0);
 }
 
@@ -118,18 +117,18 @@ inline void check_recurrence(heed::detail::checker& check, const recurrence_shap
   const index_t heads = q.extent(1), d = q.extent(3), e = v.extent(3);
   heed::detail::check_tensors(check, p.x);
   check.equal(q, o, 1, "heads");
-  check.require(heads == 0 || (k.extent(1) > 0 && heads % k.extent(1) == 0), "q has ", heads, " heads, k has ",
-                k.extent(1), ", must be a divisor of it");
-  check.require(d <= most_dim, "q has head dim ", d, ", must be at most ", most_dim);
-  check.require(e <= most_dim, "v has head dim ", e, ", must be at most ", most_dim);
-  check.require(p.map >= 0 && p.map <= static_cast<index_t>(feature::taylor), "feature is ", p.map,
-                ", must be one of the enumerators");
-  check.require(!p.taylor || d <= 32767, "q has head dim ", d, ", with taylor features must be at most 32767");
+  check.require(heads == 0 || (k.extent(1) > 0 && heads % k.extent(1) == 0),
+                "q has % heads, k has %, must be a divisor of it", heads, k.extent(1));
+  check.require(d <= most_dim, "q has head dim %, must be at most %", d, most_dim);
+  check.require(e <= most_dim, "v has head dim %, must be at most %", e, most_dim);
+  check.require(p.map >= 0 && p.map <= static_cast<index_t>(feature::taylor),
+                "feature is %, must be one of the enumerators", p.map);
+  check.require(!p.taylor || d <= 32767, "q has head dim %, with taylor features must be at most 32767", d);
   check.require(!std::isnan(p.scale), "scale is NaN, must be a number");
   check.require(!std::isnan(p.eps), "eps is NaN, must be a number");
-  check.require(p.chunk >= 0, "chunk is ", p.chunk, ", must be at least 0");
+  check.require(p.chunk >= 0, "chunk is %, must be at least 0", p.chunk);
   const heed::detail::mask_parts& mask = p.sequences.mask;
-  check.require(mask.conflict == nullptr, mask.conflict != nullptr ? mask.conflict : "");
+  check.require(mask.conflict == nullptr, "%", mask.conflict != nullptr ? mask.conflict : "");
   if (!check.ok()) return;
   heed::detail::check_packed(check, p.sequences);
   if (check.ok() && mask.has(mask.key_lengths))

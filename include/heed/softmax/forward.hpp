@@ -23,9 +23,8 @@ template <class T> class forward_call {
 
   // Packed sequences are cut one by one, each as a call of its own would be.
   tile::workload measure(index_t) {
-    pairwise::each_size<T>(p_, [&](const pairwise::sequence& s, index_t count) {
-      cut_.template add<T>(p_.rows(s), count);
-    });
+    pairwise::each_size<T>(
+        p_, [&](const pairwise::sequence& s, index_t count) { cut_.template add<T>(p_.rows(s), count); });
     return {.tasks = cut_.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p_, cut_)};
   }
 
@@ -79,9 +78,9 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::forward_call<T>(q, k, v, heed::detail::planned_output<T>(o), opt,
-                                                 heed::detail::one_axis<Q, K, V, O>),
-                         context);
+  return tile::plan_call(
+      detail::forward_call<T>(q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      context);
 }
 
 // Computes o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this order.

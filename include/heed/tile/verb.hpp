@@ -32,8 +32,9 @@ workload measure_call(Call& call, heed::detail::problem_text& problem, const con
   work.slots = std::min(work.tasks, workers);
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max() / 4;
   check.require(work.slots == 0 || work.slot_bytes <= (most - work.shared_bytes) / static_cast<std::size_t>(work.slots),
-                "scratch: ", work.slots, " tasks at once (context.executor's concurrency allows them) need ",
-                work.slot_bytes, " bytes each, more than can be counted");
+                "scratch: % tasks at once (context.executor's concurrency allows them) need % bytes each, more than "
+                "can be counted",
+                work.slots, work.slot_bytes);
   if (check.ok()) heed::detail::check_workspace(problem, context.workspace, work.bytes());
   return work;
 }
