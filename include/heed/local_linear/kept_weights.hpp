@@ -139,7 +139,7 @@ template <class T> class tile_weights {
   // Keys that are not finite have spoiled the rows that see them by the mean; in products they must not reach others.
   void finite_keys(const pairwise::key_tile& keys, const T*& k, index_t& k_row) {
     if (!careful_ || tile::all_finite(k, k_row, keys.keys, p_.d)) return;
-    tile::copy_finite(k, k_row, keys.keys, p_.d, keys_, p_.d);
+    tile::copy_finite<T>({k, k_row, keys.keys, p_.d}, keys_, p_.d);
     k = keys_, k_row = p_.d;
   }
 

@@ -271,38 +271,25 @@ template <class T> class softmax_rows {
   void columns(index_t r, index_t apart, const T* v, index_t v_row, index_t c, index_t vectors, index_t keys,
                bool careful) {
     const index_t rows = std::min(apart, rows_ - r);
-    if (careful) copy_finite(v, v_row, vectors, keys);
-    tile::multiply<T>({.a = to_.scores,
-                 .a_row = 1,
-                 .a_col = apart,
-                 .b = careful ? to_.finite : v,
-                 .b_row = careful ? vectors * w : v_row,
-                 .c = to_.acc + r * e_ + c,
-                 .c_row = e_,
-                 .rows = rows,
-                 .depth = keys,
-                 .accumulate = tile::accumulate::keep},
-                vectors);
-    if (careful) add_left_out(v, v_row, to_.acc + r * e_ + c, vectors * w, rows, apart, keys);
-  }
-  // sums[row][column] of the rows that see it += what copy_finite left out
-  HEED_NOINLINE void add_left_out(const T* v, index_t v_row, T* sums, index_t columns, index_t rows, index_t apart,
-                                  index_t keys) const {
-    std::array<tile::lane_bits, key_tile> bits;
-    for (index_t y = 0; y < keys; ++y)
-      bits[static_cast<std::size_t>(y)] =
-          tile::weight_signs(seen_[static_cast<std::size_t>(y)], to_.scores + y * apart, 0, rows);
-    for (index_t x = 0; x < columns; ++x) {
-      tile::nonfinite_products rest;
-      for (index_t y = 0; y < keys; ++y)
-        if (!std::isfinite(v[y * v_row + x])) rest.add(v[y * v_row + x], bits[static_cast<std::size_t>(y)]);
-      rest.add_to(sums + x, e_, 0, rows);
-    }
-  }
-  void copy_finite(const T* v, index_t v_row, index_t vectors, index_t keys) {
-    for (index_t y = 0; y < keys; ++y)
-      for (index_t x = 0; x < vectors * w; ++x)
-        to_.finite[y * vectors * w + x] = std::isfinite(v[y * v_row + x]) ? v[y * v_row + x] : T(0);
+    T* const sums = to_.acc + r * e_ + c;
+    const auto multiply = [&](const tile::lane_block<const T>& x, index_t = 0) {
+      tile::multiply<T>({.a = to_.scores,
+                         .a_row = 1,
+                         .a_col = apart,
+                         .b = x.data,
+                         .b_row = x.stride,
+                         .c = sums,
+                         .c_row = e_,
+                         .rows = rows,
+                         .depth = keys,
+                         .accumulate = tile::accumulate::keep},
+                        vectors);
+    };
+    const tile::lane_block<const T> x{v, v_row, keys, vectors * w};
+    if (!careful) return multiply(x);
+    tile::add_visible<key_tile, T>(
+        x, {to_.scores, apart, 0, rows, sums, 1, e_}, {to_.finite, x.lanes, keys, x.lanes},
+        [&](index_t y) { return std::uint64_t{seen_[static_cast<std::size_t>(y)]}; }, multiply);
   }
 
   void finish(const sequence& s, const tile_rows& rows, const T* gain) {

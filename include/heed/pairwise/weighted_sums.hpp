@@ -71,22 +71,12 @@ template <class T> class lane_sums {
     if (std::all_of(seen.begin(), seen.begin() + b.keys, [=](std::uint64_t lanes) { return (lanes & all) == all; }))
       return add(x, x_row, weight, b);
     const tile::accumulate how = start_of(b.from, b.to);
-    std::array<tile::lane_bits, static_cast<std::size_t>(query_tile<T>::most_keys)> bits;
-    x += b.first * x_row;
-    for (index_t j = 0; j < b.keys; ++j)
-      if (!tile::all_finite(x + j * x_row, x_row, 1, columns_))
-        bits[at(j)] = tile::weight_signs(seen[at(j)], weight + (b.first + j) * row_, from, to);
-    for (index_t c = 0; c < columns_; c += slice) {
-      const index_t columns = std::min(slice, columns_ - c);
-      tile::copy_finite(x + c, x_row, b.keys, columns, finite, slice);
-      add_columns(finite, slice, c, columns, weight, b, how);
-      for (index_t y = c; y < c + columns; ++y) {
-        tile::nonfinite_products rest;
-        for (index_t j = 0; j < b.keys; ++j)
-          if (!std::isfinite(x[j * x_row + y])) rest.add(x[j * x_row + y], bits[at(j)]);
-        rest.add_to(sum_ + y * row_, 1, from, to);
-      }
-    }
+    tile::add_visible<query_tile<T>::most_keys, T>(
+        {x + b.first * x_row, x_row, b.keys, columns_}, {weight + b.first * row_, row_, from, to, sum_, row_},
+        {finite, slice, b.keys, slice}, [&](index_t j) { return seen[at(j)]; },
+        [&](const tile::lane_block<const T>& rows, index_t c) {
+          add_columns(rows.data, rows.stride, c, rows.lanes, weight, b, how);
+        });
   }
 
   // After the last add: what no key reached is 0.

@@ -182,26 +182,17 @@ template <class T> class chunk_reader {
 
   // Values that are not finite reach the lanes that see them and no other; the others get the bits of add_values.
   HEED_NOINLINE void add_visible(index_t at, index_t j, index_t keys, index_t from) {
-    const T* const v = x_.values + j * x_.value_row;
-    std::array<tile::lane_bits, static_cast<std::size_t>(key_tile)> bits;
-    for (index_t s = 0; s < keys; ++s) {
-      if (tile::all_finite(v + s * x_.value_row, x_.value_row, 1, columns_)) continue;
-      std::uint64_t seen = 0;
+    const auto seen = [&](index_t s) {
+      std::uint64_t lanes = 0;
       for (index_t l = from * w; l < lanes_; ++l)
-        if (fade_->sees(at + l, j + s)) seen |= std::uint64_t{1} << l;
-      bits[static_cast<std::size_t>(s)] = tile::weight_signs(seen, scores_ + s * row_, from * w, lanes_);
-    }
-    for (index_t c = 0; c < columns_; c += slice) {
-      const index_t columns = std::min(slice, columns_ - c);
-      tile::copy_finite(v + c, x_.value_row, keys, columns, finite_, slice);
-      add_values(finite_, slice, c, columns, keys, from);
-      for (index_t y = c; y < c + columns; ++y) {
-        tile::nonfinite_products rest;
-        for (index_t s = 0; s < keys; ++s)
-          if (const T x = v[s * x_.value_row + y]; !std::isfinite(x)) rest.add(x, bits[static_cast<std::size_t>(s)]);
-        rest.add_to(sums_ + y * row_, 1, from * w, lanes_);
-      }
-    }
+        if (fade_->sees(at + l, j + s)) lanes |= std::uint64_t{1} << l;
+      return lanes;
+    };
+    tile::add_visible<key_tile, T>({x_.values + j * x_.value_row, x_.value_row, keys, columns_},
+                                   {scores_, row_, from * w, lanes_, sums_, row_}, {finite_, slice, keys, slice}, seen,
+                                   [&](const tile::lane_block<const T>& v, index_t c) {
+                                     add_values(v.data, v.stride, c, v.lanes, keys, from);
+                                   });
   }
 
   const recurrence<T>& p_;

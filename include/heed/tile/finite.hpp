@@ -5,33 +5,30 @@
 // others: a lane that does not see such a value has weight 0, and 0 * NaN is NaN. They are infinite or NaN, so what
 // counts is which of the two a lane meets: a few bits for each value, whatever number of lanes.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
 #include "heed/core/types.hpp"
 #include "heed/simd/batch.hpp"
+#include "heed/tile/lanes.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// out[j][c] = rows[j][c] where that is finite, else 0
-template <class T>
-HEED_NOINLINE void copy_finite(const T* rows, index_t row_stride, index_t count, index_t columns, T* out,
-                               index_t out_row) {
-  for (index_t j = 0; j < count; ++j)
-    for (index_t c = 0; c < columns; ++c) {
-      const T x = rows[j * row_stride + c];
-      out[j * out_row + c] = std::isfinite(x) ? x : T(0);
-    }
+// out[r][c] = x[r][c] where that is finite, else 0
+template <class T> HEED_NOINLINE void copy_finite(const lane_block<const T>& x, T* out, index_t out_stride) {
+  for (index_t r = 0; r < x.rows; ++r)
+    for (index_t c = 0; c < x.lanes; ++c) out[r * out_stride + c] = std::isfinite(x.row(r)[c]) ? x.row(r)[c] : T(0);
 }
 
 // Whether every value of count rows of dim is finite
-template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t row_stride, index_t count, index_t dim) {
+template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t stride, index_t count, index_t dim) {
   constexpr index_t w = simd::width<T>;
   const simd::batch<T> zero(T(0));
   simd::batch<T> a = zero, b = zero, c = zero, e = zero;  // 0 * x is NaN where x is not finite; four sums: no latency
-  for (index_t j = 0; j < count; ++j, rows += row_stride) {
+  for (index_t j = 0; j < count; ++j, rows += stride) {
     index_t d = 0;
     for (; d + 4 * w <= dim; d += 4 * w) {
       a = simd::fma(zero, simd::load(rows + d), a), b = simd::fma(zero, simd::load(rows + d + w), b);
@@ -77,20 +74,54 @@ class nonfinite_products {
     }
   }
 
-  // sum[lane * step] += what lane meets, for lanes [from, to)
-  template <class T> HEED_INLINE void add_to(T* sum, index_t step, index_t from, index_t to) const {
+  // sum[lane * stride] += what lane meets, for lanes [from, to)
+  template <class T> HEED_INLINE void add_to(T* sum, index_t stride, index_t from, index_t to) const {
     if ((rising_ | falling_ | nan_) == 0) return;
     constexpr T inf = std::numeric_limits<T>::infinity();
     for (index_t lane = from; lane < to; ++lane) {
-      if ((rising_ >> lane & 1) != 0) sum[lane * step] += inf;
-      if ((falling_ >> lane & 1) != 0) sum[lane * step] -= inf;
-      if ((nan_ >> lane & 1) != 0) sum[lane * step] = std::numeric_limits<T>::quiet_NaN();
+      if ((rising_ >> lane & 1) != 0) sum[lane * stride] += inf;
+      if ((falling_ >> lane & 1) != 0) sum[lane * stride] -= inf;
+      if ((nan_ >> lane & 1) != 0) sum[lane * stride] = std::numeric_limits<T>::quiet_NaN();
     }
   }
 
  private:
   std::uint64_t rising_ = 0, falling_ = 0, nan_ = 0;
 };
+
+// Lanes [from, to), at most 64, whose sums get products: weights [key][lane], sum(column, lane) =
+// sum[column * column_stride + lane * lane_stride].
+template <class T> struct weighted_lanes {
+  const T* weight;
+  index_t weight_stride, from, to;
+  T* sum;
+  index_t column_stride, lane_stride = 1;
+};
+
+// Adds sum over keys of weight * x[key][column] to the sums so that values of x that are not finite reach the lanes that
+// see them and no other; the other lanes get the bits of the plain product. x has at most Keys rows.
+//   seen(key): the lanes that see it, a bit each
+//   multiply(finite, column): adds the product with `finite` [key][..], finite.lanes columns from `column` on
+// scratch: room for a copy of x's rows, scratch.lanes columns at a time.
+template <index_t Keys, class T, class Seen, class Multiply>
+HEED_NOINLINE void add_visible(const lane_block<const T>& x, const weighted_lanes<T>& to, const lane_block<T>& scratch,
+                               Seen seen, Multiply multiply) {
+  lane_array<lane_bits, Keys> bits;  // of the rows that are not finite
+  for (index_t j = 0; j < x.rows; ++j)
+    if (!all_finite(x.row(j), x.stride, 1, x.lanes))
+      bits[j] = weight_signs(seen(j), to.weight + j * to.weight_stride, to.from, to.to);
+  for (index_t c = 0; c < x.lanes; c += scratch.lanes) {
+    const lane_block<const T> slice = x.part(0, x.rows, c, std::min(scratch.lanes, x.lanes - c));
+    copy_finite(slice, scratch.data, scratch.stride);
+    multiply(lane_block<const T>{scratch.data, scratch.stride, x.rows, slice.lanes}, c);
+    for (index_t y = 0; y < slice.lanes; ++y) {
+      nonfinite_products rest;
+      for (index_t j = 0; j < x.rows; ++j)
+        if (const T value = slice.row(j)[y]; !std::isfinite(value)) rest.add(value, bits[j]);
+      rest.add_to(to.sum + (c + y) * to.column_stride, to.lane_stride, to.from, to.to);
+    }
+  }
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed::tile

@@ -21,6 +21,7 @@ template <class T> struct lane_block {
   HEED_INLINE lane_block part(index_t row, index_t row_count, index_t lane, index_t lane_count) const {
     return {data + row * stride + lane, stride, row_count, lane_count};
   }
+  HEED_INLINE operator lane_block<const T>() const { return {data, stride, rows, lanes}; }
 };
 
 // An array indexed by index_t; its elements are not initialised unless asked for: lane_array<X, N> x{}.
