@@ -14,7 +14,7 @@ namespace heed::local_linear {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> index_t tiles_of(index_t rows) { return pairwise::query_tile<T>::tiles(rows); }
+template <class T> index_t tiles_of(index_t rows) { return pairwise::score_tiles<T>::tiles(rows); }
 
 // Which sizes and options chose the path; for the plans alone.
 template <class T> void explain(plan& how, const problem<T>& p) {
@@ -40,8 +40,8 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
              : p.opt.solver == solver::direct    ? "local_linear: direct"
              : p.opt.solver == solver::automatic ? "local_linear: conjugate gradients, direct where they fail"
                                                  : "local_linear: conjugate gradients";
-  out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::query_tile<T>::most_keys;
-  out.chunk = p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+  out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::score_tiles<T>::most_keys;
+  out.chunk = p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
   pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
   const index_t slots = std::min(out.tasks, workers);
   if (slots > 0) {

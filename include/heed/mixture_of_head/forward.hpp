@@ -44,10 +44,9 @@ struct sizes {
 template <class T> sizes make_sizes(const problem<T>& p) {
   sizes out;
   pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
-    const index_t rows = p.rows(s);
-    out.cut.template add<T>(rows, count);
-    out.cut.most_few =
-        std::max(out.cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // it may be that few are active
+    out.cut.add(pairwise::row_cut<T>{p.rows(s)}, count);
+    // it may be that few are active
+    out.cut.most_few = std::max(out.cut.most_few, std::min(p.rows(s), pairwise::few_rows<T> - 1));
   });
   out.driver = pairwise::softmax_driver<T>::bytes(p, out.cut);
   return out;
@@ -88,7 +87,7 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
 
 // What the gates make of a call: the tasks, and for plan_forward why they are so many. Reads all gates.
 template <class T> void explain(plan& how, const problem<T>& p) {
-  constexpr index_t w = simd::width<T>, most_rows = pairwise::query_tile<T>::most_rows;
+  constexpr index_t w = simd::width<T>, most_rows = pairwise::score_tiles<T>::most_rows;
   index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
   for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
     const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
@@ -97,10 +96,10 @@ template <class T> void explain(plan& how, const problem<T>& p) {
     how.tasks += tasks_of<T>(count, p.rows(s));
     if (count == 0) {
       unused += p.rows(s) > 0 ? 1 : 0;
-    } else if (count < pairwise::few_rows<T>) {
+    } else if (pairwise::row_cut<T>{count}.few()) {
       ++few;
     } else {
-      in_lanes += count, tiles += pairwise::query_tile<T>::tiles(count);
+      in_lanes += count, tiles += pairwise::row_cut<T>{count}.tasks();
       lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
     }
   }
@@ -109,8 +108,8 @@ template <class T> void explain(plan& how, const problem<T>& p) {
              : few > 0 ? "mixture_of_head: head dim in lanes"
                        : "mixture_of_head: nothing active";
   how.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-  how.key_tile = tiles > 0 ? pairwise::query_tile<T>::most_keys : few > 0 ? pairwise::softmax_rows<T>::key_tile : 0;
-  how.chunk = tiles > 0 && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+  how.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
+  how.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
   heed::detail::message text(how.why);
   text << active << " of " << rows << " rows active";
   if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
@@ -139,7 +138,7 @@ void run(const problem<T>& p, const plan& how, const sizes& size, const context&
     claim([&](index_t task) {
       finder.find(task);
       if (finder.rows().count > 0)
-        driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.few(), finder.gates());
+        driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.cut().few(), finder.gates());
     });
   });
 }

@@ -18,7 +18,7 @@ template <class T> using problem = pairwise::softmax_problem<T>;
 // Packed sequences are cut one by one, each as a call of its own would be.
 template <class T> pairwise::softmax_cut make_cut(const problem<T>& p) {
   pairwise::softmax_cut cut;
-  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { cut.template add<T>(p.rows(s), count); });
+  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { cut.add(pairwise::row_cut<T>{p.rows(s)}, count); });
   return cut;
 }
 
@@ -34,9 +34,9 @@ plan make_plan(const problem<T>& p, const context& where, index_t workers, pairw
   out.path = few                 ? "softmax: head dim in lanes"
              : cut.most_few == 0 ? "softmax: queries in lanes"
                                  : "softmax: queries in lanes, head dim in lanes for short sequences";
-  out.query_tile = few ? cut.most_few : pairwise::query_tile<T>::most_rows;
-  out.key_tile = few ? pairwise::softmax_rows<T>::key_tile : pairwise::query_tile<T>::most_keys;
-  out.chunk = !few && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+  out.query_tile = few ? cut.most_few : pairwise::score_tiles<T>::most_rows;
+  out.key_tile = few ? pairwise::dims_in_lanes<T>::most_keys : pairwise::score_tiles<T>::most_keys;
+  out.chunk = !few && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
   out.tasks = cut.tasks;
   const index_t slots = std::min(out.tasks, workers);
   out.workspace_bytes =
@@ -56,20 +56,20 @@ template <class T> void explain(plan& how, const problem<T>& p) {
   else
     text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
   pairwise::name_options(text, p);
-  if (how.query_tile == pairwise::query_tile<T>::most_rows) tile::name_copies(text, p.k, false, p.v);
+  if (how.query_tile == pairwise::score_tiles<T>::most_rows) tile::name_copies(text, p.k, false, p.v);
 }
 
 template <class T>
 void run(const problem<T>& p, const plan& how, const pairwise::softmax_cut& cut, const context& where, index_t workers) {
   tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
-    pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::softmax_tasks<T>);
+    pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::row_cut<T>::tasks_of);
     pairwise::softmax_driver<T> driver(p, cut, memory);
-    pairwise::tile_rows rows;
+    pairwise::row_tile rows;
     claim([&](index_t task) {
-      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t tile) {
-        const pairwise::row_range range = pairwise::rows_of_task<T>(p.rows(s), tile);
-        rows.take(kv_head, p.group, range.first, range.count);
-        driver.run(s, kv_head, rows, p.rows(s) < pairwise::few_rows<T>);
+      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
+        const pairwise::row_cut<T> all{p.rows(s)};
+        rows.take(kv_head, p.group, all.first(number), all.count(number));
+        driver.run(s, kv_head, rows, all.few());
       });
     });
   });
