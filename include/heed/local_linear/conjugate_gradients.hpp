@@ -86,13 +86,13 @@ HEED_NOINLINE void turn(T* p, const T* r, const T* b, const T* mean, index_t row
 // so large that y would come near the smallest normal number, it is kept as 2^64 y.
 template <class T> class conjugate_gradients {
  public:
-  static constexpr index_t w = simd::width<T>, lanes = pairwise::query_tile<T>::most_rows;
+  static constexpr index_t w = simd::width<T>, lanes = pairwise::score_tiles<T>::most_rows;
   template <class X> using per_lane = std::array<X, std::size_t{lanes}>;
 
   conjugate_gradients(const problem<T>& p, heed::detail::arena& memory)
       : d_(p.d),
         image_(p.d, memory),
-        t_(memory.take<T>(lanes * pairwise::query_tile<T>::most_keys)),
+        t_(memory.take<T>(lanes * pairwise::score_tiles<T>::most_keys)),
         direction_(memory.take<T>(lanes * p.d)),
         step_(memory.take<T>(lanes)),
         y_step_(memory.take<T>(lanes)),
@@ -277,13 +277,13 @@ template <class T> class conjugate_gradients {
     const index_t row = weights.row();
     std::fill(sum_, sum_ + row, T(0));
     image_.begin(weights.vectors(), factor_);
-    weights.each([&](const pairwise::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+    weights.each([&](const pairwise::key_tile<T>& keys, const tile::known_weights<T>& p) {
       for (index_t i = 0; i < keys.count; ++i) {
-        const pairwise::weight_block& b = keys.block[at(i)];
-        key_products(k, k_row, b, x, d_, row, t_);
+        const pairwise::weight_block& b = keys.block[i];
+        key_products<T>(keys, b, {x, row, d_, row}, t_);
         const index_t lane = b.from * w;
         tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift + lane, sum_ + lane);
-        image_.add(k, k_row, t_, b);
+        image_.add(keys.k, {t_, row, keys.keys, row}, b);
       }
     });
     image_.finish();
@@ -291,7 +291,7 @@ template <class T> class conjugate_gradients {
   }
 
   index_t d_;
-  pairwise::lane_sums<T> image_;
+  pairwise::weighted_sums<T> image_;
   T *t_, *direction_, *step_, *y_step_, *y_unit_, *turn_, *shift_, *square_, *curve_, *unit_, *sum_, *factor_;
   per_lane<T> now_;                           // squares of the residuals
   per_lane<double> first_, bound_, largest_;  // largest: eigenvalue of C + ridge, roughly and from below

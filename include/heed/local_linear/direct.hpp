@@ -36,7 +36,7 @@ template <class T> class direct_solver {
         lost_(memory.take<double>(groups * wide)),
         roots_(memory.take<double>(few(p.d) * wide)),
         among_keys_(memory.take<double>(groups * matrix::padded(few(p.d)) * wide)),
-        p_(memory.take<T>(pairwise::query_tile<T>::most_keys * w)),
+        p_(memory.take<T>(pairwise::score_tiles<T>::most_keys * w)),
         keys_(memory.take<T>(few(p.d) * p.d)) {}
 
   // Up to so many keys the matrix of the keys is the smaller one, and the other is singular but for the ridge.
@@ -81,7 +81,7 @@ template <class T> class direct_solver {
         double each[std::size_t{wide}];
         simd::store(&each[0], weight[i]);
         for (index_t l = 0; l < wide; ++l)
-          if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.row + lane + l] = static_cast<T>(each[l]);
+          if ((which >> (lane + l) & 1) != 0) out[(b.first + j + i) * p.stride + lane + l] = static_cast<T>(each[l]);
       }
     }
     simd::store(total_ + lane, total);
@@ -210,13 +210,13 @@ template <class T> class direct_solver {
   index_t collect(tile_weights<T>& weights, index_t lane) {
     index_t keys = 0;
     const index_t x = lane / w;
-    weights.each([&](const pairwise::key_tile& tile, const tile::known_weights<T>& p, const T* k, index_t k_row) {
-      for (index_t i = 0; i < tile.count; ++i) {
-        const pairwise::weight_block& b = tile.block[static_cast<std::size_t>(i)];
+    weights.each([&](const pairwise::key_tile<T>& keys_at, const tile::known_weights<T>& p) {
+      for (index_t i = 0; i < keys_at.count; ++i) {
+        const pairwise::weight_block& b = keys_at.block[i];
         if (x < b.from || x >= b.to) continue;
         tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
         for (index_t j = 0; j < b.keys; ++j, ++keys) {
-          std::copy_n(k + (b.first + j) * k_row, d_, keys_ + keys * d_);
+          std::copy_n(keys_at.k.row(b.first + j), d_, keys_ + keys * d_);
           simd::store(roots_ + keys * wide, simd::sqrt(simd::load_double(p_ + j * w + lane % w)));
         }
       }
@@ -241,14 +241,14 @@ template <class T> class direct_solver {
     batch sum(0.0);
     matrix_.clear();
     const index_t x = lane / w;
-    weights.each([&](const pairwise::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
+    weights.each([&](const pairwise::key_tile<T>& keys, const tile::known_weights<T>& p) {
       for (index_t i = 0; i < keys.count; ++i) {
-        const pairwise::weight_block& b = keys.block[static_cast<std::size_t>(i)];
+        const pairwise::weight_block& b = keys.block[i];
         if (x < b.from || x >= b.to) continue;
         tile::copy_weights(p.at(b.first, x * w), b.keys, p_);
         for (index_t j = 0; j < b.keys; j += depth) {
           const index_t count = std::min(depth, b.keys - j);
-          sum += centre(j, lane % w, count, k + (b.first + j) * k_row, k_row, c, first);
+          sum += centre(j, lane % w, count, keys.k.row(b.first + j), keys.k.stride, c, first);
           matrix_.add_products(x_, count);
         }
       }

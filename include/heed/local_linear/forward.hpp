@@ -15,7 +15,7 @@ namespace heed::local_linear {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> index_t tiles_of(index_t rows) { return pairwise::query_tile<T>::tiles(rows); }
+template <class T> index_t tiles_of(index_t rows) { return pairwise::score_tiles<T>::tiles(rows); }
 
 [[noreturn]] HEED_NOINLINE inline void fail_to_converge(const tally& all, double tolerance) {
   heed::detail::problem_text text;
@@ -46,8 +46,8 @@ template <class T> class call {
                : p_.opt.solver == solver::direct    ? "local_linear: direct"
                : p_.opt.solver == solver::automatic ? "local_linear: conjugate gradients, direct where they fail"
                                                     : "local_linear: conjugate gradients";
-    out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::query_tile<T>::most_keys;
-    out.chunk = p_.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+    out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::score_tiles<T>::most_keys;
+    out.chunk = p_.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     const index_t keys = p_.k.extent(2), kept = tile_weights<T>::kept_keys;
     if (out.tasks == 0)

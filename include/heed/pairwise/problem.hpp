@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What the kernels with softmax weights are asked: tensors, mask, places and score steps of one call.
+// What the kernels with softmax weights are asked: tensors, mask, places and score mods of one call.
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "heed/core/alignment.hpp"
@@ -12,6 +11,7 @@
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
 #include "heed/pairwise/score_mods.hpp"
+#include "heed/tile/online_softmax.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -21,10 +21,11 @@ struct sequence : sequence_origin {
   index_t queries = 0, keys = 0;
 };
 
-template <class T> struct attention {
-  tensor_view<const T, 4> q, k, v;
-  tensor_view<T, 4> o;
-  tensor_view<T, 3> lse;
+// The tensors hold numbers of type Storage; all arithmetic is in Acc.
+template <class Acc, class Storage = Acc> struct attention {
+  tensor_view<const Storage, 4> q, k, v;
+  tensor_view<Storage, 4> o;
+  tensor_view<Acc, 3> lse;
   const heed::detail::mask_parts& mask;
   const heed::detail::alignment_parts& align;
   double scale = 0, softcap = 0;                     // as given; scale 0 where none is
@@ -32,7 +33,7 @@ template <class T> struct attention {
   index_t group = 1;                                 // compute heads that share a key/value head
   index_t repeat = 1;                                // compute heads that share a query head
   index_t d = 0, e = 0;
-  score_rules<T> scores = {};
+  score_mod_rules<Acc> scores = {};
   unsigned one_axis = 0;  // of q, k, v, o: see heed::detail::one_axis
 
   bool packed() const { return mask.has(mask.packed); }
@@ -50,23 +51,23 @@ template <class T> struct attention {
 
   // Of the longest sequence and one head, as far as shapes say
   double key_value_bytes() const {
-    return double{sizeof(T)} * static_cast<double>(k.extent(2)) * static_cast<double>(d + e);
+    return double{sizeof(Storage)} * static_cast<double>(k.extent(2)) * static_cast<double>(d + e);
   }
 
-  HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
+  HEED_INLINE const Storage* query(const sequence& s, index_t head, index_t i) const {
     const index_t query_head = repeat == 1 ? head : head / repeat;
     return q.data() + s.batch * q.stride(0) + query_head * q.stride(1) + (s.first_query + i) * q.stride(2);
   }
-  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const {
+  HEED_INLINE Storage* output(const sequence& s, index_t head, index_t i) const {
     return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
   }
-  HEED_INLINE const T* key(const sequence& s, index_t kv_head, index_t j) const {
+  HEED_INLINE const Storage* key(const sequence& s, index_t kv_head, index_t j) const {
     return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
   }
-  HEED_INLINE const T* value(const sequence& s, index_t kv_head, index_t j) const {
+  HEED_INLINE const Storage* value(const sequence& s, index_t kv_head, index_t j) const {
     return v.data() + s.batch * v.stride(0) + kv_head * v.stride(1) + (s.first_key + j) * v.stride(2);
   }
-  HEED_INLINE T* lse_at(const sequence& s, index_t head, index_t i) const {
+  HEED_INLINE Acc* lse_at(const sequence& s, index_t head, index_t i) const {
     return lse.data() + s.batch * lse.stride(0) + head * lse.stride(1) + (s.first_query + i) * lse.stride(2);
   }
 };
@@ -89,7 +90,7 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   p.d = q.extent(3), p.e = v.extent(3);
   p.group = p.kv_heads > 0 && p.query_heads > p.kv_heads ? p.query_heads / p.kv_heads : 1;
   p.repeat = p.query_heads > 0 && p.kv_heads > p.query_heads ? p.kv_heads / p.query_heads : 1;
-  p.scores = make_score_rules<T>(opt, p.d);
+  p.scores = make_score_mod_rules<T>(opt, p.d);
   p.one_axis = one_axis;
   return p;
 }
@@ -120,27 +121,12 @@ template <class T> void name_options(heed::detail::message& text, const attentio
 template <class T> struct softmax_problem : attention<T> {
   heed::detail::per_head_view sink_logits = {};
 
-  // What the online softmax of a row starts from: nothing, or the sink. Units of log 2.
-  HEED_INLINE void start(index_t head, T& top, T& sum) const {
+  // What a row starts from: nothing, or the sink
+  HEED_INLINE tile::row_state<T> init_row(index_t head) const {
     constexpr double none = -std::numeric_limits<double>::infinity();
     const double sink = sink_logits.set() ? sink_logits.at(head) : none;
-    top = heed::detail::equals(sink, none) ? std::numeric_limits<T>::lowest() : finite_factor<T>(sink, std::numbers::log2e);
-    sum = heed::detail::equals(sink, none) ? T(0) : T(1);
-  }
-
-  // What a finished row is multiplied with: 1 / sum, times the gain. A gain that would lose digits so, or turn 0 into
-  // NaN, waits: `first` scales the sums before, by 1 / sum. A row without a key is 0 under any gain.
-  template <class Scale, class AllZero>
-  HEED_INLINE T finish_factor(index_t head, T top, T sum, T gain, Scale first, AllZero all_zero) const {
-    if (heed::detail::equals(sum, T(0))) return T(0);
-    const T share = T(1) / sum;
-    if (std::abs(gain) >= T(1e-30) && std::abs(gain) <= std::numeric_limits<T>::max()) [[likely]]
-      return gain * share;
-    T none_top, none_sum;
-    start(head, none_top, none_sum);
-    if (heed::detail::equals(top, none_top) && heed::detail::equals(sum, none_sum) && all_zero()) return T(0);
-    first(share);
-    return gain;
+    if (heed::detail::equals(sink, none)) return {};
+    return {finite_factor<T>(sink, std::numbers::log2e), T(1)};
   }
 };
 

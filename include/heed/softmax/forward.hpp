@@ -24,7 +24,7 @@ template <class T> class forward_call {
   // Packed sequences are cut one by one, each as a call of its own would be.
   tile::workload measure(index_t) {
     pairwise::each_size<T>(
-        p_, [&](const pairwise::sequence& s, index_t count) { cut_.template add<T>(p_.rows(s), count); });
+        p_, [&](const pairwise::sequence& s, index_t count) { cut_.add(pairwise::row_cut<T>{p_.rows(s)}, count); });
     return {.tasks = cut_.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p_, cut_)};
   }
 
@@ -33,9 +33,9 @@ template <class T> class forward_call {
     out.path = few                  ? "softmax: head dim in lanes"
                : cut_.most_few == 0 ? "softmax: queries in lanes"
                                     : "softmax: queries in lanes, head dim in lanes for short sequences";
-    out.query_tile = few ? cut_.most_few : pairwise::query_tile<T>::most_rows;
-    out.key_tile = few ? pairwise::softmax_rows<T>::key_tile : pairwise::query_tile<T>::most_keys;
-    out.chunk = !few && p_.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+    out.query_tile = few ? cut_.most_few : pairwise::score_tiles<T>::most_rows;
+    out.key_tile = few ? pairwise::dims_in_lanes<T>::most_keys : pairwise::score_tiles<T>::most_keys;
+    out.chunk = !few && p_.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";
@@ -49,14 +49,14 @@ template <class T> class forward_call {
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &pairwise::softmax_tasks<T>);
+      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &pairwise::row_cut<T>::tasks_of);
       pairwise::softmax_driver<T> driver(p_, cut_, scratch);
-      pairwise::tile_rows rows;
+      pairwise::row_tile rows;
       claim([&](index_t task) {
         tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
-          const pairwise::row_range range = pairwise::rows_of_task<T>(p_.rows(s), number);
-          rows.take(kv_head, p_.group, range.first, range.count);
-          driver.run(s, kv_head, rows, p_.rows(s) < pairwise::few_rows<T>);
+          const pairwise::row_cut<T> all{p_.rows(s)};
+          rows.take(kv_head, p_.group, all.first(number), all.count(number));
+          driver.run(s, kv_head, rows, all.few());
         });
       });
     });
