@@ -114,7 +114,7 @@ TEMPLATE_TEST_CASE("a map of the caller's is applied element by element", "[feat
   heed_test::aligned_numbers<T> x(7);
   for (index_t i = 0; i < 7; ++i) x[i] = static_cast<T>(i);
   recurrent::map_rows(heed::detail::parts(map), x.data(), 1, 7);
-  recurrent::scale_values(x.data(), 7, T(0.5));
+  recurrent::scale_values(x.data(), 7, T(0.5), x.data());
   for (index_t i = 0; i < 7; ++i) CHECK(x[i] == static_cast<T>(i) + T(0.5));
 }
 
