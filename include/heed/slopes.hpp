@@ -18,16 +18,16 @@ inline namespace HEED_ISA {
 
 // slope(head) for every head
 template <class F> std::vector<double> slopes_of(const char* name, index_t heads, F slope) {
-  if (heads < 0) fail(name, ": heads is ", heads, ", must be at least 0");
+  if (heads < 0) fail("%: heads is %, must be at least 0", name, heads);
   constexpr index_t most = index_t{1} << 24;
-  if (heads > most) fail(name, ": heads is ", heads, ", must be at most ", most);
+  if (heads > most) fail("%: heads is %, must be at most %", name, heads, most);
   std::vector<double> all(static_cast<std::size_t>(heads));
   for (index_t h = 0; h < heads; ++h) all[static_cast<std::size_t>(h)] = slope(static_cast<double>(h));
   return all;
 }
 inline void check_layer(const char* name, index_t layer, index_t layers) {
-  if (layers < 1) fail(name, ": layers is ", layers, ", must be at least 1");
-  if (layer < 0 || layer >= layers) fail(name, ": layer is ", layer, ", must be 0 to ", layers - 1);
+  if (layers < 1) fail("%: layers is %, must be at least 1", name, layers);
+  if (layer < 0 || layer >= layers) fail("%: layer is %, must be 0 to %", name, layer, layers - 1);
 }
 
 }  // namespace HEED_ISA

@@ -58,29 +58,28 @@ inline void keep_largest(const double* x, index_t count, index_t keep, double* k
   }
 }
 
-template <class X>
-void check_routing(heed::detail::checker& check, const routing& how, const tensor_view<X, 3>& gates) {
-  check.tensor("gates", gates, false), check.written("gates", gates);
+inline void check_routing(heed::detail::checker& check, const routing& how, const heed::detail::named_tensor& gates) {
+  check.tensor(gates, false), check.written(gates);
   const index_t heads = gates.extent(1);
   if (!check.ok()) return;
-  check.require(how.shared >= 0 && how.shared <= heads, "routing.shared is ", how.shared, ", must be 0 to ", heads,
-                " (the heads of gates)");
+  check.require(how.shared >= 0 && how.shared <= heads, "routing.shared is %, must be 0 to % (the heads of gates)",
+                how.shared, heads);
   if (!check.ok()) return;
-  check.require(how.active >= 0 && how.active <= heads - how.shared, "routing.active is ", how.active,
-                ", must be 0 to ", heads - how.shared, " (heads less the shared ones)");
+  check.require(how.active >= 0 && how.active <= heads - how.shared,
+                "routing.active is %, must be 0 to % (heads less the shared ones)", how.active, heads - how.shared);
 }
 
 // Logits that a routing needs, as many heads of them as it says
-template <class L, class X>
-void check_logits(heed::detail::checker& check, const char* name, const tensor_view<const L, 3>& logits, index_t heads,
-                  const tensor_view<X, 3>& gates) {
-  if (!check.require(gates.empty() || logits.data() != nullptr, name, " is null, but this routing reads it")) return;
-  check.tensor(name, logits, false);
-  check.equal(name, logits.extent(0), "gates", gates.extent(0), "batch");
-  check.require(logits.extent(1) == heads, name, " has heads ", logits.extent(1), ", needs ", heads, " (gates has ",
-                gates.extent(1), ")");
-  check.equal(name, logits.extent(2), "gates", gates.extent(2), "queries");
-  check.distinct("gates", gates, name, logits);
+inline void check_logits(heed::detail::checker& check, const heed::detail::named_tensor& logits, index_t heads,
+                         const heed::detail::named_tensor& gates) {
+  if (!check.require(gates.empty() || logits.data != nullptr, "% is null, but this routing reads it", logits.name))
+    return;
+  check.tensor(logits, false);
+  check.equal(logits, gates, 0, "batch");
+  check.require(logits.extent(1) == heads, "% has heads %, needs % (gates has %)", logits.name, logits.extent(1), heads,
+                gates.extent(1));
+  check.equal(logits, gates, 2, "queries");
+  check.distinct(gates, logits);
 }
 
 // One token of route_trained; p, kept: room for all heads
@@ -133,13 +132,14 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
 
   heed::detail::problem_text problem{};
   heed::detail::checker check(problem);
-  detail::check_routing(check, how, x.gates);
-  check.require(how.active > 0 || how.shared == 0 || how.shared == heads, "routing.active is 0, so routing.shared, ",
-                how.shared, ", must be ", heads, " (all heads)");
+  const heed::detail::named_tensor named("gates", x.gates);
+  detail::check_routing(check, how, named);
+  check.require(how.active > 0 || how.shared == 0 || how.shared == heads,
+                "routing.active is 0, so routing.shared, %, must be % (all heads)", how.shared, heads);
   if (check.ok()) x.first = how.active == 0 ? heads : how.shared, x.count = heads - x.first;
-  if (check.ok() && x.count > 0) detail::check_logits(check, "routed_logits", x.routed, x.count, x.gates);
-  if (check.ok() && x.first > 1) detail::check_logits(check, "shared_logits", x.shared, x.first, x.gates);
-  if (check.ok() && x.first > 0 && x.count > 0) detail::check_logits(check, "mix_logits", x.mix, 2, x.gates);
+  if (check.ok() && x.count > 0) detail::check_logits(check, {"routed_logits", x.routed}, x.count, named);
+  if (check.ok() && x.first > 1) detail::check_logits(check, {"shared_logits", x.shared}, x.first, named);
+  if (check.ok() && x.first > 0 && x.count > 0) detail::check_logits(check, {"mix_logits", x.mix}, 2, named);
   if (!check.ok()) heed::detail::fail(problem.data());
   if (x.gates.empty()) return 0;
 
@@ -171,12 +171,12 @@ template <viewable Q, viewable G> void route_by_norm(const Q& q, const routing& 
   const tensor_view<heed::detail::value_t<G>, 3> out(gates);
   heed::detail::problem_text problem{};
   heed::detail::checker check(problem);
-  detail::check_routing(check, how, out);
-  check.tensor("q", rows, true);
-  check.equal("q", rows.extent(0), "gates", out.extent(0), "batch");
-  check.equal("q", rows.extent(1), "gates", out.extent(1), "heads");
-  check.equal("q", rows.extent(2), "gates", out.extent(2), "queries");
-  check.distinct("gates", out, "q", rows);
+  const heed::detail::named_tensor named("gates", out), q_rows("q", rows);
+  detail::check_routing(check, how, named);
+  check.tensor(q_rows, true);
+  check.equal(q_rows, named, 0, "batch"), check.equal(q_rows, named, 1, "heads");
+  check.equal(q_rows, named, 2, "queries");
+  check.distinct(named, q_rows);
   if (!check.ok()) heed::detail::fail(problem.data());
   if (out.empty()) return;
 

@@ -15,12 +15,12 @@
 #include <limits>
 #include <utility>
 
-#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/recurrent/checks.hpp"
 #include "heed/recurrent/features.hpp"
 #include "heed/recurrent/problem.hpp"
-#include "heed/tile/run_tasks.hpp"
+#include "heed/tile/verb.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {
@@ -165,49 +165,51 @@ template <class T> class decode_driver {
 
 // Makes a call update its state in place. memory: the state
 template <class T> void decode_in_place(recurrence<T>& p, const state_view<T>& memory) {
-  p.after = {heed::detail::settled(memory.s), heed::detail::settled(memory.z)};
+  p.after = {heed::detail::with_canonical_strides(memory.s), heed::detail::with_canonical_strides(memory.z)};
   p.before = p.after, p.in_place = true;
-  if (!p.align.top_left) p.align = {};
+  if (!p.align->top_left) p.align = &heed::detail::parts(bottom_right);
   p.causal = true;
 }
-template <class T> void check_tokens(heed::detail::checker& check, const recurrence<T>& p) {
-  check.require(!p.align.top_left, "align is top_left: decode takes new tokens for those after its memory's");
-  check.require(!p.packed() || heed::detail::equal(p.mask.query_offsets, p.mask.key_offsets),
-                "packed: query_offsets and key_offsets differ, decode has one token axis");
-  check.equal("q", p.q.extent(2), "k", p.k.extent(2), "tokens");
-}
 
-// Fills in a plan without a problem.
-template <class T> void plan_steps(plan& out, const recurrence<T>& p, const context& context, index_t workers) {
-  out.isa = HEED_NAME(HEED_LEVEL);
-  out.tasks = p.o.empty() ? 0 : p.sequences() * p.states;
-  out.query_tile = out.key_tile = out.chunk = 1;
-  if (out.tasks == 0) return;
-  heed::detail::arena one;
-  static_cast<void>(decode_driver<T>(p, one));
-  out.workspace_bytes = heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), one.needed());
-  if (!out.ok()) return;
-  heed::detail::check_workspace(out.problem, context.workspace, out.workspace_bytes);
-}
+// A call that takes token after token; tasks are (sequence, head of the state). Kernel: as for chunk_call.
+template <class T, class Kernel> struct decode_call {
+  recurrence<T> p;
 
-// Says why, for plan_decode alone.
-template <class T> void explain_steps(plan& plan, const recurrence<T>& p) {
-  heed::detail::message text(plan.why);
-  if (plan.tasks == 0) {
-    text << "no rows";
-    return;
+  void check(heed::detail::checker& checker) const {
+    const recurrence_shapes shapes(p);
+    Kernel::check(checker, shapes);
+    if (!checker.ok()) return;
+    checker.require(!p.align->top_left, "align is top_left: decode takes new tokens for those after its memory's");
+    checker.require(!p.packed() || heed::detail::equal(p.mask.query_offsets, p.mask.key_offsets),
+                    "packed: query_offsets and key_offsets differ, decode has one token axis");
+    checker.equal(shapes.x.q, shapes.x.k, 2, "tokens");
   }
-  text << plan.tasks << " memories, updated in place, token by token";
-  if (p.packed()) text << "; packed: each sequence as a call of its own";
-}
 
-template <class T> void run_steps(const recurrence<T>& p, const plan& plan, const context& context, index_t workers) {
-  tile::run_tasks(plan, context, workers, [&](std::span<std::byte> memory, auto claim) {
-    heed::detail::arena scratch(memory, memory.size());
-    decode_driver<T> driver(p, scratch);
-    claim([&](index_t task) { driver.run(p.sequence_at(task / p.states), task % p.states); });
-  });
-}
+  tile::workload measure(index_t) const {
+    const index_t tasks = p.o.empty() ? 0 : p.sequences() * p.states;
+    return {.tasks = tasks, .slot_bytes = tasks == 0 ? 0 : tile::scratch_of<decode_driver<T>>(p)};
+  }
+
+  void describe(plan& out) const {
+    out.path = Kernel::decode_path;
+    out.query_tile = out.key_tile = out.chunk = 1;
+    heed::detail::message text(out.why);
+    if (out.tasks == 0) {
+      text << "no rows";
+      return;
+    }
+    text << out.tasks << " memories, updated in place, token by token";
+    if (p.packed()) text << "; packed: each sequence as a call of its own";
+  }
+
+  void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
+    tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> bytes, auto claim) {
+      heed::detail::arena scratch(bytes, bytes.size());
+      decode_driver<T> driver(p, scratch);
+      claim([&](index_t task) { driver.run(p.sequence_at(task / p.states), task % p.states); });
+    });
+  }
+};
 
 }  // namespace HEED_ISA
 }  // namespace heed::recurrent

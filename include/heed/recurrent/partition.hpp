@@ -11,9 +11,10 @@
 #include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/recurrent/checks.hpp"
 #include "heed/recurrent/chunk_forward.hpp"
 #include "heed/tile/row_stage.hpp"
-#include "heed/tile/run_tasks.hpp"
+#include "heed/tile/verb.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {
@@ -163,51 +164,51 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
   return cut;
 }
 
-// Fills in a plan without a problem.
-template <class T>
-void plan_chunks(plan& out, const recurrence<T>& p, const chunk_cut& cut, const context& context, index_t workers) {
-  out.isa = HEED_NAME(HEED_LEVEL);
-  out.tasks = cut.tasks, out.chunk = cut.chunk, out.splits = cut.blocks * cut.pieces;
-  out.query_tile = std::min(cut.chunk, tile::max_lanes<T>), out.key_tile = cut.chunk;
-  if (cut.tasks == 0) return;
-  heed::detail::arena one;
-  static_cast<void>(chunk_driver<T>(p, cut, one));
-  out.workspace_bytes = heed::detail::scratch_bytes(out.problem, std::min(out.tasks, workers), one.needed());
-  if (!out.ok()) return;
-  heed::detail::check_workspace(out.problem, context.workspace, out.workspace_bytes);
-}
+// A call that goes through the tokens chunk by chunk. Kernel: check(checker&, recurrence_shapes) and path(recurrence).
+template <class T, class Kernel> struct chunk_call {
+  recurrence<T> p;
+  chunk_cut cut = {};
 
-// Says why, for plan_forward alone.
-template <class T> void explain_chunks(plan& plan, const recurrence<T>& p, const chunk_cut& cut) {
-  heed::detail::message text(plan.why);
-  if (plan.tasks == 0) {
-    text << "no rows";
-    return;
+  void check(heed::detail::checker& checker) const { Kernel::check(checker, recurrence_shapes(p)); }
+
+  tile::workload measure(index_t workers) {
+    cut = make_chunk_cut(p, workers);
+    if (cut.tasks == 0) return {};
+    return {.tasks = cut.tasks, .slot_bytes = tile::scratch_of<chunk_driver<T>>(p, cut)};
   }
-  text << "chunks of " << plan.chunk << " tokens, " << (p.chunk > 0 ? "as asked" : "by the cost model for D = ");
-  if (p.chunk == 0) text << p.d << ", E = " << p.e;
-  text << "; " << p.sequences() * p.states << " memories";
-  if (cut.states > 1) text << ", " << cut.states << " side by side";
-  text << ", columns of v in " << cut.blocks << (cut.blocks == 1 ? " block" : " blocks");
-  if (cut.pieces > 1) text << ", tokens in " << cut.pieces << " pieces";
-  tile::name_copy(text, "v", p.v);
-  if (copies_keys(p)) tile::name_copy(text, "k", p.k);
-  if (p.packed()) text << "; packed: each sequence as a call of its own";
-  if (p.causal && p.decay == nullptr)
-    heed::detail::name_places(text, p.sequences(), [&](index_t number) { return p.sequence_at(number).place; });
-  if (p.decay != nullptr)
-    text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
-}
 
-template <class T>
-void run_chunks(const recurrence<T>& p, const plan& plan, const chunk_cut& cut, const context& context,
-                index_t workers) {
-  tile::run_tasks(plan, context, workers, [&](std::span<std::byte> memory, auto claim) {
-    heed::detail::arena scratch(memory, memory.size());
-    chunk_driver<T> driver(p, cut, scratch);
-    claim([&](index_t task) { driver.run(task_at(p, cut, task)); });
-  });
-}
+  void describe(plan& out) const {
+    out.path = Kernel::path(p);
+    out.chunk = cut.chunk, out.splits = cut.blocks * cut.pieces;
+    out.query_tile = std::min(cut.chunk, tile::max_lanes<T>), out.key_tile = cut.chunk;
+    heed::detail::message text(out.why);
+    if (out.tasks == 0) {
+      text << "no rows";
+      return;
+    }
+    text << "chunks of " << out.chunk << " tokens, " << (p.chunk > 0 ? "as asked" : "by the cost model for D = ");
+    if (p.chunk == 0) text << p.d << ", E = " << p.e;
+    text << "; " << p.sequences() * p.states << " memories";
+    if (cut.states > 1) text << ", " << cut.states << " side by side";
+    text << ", columns of v in " << cut.blocks << (cut.blocks == 1 ? " block" : " blocks");
+    if (cut.pieces > 1) text << ", tokens in " << cut.pieces << " pieces";
+    tile::name_copy(text, "v", p.v);
+    if (copies_keys(p)) tile::name_copy(text, "k", p.k);
+    if (p.packed()) text << "; packed: each sequence as a call of its own";
+    if (p.causal && p.decay == nullptr)
+      heed::detail::name_places(text, p.sequences(), [&](index_t number) { return p.sequence_at(number).place; });
+    if (p.decay != nullptr)
+      text << (p.decay->gated ? "; weights by sums of log_gates" : "; weights by a table of powers");
+  }
+
+  void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
+    tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> bytes, auto claim) {
+      heed::detail::arena scratch(bytes, bytes.size());
+      chunk_driver<T> driver(p, cut, scratch);
+      claim([&](index_t task) { driver.run(task_at(p, cut, task)); });
+    });
+  }
+};
 
 }  // namespace HEED_ISA
 }  // namespace heed::recurrent

@@ -35,7 +35,7 @@ template <class T> struct recurrence {
   tensor_view<const T, 4> q, k, v;
   tensor_view<T, 4> o;
   const heed::detail::mask_parts& mask;
-  heed::detail::alignment_parts align = {};
+  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
   heed::detail::feature_parts<T> map = {};
   const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
   state_view<const T> before = {};                      // null: zeros
@@ -65,7 +65,7 @@ template <class T> struct recurrence {
     }
     const index_t all = s.keys;
     if (mask.has(mask.key_lengths)) s.keys = mask.lengths[n];
-    s.place = align.has_first ? align.first[n] : align.top_left ? 0 : (align.end_of_lengths ? s.keys : all) - s.queries;
+    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : (align->end_of_lengths ? s.keys : all) - s.queries;
     return s;
   }
   causal_split split(const sequence& s) const {
@@ -96,11 +96,14 @@ template <class T> struct recurrence {
 template <class T, class Options>
 recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                               tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
-  using heed::detail::settled;
-  recurrence<T> p{
-      .q = settled(q), .k = settled(k), .v = settled(v), .o = settled(o), .mask = heed::detail::parts(opt.mask)};
-  p.before = {settled(opt.initial_state.s), settled(opt.initial_state.z)};
-  p.after = {settled(opt.final_state.s), settled(opt.final_state.z)};
+  using heed::detail::with_canonical_strides;
+  recurrence<T> p{.q = with_canonical_strides(q),
+                  .k = with_canonical_strides(k),
+                  .v = with_canonical_strides(v),
+                  .o = with_canonical_strides(o),
+                  .mask = heed::detail::parts(opt.mask)};
+  p.before = {with_canonical_strides(opt.initial_state.s), with_canonical_strides(opt.initial_state.z)};
+  p.after = {with_canonical_strides(opt.final_state.s), with_canonical_strides(opt.final_state.z)};
   p.scale = opt.scale, p.chunk = opt.chunk;
   p.heads = q.extent(1), p.kv_heads = k.extent(1), p.states = p.kv_heads;
   p.d = q.extent(3), p.e = v.extent(3);
@@ -124,26 +127,6 @@ template <class T> void derive_sizes(recurrence<T>& p) {
   p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most_dim));
   p.queries_per_state = p.states > 0 ? std::max<index_t>(1, p.heads / p.states) : 1;
   p.states_per_kv_head = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
-}
-
-template <class Q, class K, class V, class O> constexpr bool recurrent_storage() {
-  using T = heed::detail::value_t<Q>;
-  static_assert((heed::detail::tensor_argument<Q>() && heed::detail::tensor_argument<K>() &&
-                 heed::detail::tensor_argument<V>() && heed::detail::tensor_argument<O>()));
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
-                "heed: this kernel takes float or double (16-bit storage is planned)");
-  static_assert(std::is_same_v<T, heed::detail::value_t<K>> && std::is_same_v<T, heed::detail::value_t<V>>,
-                "heed: q, k, v have one element type");
-  static_assert(std::is_same_v<T, heed::detail::value_t<O>>, "heed: o has the element type of q");
-  return true;
-}
-
-// Views the o of a plan, which is not written, whatever the caller's constness.
-template <class T, viewable O> tensor_view<T, 4> planned_output(const O& o) {
-  const tensor_view<const T, 4> x(o);
-  return {const_cast<T*>(x.data()),
-          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
-          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
 // The factors that turn a sum of weighted values into an output, one after the other. A factor that is smaller than the

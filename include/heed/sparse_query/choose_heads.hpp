@@ -68,16 +68,15 @@ inline shares shares_of(variant v) {
     case variant::rsqa:
       return {"rsqa", {1, 4}, {1, 2}};
   }
-  heed::detail::fail("model.variant is ", static_cast<index_t>(v), ", must be one of the enumerators");
+  heed::detail::fail("model.variant is %, must be one of the enumerators", static_cast<index_t>(v));
 }
 
 inline index_t count_of(const char* name, index_t given, index_t heads, const char* variant_name, share s) {
-  if (given < 0) heed::detail::fail("model.", name, " is ", given, ", must be at least 0");
+  if (given < 0) heed::detail::fail("model.% is %, must be at least 0", name, given);
   if (given > 0) return given;
   if (s.under == 0) return 1;
   if (heads % s.under != 0)  // over and under have no common divisor
-    heed::detail::fail("model.heads is ", heads, ", must be a multiple of ", s.under, " for the ", name, " of ",
-                       variant_name);
+    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, s.under, name, variant_name);
   return heads / s.under * s.over;
 }
 
@@ -90,15 +89,15 @@ inline namespace HEED_ISA {
 // or do not divide.
 inline layout choose_heads(const model& m) {
   using heed::detail::fail;
-  if (m.heads < 1) fail("model.heads is ", m.heads, ", must be at least 1");
-  if (m.width < 1) fail("model.width is ", m.width, ", must be at least 1");
-  if (m.width % m.heads != 0) fail("model.width is ", m.width, ", must be a multiple of model.heads, ", m.heads);
+  if (m.heads < 1) fail("model.heads is %, must be at least 1", m.heads);
+  if (m.width < 1) fail("model.width is %, must be at least 1", m.width);
+  if (m.width % m.heads != 0) fail("model.width is %, must be a multiple of model.heads, %", m.width, m.heads);
   const detail::shares shares = detail::shares_of(m.variant);
   const index_t query = detail::count_of("query_heads", m.query_heads, m.heads, shares.name, shares.query);
   const index_t kv = detail::count_of("kv_heads", m.kv_heads, m.heads, shares.name, shares.kv);
   const index_t more = std::max(query, kv);
   if (more % std::min(query, kv) != 0)
-    fail("model has query_heads ", query, " and kv_heads ", kv, ", one must divide the other");
+    fail("model has query_heads % and kv_heads %, one must divide the other", query, kv);
   const index_t head_dim = m.width / m.heads;
   return {.query_heads = query,
           .kv_heads = kv,
