@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/chunk_state.hpp"
@@ -79,7 +80,10 @@ template <class T> class chunk_output {
     q_ = {q_.data, whole, p_.d, whole}, sums_ = {sums_.data, whole, task_.columns, whole};
     scores_ = {scores_.data, whole, 0, whole};
     tile::gather(in.data(), queries.lanes, p_.d, p_.mapped() ? T(1) : p_.q_scale, q_.data, whole);
-    if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_), scale_values(q_.data, p_.d * whole, p_.q_scale);
+    if (p_.mapped() && !p_.taylor()) {
+      map_lanes(p_.map, q_);
+      if (!heed::detail::equals(p_.q_scale, T(1))) scale_values(q_.data, p_.d * whole, p_.q_scale, q_.data);
+    }
     sum(false);
     if (queries.at >= 0 && !finite()) sum(true);  // perhaps by what some lane must not see
     for (index_t l = 0; l < whole; ++l) {
@@ -119,23 +123,19 @@ template <class T> class chunk_output {
   // sums = S^T phi(q), weight_sum = z.phi(q)
   void read_state() {
     const index_t vectors = q_.lanes / w;
-    tile::matrix_product<T> product{.a_row = 1,
-                                    .a_col = state_->stride(),
-                                    .b_row = q_.stride,
-                                    .c = sums_.data,
-                                    .c_row = sums_.stride,
-                                    .rows = sums_.rows};
-    tile::matrix_product<T> normalizer{.a_col = 1,
-                                       .b_row = q_.stride,
-                                       .c = weight_sum_,
-                                       .rows = 1,
-                                       .accumulate = tile::accumulate::keep};
+    auto accumulate = tile::accumulate::zero;
     features_.each_block([&](const feature_block& block) {
-      product.a = state_->s() + block.first * state_->stride(), normalizer.a = state_->z() + block.first;
-      product.b = normalizer.b = features_.of_queries(q_, block), product.depth = normalizer.depth = block.count;
+      const T* const phi = features_.of_queries(q_, block);
+      const tile::lane_block<const T> s{state_->s() + block.first * state_->stride(), state_->stride(), block.count,
+                                        sums_.rows},
+          z{state_->z() + block.first, 1, block.count, 1};
+      auto product = transposed_product<T>(s, phi, q_.stride, sums_.data, sums_.stride);
+      product.accumulate = std::exchange(accumulate, tile::accumulate::keep);
       prefetch_.multiply(product, vectors);
-      if (p_.normalize) tile::multiply(normalizer, vectors);
+      if (!p_.normalize) return;
+      product = transposed_product<T>(z, phi, q_.stride, weight_sum_, q_.stride);
       product.accumulate = tile::accumulate::keep;
+      tile::multiply(product, vectors);
     });
   }
 
@@ -165,19 +165,10 @@ template <class T> class chunk_output {
 
   // Adds the weighted values; the state's part, if it comes first, is scaled by its decay.
   void add_values(const tile::lane_block<T>& weights, const tile::lane_block<const T>& v, T* sums) {
-    const bool scales = next_ == tile::accumulate::scale;
-    tile::multiply<T>({.a = v.data,
-                       .a_row = 1,
-                       .a_col = v.stride,
-                       .b = weights.data,
-                       .b_row = weights.stride,
-                       .c = sums,
-                       .c_row = sums_.stride,
-                       .rows = v.lanes,
-                       .depth = v.rows,
-                       .accumulate = next_,
-                       .factor = scales ? decay_->q_decay(queries_.at) : nullptr},
-                      weights.lanes / w);
+    auto product = transposed_product<T>(v, weights.data, weights.stride, sums, sums_.stride);
+    product.accumulate = next_;
+    if (next_ == tile::accumulate::scale) product.factor = decay_->q_decay(queries_.at);
+    tile::multiply(product, weights.lanes / w);
   }
 
   // Adds values that are not finite to the lanes that see them and no other; the others get the bits of add_values.

@@ -49,6 +49,21 @@ struct chunk_sizes {
   index_t chunk = 0, columns = 0, states = 1;
 };
 
+// Returns the product C = A^T B, with the rows of A and B for depth and the columns of A for rows of C.
+template <class T>
+tile::matrix_product<T> transposed_product(const tile::lane_block<const T>& a, const T* b, index_t b_row, T* c,
+                                           index_t c_row) {
+  return {.a = a.data,
+          .a_row = 1,
+          .a_col = a.stride,
+          .b = b,
+          .b_row = b_row,
+          .c = c,
+          .c_row = c_row,
+          .rows = a.lanes,
+          .depth = a.rows};
+}
+
 template <class T> class chunk_state {
  public:
   static constexpr index_t w = simd::width<T>;
@@ -91,28 +106,23 @@ template <class T> class chunk_state {
   // Takes a chunk of tokens into the state. x.values: rows of whole vectors
   void update(const chunk_tokens<T>& x, const chunk_features<T>& features, const chunk_decay<T>& decay,
               tile::prefetch_queue<T>& prefetch) {
-    using heed::detail::equals;
-    const index_t n = x.keys.rows, first = decay.first_kept();
-    std::fill(factor_, factor_ + tile::max_lanes<T>, decay.block_decay());
-    tile::matrix_product<T> product{.a_row = 1,
-                                    .b_row = x.values.stride,
-                                    .c_row = stride_,
-                                    .depth = n - first,
-                                    .accumulate = empty_ || equals(decay.block_decay(), T(0)) ? tile::accumulate::zero
-                                                  : equals(decay.block_decay(), T(1))         ? tile::accumulate::keep
-                                                                                      : tile::accumulate::scale,
-                                    .factor = factor_};
-    const index_t all = tile::whole_vectors<T>(task_.columns) / w, most = tile::max_vectors;
+    const index_t n = x.keys.rows, first = decay.first_kept(), all = tile::whole_vectors<T>(task_.columns) / w;
+    const T left = empty_ ? T(0) : decay.block_decay();
+    const auto accumulate = heed::detail::equals(left, T(0))   ? tile::accumulate::zero
+                            : heed::detail::equals(left, T(1)) ? tile::accumulate::keep
+                                                               : tile::accumulate::scale;
+    std::fill(factor_, factor_ + tile::max_lanes<T>, left);
     features.each_block([&](const feature_block& block) {
       const tile::lane_block<const T> k = features.of_keys(x.keys, decay, block);
-      product.a = k.row(first), product.a_col = k.stride, product.rows = block.count;
-      for (index_t groups = (all + most - 1) / most, from = 0; groups > 0; --groups) {
+      for (index_t groups = (all + tile::max_vectors - 1) / tile::max_vectors, from = 0; groups > 0; --groups) {
         const index_t vectors = (all - from + groups - 1) / groups;
-        product.b = x.values.row(first) + from * w, product.c = s_ + block.first * stride_ + from * w;
+        auto product = transposed_product<T>(k.part(first, n - first, 0, block.count), x.values.row(first) + from * w,
+                                             x.values.stride, s_ + block.first * stride_ + from * w, stride_);
+        product.accumulate = accumulate, product.factor = factor_;
         prefetch.multiply(product, vectors);
         from += vectors;
       }
-      if (p_.normalize) add_rows({k.data, k.stride, n, block.count}, z_ + block.first);
+      if (p_.normalize) add_rows(k.part(0, n, 0, block.count), z_ + block.first);
     });
     empty_ = false;
   }

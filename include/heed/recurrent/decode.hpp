@@ -148,7 +148,7 @@ template <class T> class decode_driver {
     if (!p_.taylor()) {
       std::copy(x, x + p_.d, out);
       if (p_.mapped()) map_rows(p_.map, out, 1, p_.d);
-      scale_values(out, p_.d, factor);
+      if (!heed::detail::equals(factor, T(1))) scale_values(out, p_.d, factor, out);
       return out;
     }
     out[0] = T(1);

@@ -23,12 +23,12 @@ inline namespace HEED_ISA {
 
 namespace detail {
 
-// Maps count values in a row: x = f(x).
-template <class T, class F> HEED_INLINE void map_values(T* x, index_t count, F f) {
+// out = f(x) for count values in a row; out may be x.
+template <class T, class F> HEED_INLINE void map_values(const T* x, index_t count, T* out, F f) {
   constexpr index_t w = simd::width<T>;
   index_t i = 0;
-  for (; i + w <= count; i += w) simd::store(x + i, f(simd::load(x + i)));
-  if (i < count) simd::store_partial(x + i, f(simd::load_partial(x + i, count - i)), count - i);
+  for (; i + w <= count; i += w) simd::store(out + i, f(simd::load(x + i)));
+  if (i < count) simd::store_partial(out + i, f(simd::load_partial(x + i, count - i)), count - i);
 }
 
 // Replaces each lane's values by e^x / sum of e^x; x: one vector of lanes.
@@ -49,10 +49,10 @@ template <class T> HEED_NOINLINE void softmax_row(T* x, index_t count) {
   T row_max = -std::numeric_limits<T>::infinity(), sum = 0;
   for (index_t i = 0; i < count; ++i) row_max = row_max < x[i] ? x[i] : row_max;
   const simd::batch<T> most(row_max);
-  map_values(x, count, [most](simd::batch<T> a) { return simd::exp(a - most); });
+  map_values(x, count, x, [most](simd::batch<T> a) { return simd::exp(a - most); });
   for (index_t i = 0; i < count; ++i) sum += x[i];
   const simd::batch<T> inv_sum(T(1) / sum);
-  map_values(x, count, [inv_sum](simd::batch<T> a) { return a * inv_sum; });
+  map_values(x, count, x, [inv_sum](simd::batch<T> a) { return a * inv_sum; });
 }
 
 // Applies an elementwise map to count values in a row.
@@ -62,22 +62,22 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
   const batch zero(T(0)), one(T(1));
   switch (map.built_in) {
     case feature::elu_plus_one:
-      return map_values(x, count,
-                        [=](batch a) { return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a))); });
+      return map_values(
+          x, count, x, [=](batch a) { return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a))); });
     case feature::relu:
-      return map_values(x, count, [=](batch a) { return simd::max(zero, a); });
+      return map_values(x, count, x, [=](batch a) { return simd::max(zero, a); });
     case feature::relu_squared:
-      return map_values(x, count, [=](batch a) {
+      return map_values(x, count, x, [=](batch a) {
         const batch b = simd::max(zero, a);
         return b * b;
       });
     case feature::silu:  // e^-a is +inf far below 0, where a / inf = -0; -inf itself would be NaN
-      return map_values(x, count, [=](batch a) {
+      return map_values(x, count, x, [=](batch a) {
         const batch b = simd::max(batch(std::numeric_limits<T>::lowest()), a);
         return b / (one + simd::exp(zero - b));
       });
     case feature::exp:
-      return map_values(x, count, [](batch a) { return simd::exp(a); });
+      return map_values(x, count, x, [](batch a) { return simd::exp(a); });
     case feature::identity:
     case feature::softmax:
     case feature::taylor:
@@ -87,10 +87,9 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
 
 }  // namespace detail
 
-template <class T> void scale_values(T* x, index_t count, T factor) {
-  if (heed::detail::equals(factor, T(1))) return;
+template <class T> void scale_values(const T* x, index_t count, T factor, T* out) {
   const simd::batch<T> f(factor);
-  detail::map_values(x, count, [f](simd::batch<T> a) { return a * f; });
+  detail::map_values(x, count, out, [f](simd::batch<T> a) { return a * f; });
 }
 
 // Maps rows of d values end to end.
@@ -182,24 +181,17 @@ template <class T> class chunk_features {
       const T* const key = keys.row(j);
       T* const out = k_block_ + j * stride;
       if (!p_.taylor())
-        scale_row(key, block.count, decay.k_decay()[j], out);
+        scale_values(key, block.count, decay.k_decay()[j], out);
       else if (block.first == 0)
         out[0] = T(1);
       else
         for (index_t i = 0; i < block.count; i += p_.d)
-          scale_row(key, p_.d, key[block.a + i / p_.d] * static_cast<T>(root_half), out + i);
+          scale_values(key, p_.d, key[block.a + i / p_.d] * static_cast<T>(root_half), out + i);
     }
     return {k_block_, stride, keys.rows, block.count};
   }
 
  private:
-  static void scale_row(const T* x, index_t count, T factor, T* out) {
-    const simd::batch<T> f(factor);
-    index_t i = 0;
-    for (; i + w <= count; i += w) simd::store(out + i, simd::load(x + i) * f);
-    if (i < count) simd::store_partial(out + i, simd::load_partial(x + i, count - i) * f, count - i);
-  }
-
   const recurrence<T>& p_;
   index_t capacity_;  // features of a block, at most
   T *q_block_, *k_block_;

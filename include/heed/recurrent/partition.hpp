@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <span>
 
+#include "heed/core/check.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/recurrent/checks.hpp"
