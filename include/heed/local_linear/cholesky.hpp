@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Cholesky factors of small symmetric systems, one per lane. Vectors are [row][lane]. A symmetric matrix is stored as the
-// lower triangle of its block x block blocks, row after row, each entry a vector of lanes: entry (i, j) of block row I is
-// at 8 I (I + 1) + (i % 4) 4 (I + 1) + j for block 4.
+// Cholesky factors of small symmetric systems, one per lane. Vectors are [row][lane]. A symmetric matrix is stored as
+// the lower triangle of its block x block blocks, row after row, each entry a vector of lanes: entry (i, j) of block
+// row I is at 8 I (I + 1) + (i % 4) 4 (I + 1) + j for block 4.
 
 #include <algorithm>
 #include <array>
@@ -47,8 +47,8 @@ template <class T> class lane_matrix {
       for (index_t j = 0; j <= i; j += block) update<false>(i, j, x + i * w, x + j * w, depth, squares{});
   }
 
-  // Replaces the matrix by L, L L^T the matrix, with 1 / L_ii on its diagonal. A pivot that is not above `least` per lane
-  // counts as infinite: its unknown is 0 in solutions.
+  // Replaces the matrix by L, L L^T the matrix, with 1 / L_ii on its diagonal. A pivot that is not above `least` per
+  // lane counts as infinite: its unknown is 0 in solutions.
   HEED_NOINLINE void factor(const T* least) {
     for (index_t i = 0; i < n_; i += block)
       for (index_t j = 0; j <= i; j += block) {

@@ -92,8 +92,8 @@ template <class T> struct lane_systems {
 // initial guess: the diagonal, the covariance of a tile's keys, its mean weights and the slopes of the tile before did
 // not pay (docs/kernels/local_linear.md).
 //
-// Each lane scales r, and with it y, by a power of two to a length below 1, so that squares overflow only where C itself
-// does. Where C is so large that y would come near the smallest normal number, the solver holds 2^64 y.
+// Each lane scales r, and with it y, by a power of two to a length below 1, so that squares overflow only where C
+// itself does. Where C is so large that y would come near the smallest normal number, the solver holds 2^64 y.
 template <class T> class conjugate_gradients {
  public:
   static constexpr index_t w = simd::width<T>, lanes = pairwise::query_tile<T>::most_rows;

@@ -63,7 +63,8 @@ void store_row(const tensor_view<T, 4>& x, index_t b, index_t h, index_t i, cons
   for (index_t d = 0; d < x.extent(3); ++d) store(x(b, h, i, d), row(d));
 }
 
-// The matrix (feature, value) of a head of a recurrent state. Where the view is null: zeros are loaded, nothing is stored.
+// The matrix (feature, value) of a head of a recurrent state. Where the view is null: zeros are loaded, nothing is
+// stored.
 template <class T>
 row_major load_state(const tensor_view<T, 4>& s, index_t b, index_t h, index_t features, index_t value_dim) {
   return s.data() != nullptr ? rows_of(s, b, h, 0, features) : row_major(row_major::Zero(features, value_dim));
