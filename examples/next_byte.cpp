@@ -29,11 +29,11 @@
 #include <utility>
 #include <vector>
 
-#include "../bench/support/meters.hpp"
 #include "support/compressors.hpp"
 #include "support/kernels.hpp"
 #include "support/memory.hpp"
 #include "support/orders.hpp"
+#include "support/peak.hpp"
 #include "support/source_text.hpp"
 
 namespace {
@@ -146,18 +146,18 @@ timing time_kernel(const kernel& kernel, const memory& m, const settings& use, s
   timing best{.seconds = 1e9};
   const double n = static_cast<double>(m.size()), pairs = n * (n + 1) / 2;
   for (int round = 0; round < kernel.rounds; ++round) {
-    const double start = heed_bench::now();
+    const double start = next_byte::now();
     const double flops = kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), use);
-    best.seconds = std::min(best.seconds, heed_bench::now() - start);
+    best.seconds = std::min(best.seconds, next_byte::now() - start);
     best.gflops = flops / best.seconds * 1e-9;
   }
   const index_t step = std::min(kernel.naive_step, m.size());
   progress("%s: %.0f ms; now plain loops on 1/%td of the queries", kernel.name, best.seconds * 1e3, step);
   std::vector<float> plain(o.size());
   double naive_pairs = 0, largest = 1;
-  const double start = heed_bench::now();
+  const double start = next_byte::now();
   kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), use, step);
-  best.naive_seconds = heed_bench::now() - start;
+  best.naive_seconds = next_byte::now() - start;
   for (index_t i = step - 1; i < m.size(); i += step) {
     naive_pairs += static_cast<double>(i + 1);
     for (std::size_t e = at(i * E); e < at((i + 1) * E); ++e) {
@@ -181,9 +181,9 @@ result evaluate(const kernel& kernel, const memory& whole, const memory& half) {
   std::vector<float> o(at(whole.size() * E));
   result r;
   r.chosen = choose_settings(kernel, half, o);
-  r.peak = heed_bench::multiply_add_peak<float>();
+  r.peak = next_byte::multiply_add_peak();
   r.time = time_kernel(kernel, whole, r.chosen.best, o);
-  r.peak = std::max(r.peak, heed_bench::multiply_add_peak<float>());
+  r.peak = std::max(r.peak, next_byte::multiply_add_peak());
   const index_t first = half.size();
   r.bits = mean_bits(o.data() + (first - 1) * E, whole.text(), first, whole.size(), r.chosen.best.floor);
   progress("%s: at scale 1", kernel.name);

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "heed/core/factories.hpp"
+#include "heed/softmax.hpp"
 
 namespace next_byte {
 

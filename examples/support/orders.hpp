@@ -16,10 +16,10 @@
 #include <utility>
 #include <vector>
 
-#include "../../bench/support/meters.hpp"
 #include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
 #include "memory.hpp"
+#include "peak.hpp"
 
 namespace next_byte {
 
@@ -126,13 +126,13 @@ template <class Score> orders_result run_orders(const std::string& whole, Score 
   r.seconds = r.all_seconds = 1e9;
   std::vector<float> all;
   for (int round = 0; round < 2; ++round) {
-    double start = heed_bench::now();
+    double start = now();
     m.all_heads(r.scale);
-    r.all_seconds = std::min(r.all_seconds, heed_bench::now() - start);
+    r.all_seconds = std::min(r.all_seconds, now() - start);
     all = m.o;
-    start = heed_bench::now();
+    start = now();
     m.gated(r.scale);
-    r.seconds = std::min(r.seconds, heed_bench::now() - start);
+    r.seconds = std::min(r.seconds, now() - start);
   }
   r.bits = score(m.predictions(), text, first, r.size, r.floor);
   for (std::size_t i = 0; i < all.size(); ++i)
