@@ -13,9 +13,9 @@ inline double now() {  // seconds
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Runs independent chains of operations on registers that hold 0, 4 `turns` operations each, and returns how many
-// floating-point operations that were. With FMA, 14 chains hide a latency of 4 cycles on two pipes. Without FMA, half of
-// the chains multiply and half add, as a kernel without FMA does. Returns 0 on CPUs for which no loop is written.
+// Runs independent chains of 4 `turns` operations each on registers that hold 0, and returns how many floating-point
+// operations that were. With FMA, 14 chains hide a latency of 4 cycles on two pipes. Without FMA, half of the chains
+// multiply and half add, as a kernel without FMA does. Returns 0 on CPUs for which no loop is written.
 inline double run_multiply_adds(long turns) {
 #if defined(__x86_64__) && defined(__GNUC__)
 #if defined(__AVX512F__)
