@@ -87,14 +87,14 @@ int main(int argc, char** argv) {
   const heed::softmax::options<> options{.mask = heed::causal()};
 
   // Returns the best of five calls in milliseconds. Allocates the scratch once.
-  const auto time = [&](std::vector<float>& o_data, heed::context where) {
+  const auto time = [&](std::vector<float>& o_data, heed::context context) {
     const auto o = view(o_data);
-    std::vector<std::byte> scratch(heed::softmax::plan_forward(q, k, v, o, options, where).workspace_bytes);
-    where.workspace = scratch;
+    std::vector<std::byte> scratch(heed::softmax::plan_forward(q, k, v, o, options, context).workspace_bytes);
+    context.workspace = scratch;
     double best = 1e300;
     for (int repeat = 0; repeat < 5; ++repeat) {
       const auto begin = std::chrono::steady_clock::now();
-      heed::softmax::forward(q, k, v, o, options, where);
+      heed::softmax::forward(q, k, v, o, options, context);
       const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
       best = std::min(best, took.count());
     }
