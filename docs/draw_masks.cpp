@@ -18,7 +18,7 @@ constexpr index_t tile = 4;  // real tiles are larger
 enum class cell { skipped, hidden, tested, plain };
 constexpr std::array colours{"#ffffff", "#d8dee4", "#6cb0ff", "#0a56b8"};  // of cells, in the same order
 
-// Names how heed runs a mask: as ranges of keys; by tests of pairs, except in tiles that are hidden or visible as a whole;
+// Names how heed runs a mask: as ranges of keys; by tests of pairs, except in tiles wholly hidden or visible;
 // by a test of every pair that its ranges leave.
 enum class routine { ranges, pairs, always };
 
