@@ -42,7 +42,8 @@ template <class T> plan make_plan(const problem<T>& p, const context& where, ind
                                                  : "local_linear: conjugate gradients";
   out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::score_tiles<T>::most_keys;
   out.chunk = p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
-  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
+  pairwise::each_size<T>(
+      p, [&](const pairwise::sequence& s, index_t count) { out.tasks += count * tiles_of<T>(p.rows(s)); });
   const index_t slots = std::min(out.tasks, workers);
   if (slots > 0) {
     heed::detail::arena counted;
@@ -72,7 +73,9 @@ template <class T> void call(const problem<T>& p, const context& where) {
     lanes_driver<T> mine(p, scratch);
     pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &tiles_of<T>);
     claim([&](index_t task) {
-      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t tile) { mine.run(s, kv_head, tile); });
+      tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
+        mine.run(s, kv_head, number);
+      });
     });
     while (busy.test_and_set(std::memory_order_acquire)) {
     }

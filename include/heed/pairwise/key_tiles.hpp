@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Tiles of keys, each with its rows of K and V: no other file computes where these are. A cache in pieces needs spans cut
-// at its borders here, and nothing else.
+// Tiles of keys, each with its rows of K and V: no other file of the engine computes where these are. A cache in pieces
+// needs its borders known here, and nothing else.
 
 #include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"

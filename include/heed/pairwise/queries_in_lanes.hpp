@@ -12,8 +12,8 @@
 // Online softmax: Milakov and Gimelshein (arXiv 1805.02867), tiles as in FlashAttention (arXiv 2205.14135). Tile sizes:
 // bench/softmax_bench.cpp, prefill rows.
 //
-// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more, in
-// a pass that looks at what is not finite.
+// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more:
+// the nonfinite pass.
 
 #include "heed/pairwise/weighted_sums.hpp"
 

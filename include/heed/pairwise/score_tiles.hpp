@@ -53,7 +53,7 @@ template <class T> class score_tiles {
     });
   }
 
-  // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows for what comes next
+  // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows that come next
   void scores(const key_tile<T>& keys, T* s, const T* m, T* row_max, tile::row_stream<T>* prefetch = nullptr) {
     prefetch_ = prefetch;
     const tile::lane_block<T> all = lanes_of(s, keys.keys);
@@ -90,7 +90,8 @@ template <class T> class score_tiles {
   }
 
   // s = K q; row_max, if not null, is raised to the largest
-  void product(const key_tile<T>& keys, const tile::lane_block<T>& s, const weight_block& b, T* row_max = nullptr) const {
+  void product(const key_tile<T>& keys, const tile::lane_block<T>& s, const weight_block& b,
+               T* row_max = nullptr) const {
     const tile::lane_block<const T> k = b.rows_of(keys.k);
     tile::matrix_product<T> p = tile::product_of<T>(k.data, k.stride, 1, {q_ + b.from * w, stride_, p_.d}, b.of(s));
     p.row_max = row_max;

@@ -18,7 +18,9 @@ template <class T> using problem = pairwise::softmax_problem<T>;
 // Packed sequences are cut one by one, each as a call of its own would be.
 template <class T> pairwise::softmax_cut make_cut(const problem<T>& p) {
   pairwise::softmax_cut cut;
-  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) { cut.add(pairwise::row_cut<T>{p.rows(s)}, count); });
+  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
+    cut.add(pairwise::row_cut<T>{p.rows(s)}, count);
+  });
   return cut;
 }
 
@@ -60,7 +62,8 @@ template <class T> void explain(plan& how, const problem<T>& p) {
 }
 
 template <class T>
-void run(const problem<T>& p, const plan& how, const pairwise::softmax_cut& cut, const context& where, index_t workers) {
+void run(const problem<T>& p, const plan& how, const pairwise::softmax_cut& cut, const context& where,
+         index_t workers) {
   tile::run_tasks(how, where, workers, [&](std::span<std::byte> memory, auto claim) {
     pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::row_cut<T>::tasks_of);
     pairwise::softmax_driver<T> driver(p, cut, memory);
