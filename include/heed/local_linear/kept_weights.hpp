@@ -75,7 +75,7 @@ template <class T> class tile_weights {
 
   index_t vectors() const { return tile_.vectors(); }
   index_t row() const { return tile_.stride(); }  // lanes in whole vectors
-  index_t keys() const { return seen_keys_; }  // that some lane sees, and those between them
+  index_t keys() const { return seen_keys_; }      // that some lane sees, and those between them
   const T* m() const { return state_.m; }
   const T* l() const { return state_.l; }
   T lse(index_t lane) const { return state_.at(lane).lse(); }
@@ -106,10 +106,8 @@ template <class T> class tile_weights {
   }
   // Copies the rows of V of a tile, where they are copied.
   void copy_values(pairwise::key_tile<T>& keys) {
-    const tile::lane_block<const T> k = keys.k;
     tile_.kv().v().copy(keys.key, keys.keys);
-    tile_.kv().place(keys);
-    keys.k = k;
+    tile_.kv().place_values(keys);
   }
   const T* scores() const { return scores_; }
 
@@ -134,7 +132,7 @@ template <class T> class tile_weights {
       tile_.kv().k().recall(keys.key, keys.keys, there);
     else
       tile_.kv().k().copy(keys.key, keys.keys);
-    tile_.kv().place(keys);
+    tile_.kv().place_keys(keys);
   }
   // Keys that are not finite have spoiled the rows that see them by the mean; in products they must not reach others.
   void finite_keys(pairwise::key_tile<T>& keys) {
@@ -160,7 +158,7 @@ template <class T> class tile_weights {
       }
       if (keys.count > 0) {
         tile_.kv().k().copy(keys.key, keys.keys, all_kept_ ? copied(count_, keys) : nullptr);
-        tile_.kv().place(keys);
+        tile_.kv().place_keys(keys);
         add_keys(keys, s);
       }
       if (all_kept_) std::copy(m(), m() + row(), factors_ + count_ * lanes), ++count_;

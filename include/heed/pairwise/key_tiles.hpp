@@ -61,16 +61,20 @@ template <class T> class kv_tiles {
         else if (i + 1 < spans.count)
           tile.next = spans.span[i + 1].first,
               tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
-        place(tile);
+        place_keys(tile), place_values(tile);
         f(tile);
       }
     }
   }
 
-  // Notes where the rows of a tile are: after they have been copied, too.
-  void place(key_tile<T>& tile) const {
-    const auto k = k_.at(tile.key), v = v_.at(tile.key);
-    tile.k = {k.data, k.row, tile.keys, p_.d}, tile.v = {v.data, v.row, tile.keys, p_.e};
+  // Notes where the rows of a tile are now: again after they have been copied.
+  void place_keys(key_tile<T>& tile) const {
+    const auto [data, stride] = k_.at(tile.key);
+    tile.k = {data, stride, tile.keys, p_.d};
+  }
+  void place_values(key_tile<T>& tile) const {
+    const auto [data, stride] = v_.at(tile.key);
+    tile.v = {data, stride, tile.keys, p_.e};
   }
 
   tile::row_stage<T>& k() { return k_; }
