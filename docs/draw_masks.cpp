@@ -30,23 +30,20 @@ struct picture {
   cell& at(index_t i, index_t j) { return cells[static_cast<std::size_t>(i * keys + j)]; }
 };
 
-using problem = heed::reference::softmax::detail::problem<float>;
-using heed::reference::softmax::detail::sequence;
+using rules = heed::reference::detail::pair_rules<float, heed::softmax::options<>>;
+using heed::reference::detail::sequence;
 
-bool visible(const problem& p, const sequence& s, index_t query, index_t key) {
-  const auto number = [](index_t x) { return static_cast<std::int32_t>(x); };
-  return p.visible(s, {number(s.number), 0, number(query), number(key), number(p.place_of(s, query))});
+bool visible(const rules& r, const sequence& s, index_t query, index_t key) {
+  return r.visible(s, r.at(s, 0, query, key));
 }
 
 // ranges: the part of the mask that is run as ranges, where the rest is always asked
 picture look(const heed::mask& mask, const heed::mask& ranges, const heed::alignment& align, how run, index_t queries,
              index_t keys) {
   const heed::softmax::options<> options{.mask = mask, .align = align}, range_options{.mask = ranges, .align = align};
-  const problem all_rules{1, 1, 1, queries, keys, 1, options, heed::detail::parts(options.mask)};
-  const problem range_rules{1, 1, 1, queries, keys, 1, range_options, heed::detail::parts(range_options.mask)};
+  const rules all_rules{options}, range_rules{range_options};
   picture out{queries, keys, std::vector<cell>(static_cast<std::size_t>(queries * keys), cell::skipped), {}};
-  for (index_t number = 0; number < all_rules.sequences(); ++number) {
-    const sequence s = all_rules.sequence_at(number);
+  for (const sequence& s : heed::reference::detail::sequences_of(mask, 1, queries, keys)) {
     const auto sees = [&](index_t i, index_t j) { return visible(all_rules, s, i, j); };
     const auto in_range = [&](index_t i, index_t j) {
       return run == how::always ? visible(range_rules, s, i, j) : sees(i, j);

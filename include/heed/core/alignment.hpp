@@ -4,13 +4,12 @@
 #include <concepts>
 
 #include "heed/core/config.hpp"
+#include "heed/core/opaque.hpp"
 #include "heed/core/per_sequence.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
 namespace heed {
-
-class alignment;
 
 namespace detail {
 
@@ -21,16 +20,14 @@ struct alignment_parts {
   per_sequence first = {};
 };
 
-HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexcept;
-
 }  // namespace detail
 
 // Where query i sits on the key axis: i + M - N (bottom_right, the default), i (top_left), first_place, or
 // length[b] - N + i with the key_lengths of the mask (end_of_lengths: the queries are the last of a cache's tokens).
-class [[nodiscard]] alignment {
+class [[nodiscard]] alignment : public detail::opaque<detail::alignment_parts> {
  public:
   HEED_INLINE constexpr alignment() noexcept {}
-  HEED_INLINE constexpr explicit alignment(const detail::alignment_parts& parts) noexcept : parts_(parts) {}
+  HEED_INLINE constexpr explicit alignment(const detail::alignment_parts& given) noexcept : opaque(given) {}
 
  private:
   template <class X>
@@ -39,15 +36,7 @@ class [[nodiscard]] alignment {
     static_assert(std::same_as<X, alignment>,
                   "heed: align is bottom_right, top_left, end_of_lengths or first_place(lengths)");
   }
-  friend constexpr const detail::alignment_parts& detail::parts(const alignment& align) noexcept;
-  detail::alignment_parts parts_;
 };
-
-namespace detail {
-
-HEED_INLINE constexpr const alignment_parts& parts(const alignment& align) noexcept { return align.parts_; }
-
-}  // namespace detail
 
 inline namespace HEED_ISA {
 

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <array>
-#include <cmath>
+// Checks of a call. They see names, pointers, extents and strides, never element types, so that one copy of them serves
+// all kernels and types of a program.
+
+#include <cstdarg>
+#include <cstdint>
 #include <limits>
 
 #include "heed/core/alignment.hpp"
@@ -22,90 +25,181 @@ inline constexpr unsigned one_axis =
 
 inline namespace HEED_ISA {
 
-// The first thing that is wrong with a call, written into `problem` as text; true if nothing is.
+// A tensor of a call and its name. It refers to the view that it was made of. Rank 0: numbers per head.
+struct named_tensor {
+  HEED_INLINE named_tensor() : name(""), data(nullptr) {}  // an argument that the call does not have
+  template <class T, int Rank>
+  HEED_INLINE named_tensor(const char* of, const tensor_view<T, Rank>& x)
+      : name(of), data(x.data()), extents(x.extents().data()), strides(x.strides().data()), rank(Rank) {}
+  HEED_INLINE named_tensor(const char* of, const per_head_view& x)
+      : name(of), data(x.one_each() ? x.data() : nullptr) {}
+
+  HEED_INLINE index_t extent(int axis) const { return extents[axis]; }
+  HEED_INLINE index_t stride(int axis) const { return strides[axis]; }
+  bool empty() const {
+    for (int axis = 0; axis < rank; ++axis)
+      if (extents[axis] == 0) return true;
+    return false;
+  }
+
+  const char* name;
+  const void* data;
+  const index_t *extents = nullptr, *strides = nullptr;
+  int rank = 0;
+};
+
+// Writes the first thing that is wrong with a call into `problem`.
 class checker {
  public:
   explicit checker(problem_text& text) : text_(text) {}
 
-  template <class... Parts> HEED_INLINE bool require(bool holds, Parts... otherwise) {
-    if (!holds && ok_) [[unlikely]] {
-      write(text_, otherwise...);
-      ok_ = false;
-    }
+  // Returns whether nothing was wrong so far. otherwise: the text, with a % for each of the values
+  template <class... Values> HEED_INLINE bool require(bool holds, const char* otherwise, Values... values) {
+    if (!holds) [[unlikely]]
+      note(kinds_of<Values...>, otherwise, passed(values)...);
     return ok_;
   }
   bool ok() const { return ok_; }
 
-  template <class T, int Rank> void tensor(const char* name, const tensor_view<T, Rank>& x, bool unit_last) {
+  // Extents that can be counted, and a pointer where there are elements
+  HEED_NOINLINE void tensor(const named_tensor& x, bool unit_last) {
     constexpr index_t most = std::numeric_limits<std::int32_t>::max();
-    for (int axis = 0; axis < Rank; ++axis)
-      require(x.extent(axis) >= 0 && x.extent(axis) <= most, name, " has extent ", x.extent(axis), " on axis ", axis,
-              ", must be 0 to ", most);
-    require(x.empty() || x.data() != nullptr, name, " is null but has elements");
-    if (unit_last)
-      require(x.empty() || x.extent(Rank - 1) <= 1 || x.stride(Rank - 1) == 1, name, " has stride ", x.stride(Rank - 1),
-              " on its last axis, must be 1 (is it column-major?)");
+    for (int axis = 0; axis < x.rank; ++axis)
+      require(x.extent(axis) >= 0 && x.extent(axis) <= most, "% has extent % on axis %, must be 0 to %", x.name,
+              x.extent(axis), axis, most);
+    require(x.data != nullptr || x.empty(), "% is null but has elements", x.name);
+    const int last = x.rank - 1;
+    if (unit_last && x.stride(last) != 1)
+      require(x.extent(last) <= 1 || x.empty(), "% has stride % on its last axis, must be 1 (is it column-major?)",
+              x.name, x.stride(last));
   }
-  template <class T, int Rank> void written(const char* name, const tensor_view<T, Rank>& x) {
-    for (int axis = 0; axis < Rank; ++axis)
-      require(x.extent(axis) <= 1 || x.stride(axis) != 0 || x.empty(), name, " is written but has stride 0 on axis ",
-              axis, " of extent ", x.extent(axis));
+  HEED_NOINLINE void written(const named_tensor& x) {
+    for (int axis = 0; axis < x.rank; ++axis)
+      require(x.stride(axis) != 0 || x.extent(axis) <= 1 || x.empty(),
+              "% is written but has stride 0 on axis % of extent %", x.name, axis, x.extent(axis));
   }
-  void equal(const char* a, index_t x, const char* b, index_t y, const char* what) {
-    require(x == y, a, " has ", what, " ", x, ", ", b, " has ", y);
+  HEED_NOINLINE void equal(const named_tensor& a, int a_axis, const named_tensor& b, int b_axis, const char* what) {
+    require(a.extent(a_axis) == b.extent(b_axis), "% has % %, % has %", a.name, what, a.extent(a_axis), b.name,
+            b.extent(b_axis));
+  }
+  void equal(const named_tensor& a, const named_tensor& b, int axis, const char* what) {
+    equal(a, axis, b, axis, what);
   }
 
-  template <class T, int R, class U, int S>
-  void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const tensor_view<U, S>& y) {
-    require(x.empty() || y.empty() || static_cast<const void*>(x.data()) != static_cast<const void*>(y.data()), a,
-            " is the same memory as ", b);
+  HEED_NOINLINE void distinct(const named_tensor& a, const named_tensor& b) {
+    require(a.data == nullptr || a.data != b.data || a.empty() || b.empty(), "% is the same memory as %", a.name,
+            b.name);
   }
-  template <class T, int R>
-  void distinct(const char* a, const tensor_view<T, R>& x, const char* b, const per_head_view& y) {
-    require(x.empty() || !y.one_each() || static_cast<const void*>(x.data()) != y.data(), a, " is the same memory as ",
-            b);
+  // No output is another argument's memory.
+  template <std::size_t M, std::size_t N>
+  void distinct(const named_tensor* const (&outputs)[M], const named_tensor* const (&others)[N]) {
+    for (const named_tensor* const a : outputs)
+      for (const named_tensor* const b : others) distinct(*a, *b);
+  }
+
+  // full: the extents of all axes; broadcasts: 1 will do as well
+  HEED_NOINLINE void extents(const named_tensor& x, const index_t* full, bool broadcasts) {
+    for (int axis = 0; axis < x.rank; ++axis)
+      require(x.extent(axis) == full[axis] || (broadcasts && x.extent(axis) == 1),
+              "% has extent % on axis %, must be %%", x.name, x.extent(axis), axis, broadcasts ? "1 or " : "",
+              full[axis]);
   }
 
  private:
+  HEED_NOINLINE void note(const char* kinds, const char* text, ...) {
+    if (!ok_) return;
+    ok_ = false;
+    std::va_list values;
+    va_start(values, text);
+    write_values(text_, kinds, text, values);
+    va_end(values);
+  }
+
   problem_text& text_;
   bool ok_ = true;
 };
 
+// What every kernel is given
+struct named_tensors {
+  named_tensor q, k, v, o;
+  unsigned one_axis;
+};
+
+// The axes that all kernels have in common. A vector that holds a whole tensor, without its axes, is no row: it is
+// longer than the dim of any head.
+inline void check_tensors(checker& check, const named_tensors& x) {
+  constexpr index_t longest_row = 1024;
+  const named_tensor* const all[] = {&x.q, &x.k, &x.v, &x.o};
+  for (unsigned i = 0; i < 4; ++i)
+    check.require((x.one_axis >> i & 1u) == 0 || all[i]->extent(3) <= longest_row,
+                  "% has one axis of % elements and is taken as one row, of at most %; if it holds a whole tensor, "
+                  "name the axes: bhsd()",
+                  all[i]->name, all[i]->extent(3), longest_row);
+  for (const named_tensor* const each : all) check.tensor(*each, true);
+  check.written(x.o);
+  for (const named_tensor* const each : {&x.k, &x.v, &x.o}) check.equal(x.q, *each, 0, "batch");
+  check.equal(x.k, x.v, 1, "heads");
+  check.equal(x.k, x.v, 2, "keys");
+  check.equal(x.q, x.o, 2, "queries");
+  check.require(x.q.extent(3) > 0, "q has head dim %, must be at least 1", x.q.extent(3));
+  check.require(x.v.extent(3) > 0, "v has head dim %, must be at least 1", x.v.extent(3));
+  check.equal(x.q, x.k, 3, "head dim");
+  check.equal(x.v, x.o, 3, "head dim");
+  const double rows =
+      static_cast<double>(x.q.extent(0)) * static_cast<double>(x.o.extent(1)) * static_cast<double>(x.q.extent(2));
+  check.require(rows < 9e18, "q has % rows in all heads, must have less than 9e18", rows);
+  for (const named_tensor* const each : {&x.q, &x.k, &x.v}) check.distinct(x.o, *each);
+}
+
 // Offsets that ascend from 0 and stay within count; whole: they end there
-inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
-  check.require(!at.empty(), name, " is empty, must have at least 1 entry");
+HEED_NOINLINE inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
+  check.require(!at.empty(), "% is empty, must have at least 1 entry", name);
   for (std::size_t i = 0; check.ok() && i < at.size(); ++i) {
     const index_t least = i == 0 ? 0 : at[i - 1], most = i == 0 ? 0 : count;
-    check.require(at[i] >= least && at[i] <= most, name, "[", i, "] is ", at[i], ", must be ", least, " to ", most);
+    check.require(at[i] >= least && at[i] <= most, "%[%] is %, must be % to %", name, i, at[i], least, most);
   }
   if (whole && check.ok())
-    check.require(at.back() == count, name, " ends at ", at.back(), ", must end at ", count, " (the queries of q)");
+    check.require(at.back() == count, "% ends at %, must end at % (the queries of q)", name, at.back(), count);
 }
 
-template <class T, int Rank>
-void check_extents(checker& check, const char* name, const tensor_view<T, Rank>& x,
-                   const std::array<index_t, static_cast<std::size_t>(Rank)>& full, bool broadcasts) {
-  for (int axis = 0; axis < Rank; ++axis) {
-    const index_t extent = x.extent(axis), needed = full[static_cast<std::size_t>(axis)];
-    check.require(extent == needed || (broadcasts && extent == 1), name, " has extent ", extent, " on axis ", axis,
-                  ", must be ", broadcasts ? "1 or " : "", needed);
+// The sequences of a call: batch entries, or those that packed() cuts the only one into
+struct sequence_counts {
+  const mask_parts& mask;
+  index_t batch, queries, keys;
+
+  bool packed() const { return mask.has(mask.packed); }
+  index_t count() const {
+    const auto offsets = static_cast<index_t>(mask.query_offsets.size());
+    return !packed() ? batch : offsets > 0 ? offsets - 1 : 0;
   }
+  index_t keys_of(std::size_t b) const { return packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : keys; }
+};
+
+HEED_NOINLINE inline void check_packed(checker& check, const sequence_counts& s) {
+  if (!s.packed()) return;
+  const per_sequence &query = s.mask.query_offsets, &key = s.mask.key_offsets;
+  check.require(s.batch == 1, "packed: q has batch %, must be 1", s.batch);
+  check_offsets(check, "packed query_offsets", query, s.queries, true);
+  check_offsets(check, "packed key_offsets", key, s.keys, false);
+  check.require(query.size() == key.size(), "packed: query_offsets has % entries, key_offsets has %", query.size(),
+                key.size());
 }
 
-inline void check_ends(checker& check, const alignment_parts& align, const mask_parts& mask) {
-  check.require(!align.end_of_lengths || mask.has(mask.key_lengths),
+// name[b] in [0, keys of the sequence] for every sequence; after check_packed
+HEED_NOINLINE inline void check_lengths(checker& check, const char* name, lengths n, const sequence_counts& s) {
+  check.require(static_cast<index_t>(n.size()) == s.count(), "% has % entries, % has %%", name, n.size(),
+                s.packed() ? "packed" : "q", s.count(), s.packed() ? " sequences" : " in its batch");
+  for (std::size_t b = 0; check.ok() && b < n.size(); ++b)
+    check.require(n[b] >= 0 && n[b] <= s.keys_of(b), "%[%] is %, must be 0 to % (the keys of %", name, b, n[b],
+                  s.keys_of(b), s.packed() ? "its sequence)" : "k)");
+}
+
+HEED_NOINLINE inline void check_alignment(checker& check, const alignment_parts& align, const sequence_counts& s) {
+  if (align.has_first)
+    check.require(static_cast<index_t>(align.first.size()) == s.count(), "first_place has % entries, %%",
+                  align.first.size(), s.packed() ? "packed has " : "q has batch ", s.count());
+  check.require(!align.end_of_lengths || s.mask.has(mask_parts::key_lengths),
                 "align is end_of_lengths, which needs key_lengths in the mask");
-}
-
-// A vector that holds a whole tensor, without its axes, is no row: it is longer than the dim of any head.
-inline constexpr index_t longest_row = 1024;
-template <class Problem> void check_one_axis(checker& check, const Problem& p) {
-  const auto row = [&](unsigned bit, const char* name, index_t count) {
-    check.require((p.one_axis & bit) == 0 || count <= longest_row, name, " has one axis of ", count,
-                  " elements and is taken as one row, of at most ", longest_row,
-                  "; if it holds a whole tensor, name the axes: bhsd()");
-  };
-  row(1, "q", p.q.extent(3)), row(2, "k", p.k.extent(3)), row(4, "v", p.v.extent(3)), row(8, "o", p.o.extent(3));
 }
 
 // For the `why` of a plan. place_of(sequence): of its query 0

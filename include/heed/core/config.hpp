@@ -5,7 +5,7 @@
 
 #if (defined(_MSVC_LANG) && _MSVC_LANG < 202002L) || (!defined(_MSVC_LANG) && __cplusplus < 202002L)
 #error "heed needs C++20: compile with -std=c++20, or in CMake: target_compile_features(<target> PRIVATE cxx_std_20)"
-#define HEED_STOP <heed needs C++20>  // no such file: compilers stop here, instead of at hundreds of errors
+#define HEED_STOP <heed needs C++ 20>  // no such file: compilers stop here, instead of at hundreds of errors
 #include HEED_STOP
 #endif
 

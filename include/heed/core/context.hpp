@@ -48,7 +48,8 @@ template <class E> void parallel_for_of(void* executor, index_t n, task_function
 
 }  // namespace HEED_ISA
 
-template <class E> concept executor = requires(E& e, index_t n, const task_ref& f) {
+template <class E>
+concept executor = requires(E& e, index_t n, const task_ref& f) {
   { e.concurrency() } -> std::convertible_to<index_t>;
   e.parallel_for(n, f);
 };
@@ -65,8 +66,7 @@ class executor_ref {
 
   template <class E>
     requires(detail::executor<E> && !std::same_as<std::remove_const_t<E>, executor_ref>)
-  HEED_INLINE executor_ref(E& e)
-  noexcept
+  HEED_INLINE executor_ref(E& e) noexcept
       : executor_(const_cast<std::remove_const_t<E>*>(&e)),
         concurrency_(&detail::concurrency_of<E>),
         parallel_for_(&detail::parallel_for_of<E>) {}
@@ -119,17 +119,8 @@ inline namespace HEED_ISA {
 // Whether the workspace will do for needed bytes (an empty one will: the call allocates); if not, says so.
 inline bool check_workspace(problem_text& problem, std::span<const std::byte> workspace, std::size_t needed) noexcept {
   if (workspace.empty() || workspace.size() >= needed) return true;
-  write(problem, "context.workspace has ", workspace.size(), " bytes, must have at least ", needed);
+  write(problem, "context.workspace has % bytes, must have at least %", workspace.size(), needed);
   return false;
-}
-
-// Bytes of scratch for so many slots; if no memory can have as many, says so.
-inline std::size_t scratch_bytes(problem_text& problem, index_t slots, std::size_t each) noexcept {
-  const auto count = static_cast<std::size_t>(slots);
-  if (each == 0 || count <= (std::numeric_limits<std::size_t>::max() / 4 + 1) / each) return count * each;
-  write(problem, "scratch: ", slots, " tasks at once (context.executor's concurrency allows them) need ", each,
-        " bytes each, more than can be counted");
-  return 0;
 }
 
 // Scratch of one call, handed out piece by piece. A default-constructed arena only counts: run the same takes over it
@@ -151,8 +142,8 @@ class arena {
       if (!check_workspace(problem, workspace, needed)) fail(problem.data());
       base_ = workspace.data();
     }
-    end_ = needed;
-    base_ += (0 - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
+    const std::size_t slack = (0 - reinterpret_cast<std::uintptr_t>(base_)) % alignment;
+    base_ += slack, end_ = needed - slack;
   }
 
   ~arena() { delete[] owned_; }
@@ -165,12 +156,13 @@ class arena {
     if (count <= 0) return nullptr;
     const std::size_t at = used_;
     used_ += (static_cast<std::size_t>(count) * sizeof(T) + alignment - 1) / alignment * alignment;
-    HEED_ASSERT(base_ == nullptr || used_ + alignment <= end_);
+    HEED_ASSERT(base_ == nullptr || used_ <= end_);
     return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + at);
   }
 
   // Bytes for what was taken so far, with the slack that aligning the start may cost; 0 for nothing.
   std::size_t needed() const noexcept { return used_ == 0 ? 0 : used_ + alignment; }
+  std::size_t used() const noexcept { return used_; }  // without the slack: a multiple of the alignment
 
  private:
   std::byte* base_ = nullptr;  // aligned

@@ -5,12 +5,11 @@
 #include <utility>
 
 #include "heed/core/config.hpp"
+#include "heed/core/opaque.hpp"
 #include "heed/core/per_head.hpp"
 #include "heed/core/view.hpp"
 
 namespace heed {
-
-template <class Acc> class decay;
 
 namespace detail {
 
@@ -20,40 +19,31 @@ template <class Acc> struct decay_parts {
   bool gated = false;  // by log_gates, else by slopes
 };
 
-template <class Acc> HEED_INLINE const decay_parts<Acc>& parts(const decay<Acc>& how) noexcept;
-
 }  // namespace detail
 
 // How the memory of a head fades from one token to the next: by the factor exp(-slope), slopes >= 0 with one per head
 // (+inf: the memory holds the newest token alone), or by exp(log_gate), log_gates (batch, head, seq) <= 0 in any
 // strides (-inf: the sequence is cut before the token). Slopes are kept as in per_head; gates are viewed, they must
 // live until the call.
-template <class Acc> class decay {
+template <class Acc> class decay : public detail::opaque<detail::decay_parts<Acc>> {
+  using base = detail::opaque<detail::decay_parts<Acc>>;
+
  public:
   template <class R>
-    requires detail::numbers<R> HEED_INLINE decay(R&& slopes)
-  noexcept(detail::borrowable<R>) : parts_{.slopes = per_head(std::forward<R>(slopes))} {}
+    requires detail::numbers<R>
+  HEED_INLINE decay(R&& slopes) noexcept(detail::borrowable<R>)
+      : base(detail::decay_parts<Acc>{.slopes = per_head(std::forward<R>(slopes))}) {}
 
-  HEED_INLINE explicit decay(tensor_view<const Acc, 3> log_gates) noexcept {
-    parts_.log_gates = log_gates;
-    parts_.gated = true;
-  }
-
- private:
-  friend const detail::decay_parts<Acc>& detail::parts<Acc>(const decay& how) noexcept;
-  detail::decay_parts<Acc> parts_ = {};
+  HEED_INLINE explicit decay(tensor_view<const Acc, 3> log_gates) noexcept
+      : base(detail::decay_parts<Acc>{.log_gates = log_gates, .gated = true}) {}
 };
-
-namespace detail {
-
-template <class Acc> HEED_INLINE const decay_parts<Acc>& parts(const decay<Acc>& how) noexcept { return how.parts_; }
-
-}  // namespace detail
 
 // Of float or double: with fewer than three axes the missing ones have extent 1.
 template <viewable G>
-  requires detail::borrowable<G> [[nodiscard]] HEED_INLINE decay<acc_of<G>> log_gates(G&& g)
-noexcept { return decay<acc_of<G>>(tensor_view<const acc_of<G>, 3>(g)); }
+  requires detail::borrowable<G>
+[[nodiscard]] HEED_INLINE decay<acc_of<G>> log_gates(G&& g) noexcept {
+  return decay<acc_of<G>>(tensor_view<const acc_of<G>, 3>(g));
+}
 
 template <class G>
   requires(!detail::borrowable<G>)

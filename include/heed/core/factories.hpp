@@ -25,7 +25,7 @@ struct named_extent {
 
 template <std::size_t N> void check_extents(const char* call, const named_extent (&extents)[N]) {
   for (const auto& [name, extent] : extents)
-    if (extent < 0) fail(call, ": ", name, " is ", extent, ", must be at least 0");
+    if (extent < 0) fail("%: % is %, must be at least 0", call, name, extent);
 }
 
 // Of extents that no tensor has it may be any number; a call refuses them.
@@ -34,7 +34,7 @@ template <class... More> index_t product(index_t first, More... more) {
 }
 
 inline void check_axis(const char* call, int axis) {
-  if (axis < 0 || axis > 3) fail(call, ": axis is ", axis, ", must be 0 to 3");
+  if (axis < 0 || axis > 3) fail("%: axis is %, must be 0 to 3", call, axis);
 }
 
 // x with one axis replaced.
@@ -78,7 +78,7 @@ template <class T, std::size_t Rank>
   index_t stride = 1;
   for (std::size_t axis = Rank; axis-- > 0;) {
     if (extents[axis] < 0)
-      detail::fail("contiguous: extent ", static_cast<index_t>(axis), " is ", extents[axis], ", must be at least 0");
+      detail::fail("contiguous: extent % is %, must be at least 0", static_cast<index_t>(axis), extents[axis]);
     sizes[axis] = extents[axis], strides[axis] = stride;
     stride = detail::product(stride, extents[axis]);
   }
@@ -95,7 +95,7 @@ template <class T>
   constexpr double most = static_cast<double>(std::numeric_limits<index_t>::max() / 32);
   const double numbers =
       (static_cast<double>(heads) + 2 * static_cast<double>(kv_heads)) * static_cast<double>(std::max<index_t>(dim, 1));
-  if (numbers > most) detail::fail("packed_qkv: a token has ", numbers, " numbers, must have at most ", most);
+  if (numbers > most) detail::fail("packed_qkv: a token has % numbers, must have at most %", numbers, most);
   const index_t token = (heads + 2 * kv_heads) * dim;
   const bool none = p == nullptr || batch == 0 || seq == 0;
   const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
@@ -106,39 +106,38 @@ template <class T>
 
 // (seq, heads * dim) -> (1, heads, seq, dim); (batch, 1, seq, heads * dim) -> (batch, heads, seq, dim).
 template <viewable X>
-  requires detail::borrowable<X> &&(detail::axes<X> <= 4) [[nodiscard]] auto split_heads(X&& x, index_t heads)
-      -> tensor_view<element_t<X>, 4> {
-    const tensor_view<element_t<X>, 4> rows(x);
-    if (rows.extent(1) != 1) detail::fail("split_heads: x has ", rows.extent(1), " heads already, must have 1");
-    if (heads < 1) detail::fail("split_heads: heads is ", heads, ", must be at least 1");
-    if (rows.extent(3) % heads != 0)
-      detail::fail("split_heads: x has ", rows.extent(3), " columns, heads is ", heads, ": not a multiple");
-    const index_t dim = rows.extent(3) / heads;
-    return {rows.data(),
-            {rows.extent(0), heads, rows.extent(2), dim},
-            {rows.stride(0), detail::product(dim, rows.stride(3)), rows.stride(2), rows.stride(3)}};
-  }
+  requires detail::borrowable<X> && (detail::axes<X> <= 4)
+[[nodiscard]] auto split_heads(X&& x, index_t heads) -> tensor_view<element_t<X>, 4> {
+  const tensor_view<element_t<X>, 4> rows(x);
+  if (rows.extent(1) != 1) detail::fail("split_heads: x has % heads already, must have 1", rows.extent(1));
+  if (heads < 1) detail::fail("split_heads: heads is %, must be at least 1", heads);
+  if (rows.extent(3) % heads != 0)
+    detail::fail("split_heads: x has % columns, heads is %: not a multiple", rows.extent(3), heads);
+  const index_t dim = rows.extent(3) / heads;
+  return {rows.data(),
+          {rows.extent(0), heads, rows.extent(2), dim},
+          {rows.stride(0), detail::product(dim, rows.stride(3)), rows.stride(2), rows.stride(3)}};
+}
 
-  // count entries of one axis from first on.
-  template <class T>
-  [[nodiscard]] tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
-    detail::check_axis("slice", axis);
-    detail::check_extents("slice", {{"first", first}, {"count", count}});
-    if (x.extent(axis) < 0) detail::fail("slice: axis ", axis, " has extent ", x.extent(axis), ", must be at least 0");
-    if (count > x.extent(axis) - first)  // no sum that could overflow
-      detail::fail("slice: first is ", first, " and count is ", count, ", axis ", axis, " has extent ", x.extent(axis));
-    const bool moves = count > 0 && first > 0 && x.data() != nullptr && !x.empty();
-    T* const data = moves ? x.data() + first * x.stride(axis) : x.data();
-    return detail::with_axis(x, data, axis, count, x.stride(axis));
-  }
+// count entries of one axis from first on.
+template <class T> [[nodiscard]] tensor_view<T, 4> slice(tensor_view<T, 4> x, int axis, index_t first, index_t count) {
+  detail::check_axis("slice", axis);
+  detail::check_extents("slice", {{"first", first}, {"count", count}});
+  if (x.extent(axis) < 0) detail::fail("slice: axis % has extent %, must be at least 0", axis, x.extent(axis));
+  if (count > x.extent(axis) - first)  // no sum that could overflow
+    detail::fail("slice: first is % and count is %, axis % has extent %", first, count, axis, x.extent(axis));
+  const bool moves = count > 0 && first > 0 && x.data() != nullptr && !x.empty();
+  T* const data = moves ? x.data() + first * x.stride(axis) : x.data();
+  return detail::with_axis(x, data, axis, count, x.stride(axis));
+}
 
-  // An axis of extent 1 repeated count times, without a copy.
-  template <class T> [[nodiscard]] tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
-    detail::check_axis("broadcast", axis);
-    detail::check_extents("broadcast", {{"count", count}});
-    if (x.extent(axis) != 1) detail::fail("broadcast: axis ", axis, " has extent ", x.extent(axis), ", must be 1");
-    return detail::with_axis(x, x.data(), axis, count, 0);
-  }
+// An axis of extent 1 repeated count times, without a copy.
+template <class T> [[nodiscard]] tensor_view<T, 4> broadcast(tensor_view<T, 4> x, int axis, index_t count) {
+  detail::check_axis("broadcast", axis);
+  detail::check_extents("broadcast", {{"count", count}});
+  if (x.extent(axis) != 1) detail::fail("broadcast: axis % has extent %, must be 1", axis, x.extent(axis));
+  return detail::with_axis(x, x.data(), axis, count, 0);
+}
 
 }  // namespace HEED_ISA
 }  // namespace heed

@@ -8,14 +8,13 @@
 #include <type_traits>
 
 #include "heed/core/config.hpp"
+#include "heed/core/opaque.hpp"
 #include "heed/core/per_sequence.hpp"
 #include "heed/core/score_tile.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
 namespace heed {
-
-class mask;
 
 namespace detail {
 
@@ -31,11 +30,11 @@ struct mask_parts {
     visible_if = 128,
   };
 
-  unsigned present = 0;                                // bits of kind; a member below counts only where its bit is set
-  index_t left = -1, right = -1, keep_first = 0;       // window; left, right as given: -1 is no limit, less is an error
-  per_sequence lengths = {};                           // key_lengths
-  per_sequence query_offsets = {}, key_offsets = {};   // packed
-  per_sequence prefix = {};                            // prefix_lm
+  unsigned present = 0;                               // bits of kind; a member below counts only where its bit is set
+  index_t left = -1, right = -1, keep_first = 0;      // window; left, right as given: -1 is no limit, less is an error
+  per_sequence lengths = {};                          // key_lengths
+  per_sequence query_offsets = {}, key_offsets = {};  // packed
+  per_sequence prefix = {};                           // prefix_lm
   tensor_view<const std::int32_t, 2> query_ids = {}, key_ids = {};  // segments
   tensor_view<const bool, 4> keep_tensor = {};                      // keep
   function_bytes predicate = {};                                    // visible_if, and its loops over a tile
@@ -47,36 +46,27 @@ struct mask_parts {
   HEED_INLINE constexpr bool has(kind k) const noexcept { return (present & k) != 0; }
 };
 
-HEED_INLINE const mask_parts& parts(const mask& m) noexcept;
-HEED_INLINE mask_parts& parts_to_set(mask& m) noexcept;
-
 // What is written in place of a mask by mistake: causal without (), true, a pointer, a function without visible_if.
 template <class X>
-concept mistaken_mask = std::is_scalar_v<bare<X>> || std::is_function_v<bare<X>> || std::is_array_v<bare<X>> ||
-                        predicate<bare<X>>;
+concept mistaken_mask =
+    std::is_scalar_v<bare<X>> || std::is_function_v<bare<X>> || std::is_array_v<bare<X>> || predicate<bare<X>>;
 
 }  // namespace detail
 
-class [[nodiscard]] mask {
+class [[nodiscard]] mask : public detail::opaque<detail::mask_parts> {
  public:
   HEED_INLINE mask() noexcept {}  // every key visible
-  HEED_INLINE explicit mask(const detail::mask_parts& parts) noexcept : parts_(parts) {}
 
  private:
   template <class X>
-    requires detail::mistaken_mask<X> mask(X&&) {
-      static_assert(!detail::mistaken_mask<X>,
-                    "heed: a mask is what a call returns: heed::causal(), heed::window(255), heed::visible_if(f), ...");
-    }
-  friend const detail::mask_parts& detail::parts(const mask& m) noexcept;
-  friend detail::mask_parts& detail::parts_to_set(mask& m) noexcept;
-  detail::mask_parts parts_;
+    requires detail::mistaken_mask<X>
+  mask(X&&) {
+    static_assert(!detail::mistaken_mask<X>,
+                  "heed: a mask is what a call returns: heed::causal(), heed::window(255), heed::visible_if(f), ...");
+  }
 };
 
 namespace detail {
-
-HEED_INLINE const mask_parts& parts(const mask& m) noexcept { return m.parts_; }
-HEED_INLINE mask_parts& parts_to_set(mask& m) noexcept { return m.parts_; }
 
 // Score tile of hidden positions to -inf; only where visible_if is present.
 HEED_INLINE void hide(const mask_parts& m, const score_tile<float>& tile) { m.hide_float(m.predicate.bytes, tile); }
@@ -227,8 +217,8 @@ inline mask keep(tensor_view<const bool, 4> visible) noexcept {
 // bool f(const position&), at most 32 bytes, trivially copyable, stored by value: what it refers to must live until the
 // call.
 template <class F>
-  requires detail::predicate<F> mask visible_if(F f)
-noexcept {
+  requires detail::predicate<F>
+mask visible_if(F f) noexcept {
   mask m = detail::mask_of(detail::mask_parts::visible_if);
   detail::mask_parts& parts = detail::parts_to_set(m);
   parts.predicate = detail::store(f);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Error texts without allocation: words and numbers written into the fixed text of a plan, cut where it ends.
+// Texts without allocation: words and numbers written into the fixed text of a plan, cut where it ends.
 
 #include <array>
 #include <charconv>
 #include <concepts>
+#include <cstdarg>
 #include <cstddef>
-#include <system_error>
+#include <type_traits>
 
 #include "heed/core/config.hpp"
 #include "heed/core/error.hpp"
@@ -23,9 +24,13 @@ class message {
     *at_ = 0;
   }
 
-  message& operator<<(const char* text) noexcept {
-    while (*text != 0 && at_ != end_) *at_++ = *text++;
+  message& operator<<(char letter) noexcept {
+    if (at_ != end_) *at_++ = letter;
     *at_ = 0;
+    return *this;
+  }
+  message& operator<<(const char* text) noexcept {
+    while (*text != 0) *this << *text++;
     return *this;
   }
   template <std::integral Number> message& operator<<(Number number) noexcept {
@@ -34,57 +39,57 @@ class message {
   message& operator<<(double number) noexcept { return digits(number); }  // shortest text that reads back the same
 
  private:
-  template <class Number> message& digits(Number number) noexcept {
+  template <class Number> HEED_NOINLINE message& digits(Number number) noexcept {
     char text[32];  // the longest double takes 24
-    const std::to_chars_result written = std::to_chars(text, text + sizeof text - 1, number);
-    *written.ptr = 0;
-    return *this << text;
+    *std::to_chars(text, text + sizeof text - 1, number).ptr = 0;
+    return *this << static_cast<const char*>(text);
   }
 
   char* at_;
   char* end_;  // keeps the last byte for the final zero
 };
 
-// A word or number of a message
-class part {
- public:
-  HEED_INLINE part(const char* text) noexcept : text_(text) {}
-  template <std::integral Number>
-  HEED_INLINE part(Number number) noexcept : integer_(static_cast<long long>(number)), kind_(kind::integer) {}
-  HEED_INLINE part(double number) noexcept : real_(number), kind_(kind::real) {}
+// What the values of a text are: 's' words, 'd' numbers with a fraction, 'i' integers
+template <class... Values>
+inline constexpr char kinds_of[] = {(std::is_convertible_v<Values, const char*> ? 's'
+                                     : std::is_floating_point_v<Values>         ? 'd'
+                                                                                : 'i')...,
+                                    0};
+HEED_INLINE const char* passed(const char* text) { return text; }
+HEED_INLINE double passed(double number) { return number; }
+template <std::integral Number> HEED_INLINE long long passed(Number number) { return static_cast<long long>(number); }
 
-  void add_to(message& out) const noexcept {
-    if (kind_ == kind::text)
-      out << text_;
-    else if (kind_ == kind::integer)
-      out << integer_;
+// Writes text with its values in place of each %. One function for all types: checks leave little code that way.
+HEED_NOINLINE inline void write_values(problem_text& out, const char* kinds, const char* text,
+                                       std::va_list values) noexcept {
+  message to(out);
+  for (; *text != 0; ++text) {
+    if (*text != '%')
+      to << *text;
+    else if (*kinds == 's')
+      to << va_arg(values, const char*), ++kinds;
+    else if (*kinds == 'd')
+      to << va_arg(values, double), ++kinds;
     else
-      out << real_;
+      to << va_arg(values, long long), ++kinds;
   }
-
- private:
-  enum class kind : unsigned char { text, integer, real };
-  const char* text_ = "";
-  long long integer_ = 0;
-  double real_ = 0;
-  kind kind_ = kind::text;
-};
-
-// write(p.problem, "k has ", m, " keys, v has ", n)
-HEED_NOINLINE inline void write_parts(problem_text& out, const part* parts, std::size_t count) noexcept {
-  message text(out);
-  for (std::size_t i = 0; i < count; ++i) parts[i].add_to(text);
 }
-template <class... Parts> HEED_INLINE void write(problem_text& out, Parts... parts) noexcept {
-  const part list[] = {part(parts)...};
-  write_parts(out, list, sizeof...(parts));
+HEED_NOINLINE inline void write_passed(problem_text& out, const char* kinds, const char* text, ...) noexcept {
+  std::va_list values;
+  va_start(values, text);
+  write_values(out, kinds, text, values);
+  va_end(values);
 }
 
+// write(plan.problem, "k has % keys, v has %", m, n)
+template <class... Values> HEED_INLINE void write(problem_text& out, const char* text, Values... values) noexcept {
+  write_passed(out, kinds_of<Values...>, text, passed(values)...);
+}
 // The same as the text of an error.
-template <class First, class... Parts>
-[[noreturn]] HEED_NOINLINE void fail(const char* text, First first, Parts... parts) {
+template <class First, class... Values>
+[[noreturn]] HEED_NOINLINE void fail(const char* text, First first, Values... values) {
   problem_text problem;
-  write(problem, text, first, parts...);
+  write(problem, text, first, values...);
   fail(problem.data());
 }
 

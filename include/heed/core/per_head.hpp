@@ -15,8 +15,9 @@ class per_head;
 namespace detail {
 
 // One axis of float or double: vectors, arrays, spans, Eigen vectors, rank-1 views, in any stride.
-template <class R> concept numbers = viewable<R> && axes<R>
-== 1 && (std::is_same_v<value_t<R>, float> || std::is_same_v<value_t<R>, double>);
+template <class R>
+concept numbers =
+    viewable<R> && axes<R> == 1 && (std::is_same_v<value_t<R>, float> || std::is_same_v<value_t<R>, double>);
 
 // Where the numbers of a per_head are, for the time of a call.
 struct per_head_view {
@@ -27,9 +28,9 @@ struct per_head_view {
   bool given = false, each = false;
 
   HEED_INLINE constexpr bool set() const noexcept { return given; }
-  HEED_INLINE constexpr bool one_each() const noexcept { return each; }   // else one number for all heads
-  HEED_INLINE constexpr index_t size() const noexcept { return count; }   // where one_each()
-  HEED_INLINE constexpr const void* data() const noexcept {               // where one_each()
+  HEED_INLINE constexpr bool one_each() const noexcept { return each; }  // else one number for all heads
+  HEED_INLINE constexpr index_t size() const noexcept { return count; }  // where one_each()
+  HEED_INLINE constexpr const void* data() const noexcept {              // where one_each()
     return floats != nullptr ? static_cast<const void*>(floats) : doubles;
   }
   HEED_INLINE constexpr double at(index_t head) const noexcept {
@@ -50,12 +51,12 @@ class per_head {
   HEED_INLINE constexpr per_head() noexcept {}
 
   template <class S>
-  requires(std::is_arithmetic_v<S> && !std::is_same_v<S, bool>) HEED_INLINE constexpr per_head(S all) noexcept
-      : numbers_{.all = static_cast<double>(all), .given = true} {}
+    requires(std::is_arithmetic_v<S> && !std::is_same_v<S, bool>)
+  HEED_INLINE constexpr per_head(S all) noexcept : numbers_{.all = static_cast<double>(all), .given = true} {}
 
   template <class R>
-    requires detail::numbers<R> HEED_INLINE constexpr per_head(R&& each)
-  noexcept(detail::borrowable<R>) {
+    requires detail::numbers<R>
+  HEED_INLINE constexpr per_head(R&& each) noexcept(detail::borrowable<R>) {
     const tensor_view<const detail::value_t<R>, 1> from(static_cast<detail::lvalue<R>>(each));
     numbers_.count = from.extent(0);
     numbers_.given = numbers_.each = !detail::tensor_like<R> || from.data() != nullptr;
@@ -94,8 +95,8 @@ class per_head {
   }
   template <class T> HEED_INLINE void own(const tensor_view<const T, 1>& from) {
     if (from.extent(0) > most_owned)
-      detail::fail("numbers per head: a temporary has ", from.extent(0), ", at most ", most_owned,
-                   " are kept: pass an array that lives until the call");
+      detail::fail("numbers per head: a temporary has %, at most % are kept: pass an array that lives until the call",
+                   from.extent(0), most_owned);
     for (index_t i = 0; i < from.extent(0); ++i) owned_[i] = from.data()[i * from.stride(0)];
     numbers_.stride = 1, owns_ = true;
   }

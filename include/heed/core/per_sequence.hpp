@@ -22,8 +22,7 @@ template <class X>
 concept sequence_numbers = !std::same_as<bare<X>, per_sequence> && std::is_convertible_v<lvalue<X>, lengths>;
 
 // A temporary that would be gone before the call reads its elements.
-template <class X>
-concept passing = !std::is_lvalue_reference_v<X> && !std::ranges::enable_borrowed_range<bare<X>>;
+template <class X> concept passing = !std::is_lvalue_reference_v<X> && !std::ranges::enable_borrowed_range<bare<X>>;
 
 // Integers of another size, or a pointer to some
 template <class X>
@@ -42,8 +41,8 @@ class per_sequence {
   HEED_INLINE constexpr per_sequence() noexcept {}
 
   template <class X>
-    requires detail::sequence_numbers<X> HEED_INLINE constexpr per_sequence(X&& each)
-  noexcept(!detail::passing<X>) {
+    requires detail::sequence_numbers<X>
+  HEED_INLINE constexpr per_sequence(X&& each) noexcept(!detail::passing<X>) {
     const lengths all = each;
     if constexpr (detail::passing<X>)
       own(all);
@@ -62,14 +61,17 @@ class per_sequence {
 
  private:
   template <class X>
-    requires detail::mistaken_numbers<X> per_sequence(X&&) {
-      static_assert(detail::sequence_numbers<X>, "heed: lengths, offsets and places are ranges of std::int32_t");
-    }
+    requires detail::mistaken_numbers<X>
+  per_sequence(X&&) {
+    static_assert(detail::sequence_numbers<X>, "heed: lengths, offsets and places are ranges of std::int32_t");
+  }
 
   HEED_INLINE void own(lengths all) {
     if (all.size() > most_owned)
-      detail::fail("lengths, offsets or places: a temporary has ", all.size(), " entries, at most ", most_owned,
-                   " are kept: pass an array that lives until the call");
+      detail::fail(
+          "lengths, offsets or places: a temporary has % entries, at most % are kept: pass an array that lives until "
+          "the call",
+          all.size(), most_owned);
     for (std::size_t i = 0; i < all.size(); ++i) owned_[i] = all[i];
     size_ = all.size(), owns_ = true;
   }

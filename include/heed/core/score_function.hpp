@@ -5,13 +5,12 @@
 #include <type_traits>
 
 #include "heed/core/config.hpp"
+#include "heed/core/opaque.hpp"
 #include "heed/core/score_tile.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
 namespace heed {
-
-template <class Acc> class score_function;
 
 namespace detail {
 
@@ -21,29 +20,28 @@ template <class Acc> struct score_parts {
   tile_function<Acc> map_derivative = nullptr;  // null: none given, backward cannot run
 };
 
-template <class Acc> HEED_INLINE const score_parts<Acc>& parts(const score_function<Acc>& score) noexcept;
-
 }  // namespace detail
 
 // s -> f(s, position), after the built-in terms; backward needs the derivative too. Functions are stored by value
 // (at most 32 bytes, trivially copyable): what they refer to must live until the call.
-template <class Acc> class score_function {
+template <class Acc> class score_function : public detail::opaque<detail::score_parts<Acc>> {
+  using base = detail::opaque<detail::score_parts<Acc>>;
+
  public:
   HEED_INLINE score_function() noexcept {}
 
   template <class F>
-    requires detail::score<F, Acc> HEED_INLINE score_function(F f)
-  noexcept {
-    parts_.value = detail::store(f);
-    parts_.map_value = &detail::map_scores<F, Acc>;
-  }
+    requires detail::score<F, Acc>
+  HEED_INLINE score_function(F f) noexcept
+      : base(detail::score_parts<Acc>{.value = detail::store(f), .map_value = &detail::map_scores<F, Acc>}) {}
 
   template <class F, class D>
-    requires detail::score<F, Acc> && detail::score<D, Acc> HEED_INLINE score_function(F f, D df_ds)
-  noexcept : score_function(f) {
-    parts_.derivative = detail::store(df_ds);
-    parts_.map_derivative = &detail::map_scores<D, Acc>;
-  }
+    requires detail::score<F, Acc> && detail::score<D, Acc>
+  HEED_INLINE score_function(F f, D df_ds) noexcept
+      : base(detail::score_parts<Acc>{.value = detail::store(f),
+                                      .derivative = detail::store(df_ds),
+                                      .map_value = &detail::map_scores<F, Acc>,
+                                      .map_derivative = &detail::map_scores<D, Acc>}) {}
 
  private:
   template <class F>
@@ -57,19 +55,13 @@ template <class Acc> class score_function {
                   "heed: a score function is called as f(score, const heed::position&), const, and returns a number");
     static_assert(std::is_trivially_copyable_v<function>,
                   "heed: a score function is copied byte by byte: capture numbers, pointers or references");
-    static_assert(sizeof(function) <= sizeof(detail::function_bytes) &&
-                      alignof(function) <= alignof(detail::function_bytes),
-                  "heed: a score function captures at most 32 bytes: capture a pointer or reference to the rest");
+    static_assert(
+        sizeof(function) <= sizeof(detail::function_bytes) && alignof(function) <= alignof(detail::function_bytes),
+        "heed: a score function captures at most 32 bytes: capture a pointer or reference to the rest");
   }
-  friend const detail::score_parts<Acc>& detail::parts<Acc>(const score_function& score) noexcept;
-  detail::score_parts<Acc> parts_ = {};
 };
 
 namespace detail {
-
-template <class Acc> HEED_INLINE const score_parts<Acc>& parts(const score_function<Acc>& score) noexcept {
-  return score.parts_;
-}
 
 // tile.scores = f(score, position); only where map_value is set.
 template <class Acc> HEED_INLINE void map_value(const score_parts<Acc>& score, const score_tile<Acc>& tile) {

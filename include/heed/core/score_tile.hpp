@@ -33,8 +33,8 @@ struct function_bytes {
 };
 
 template <class F>
-concept stored_function = std::is_trivially_copyable_v<F> && sizeof(F) <= sizeof(function_bytes) &&
-                          alignof(F) <= alignof(function_bytes);
+concept stored_function =
+    std::is_trivially_copyable_v<F> && sizeof(F) <= sizeof(function_bytes) && alignof(F) <= alignof(function_bytes);
 
 template <class F> concept predicate = stored_function<F> && std::predicate<const F&, const position&>;
 

@@ -22,7 +22,11 @@ template <class Acc> struct state_view {
   tensor_view<Acc, 4> s = {};
   tensor_view<Acc, 3> z = {};
 
-  HEED_INLINE operator state_view<const Acc>() const requires(!std::is_const_v<Acc>) { return {s, z}; }
+  HEED_INLINE operator state_view<const Acc>() const
+    requires(!std::is_const_v<Acc>)
+  {
+    return {s, z};
+  }
 };
 
 // Owning, zero at first.
@@ -31,13 +35,13 @@ template <class Acc = float> class state {
   HEED_INLINE state(index_t sequences, index_t heads, index_t features, index_t value_dim)
       : extents_{sequences, heads, features, value_dim} {
     for (const index_t extent : extents_)
-      if (extent < 0) detail::fail("state: an extent is ", extent, ", must be at least 0");
+      if (extent < 0) detail::fail("state: an extent is %, must be at least 0", extent);
     // numbers: bytes are counted without overflow
     constexpr double most = static_cast<double>(std::numeric_limits<index_t>::max() / 32);
     double numbers = static_cast<double>(value_dim) + 1;
     for (const index_t extent : {sequences, heads, features})  // 0 of one does not make up for the others: strides
       numbers *= static_cast<double>(std::max<index_t>(extent, 1));
-    if (numbers > most) detail::fail("state: ", numbers, " numbers, must be at most ", most);
+    if (numbers > most) detail::fail("state: % numbers, must be at most %", numbers, most);
     data_ = allocate();
     reset();
   }
@@ -51,7 +55,7 @@ template <class Acc = float> class state {
     std::swap(data_, other.data_);
     return *this;
   }
-  HEED_INLINE ~state() { ::operator delete (static_cast<void*>(data_), std::align_val_t{alignment}); }
+  HEED_INLINE ~state() { ::operator delete(static_cast<void*>(data_), std::align_val_t{alignment}); }
 
   HEED_INLINE void reset() { std::fill(data_, data_ + size(), Acc(0)); }
 
@@ -64,15 +68,14 @@ template <class Acc = float> class state {
   template <class View>
     requires(std::is_same_v<View, state_view<Acc>> || std::is_same_v<View, state_view<const Acc>>)
   operator View() const&& {
-    static_assert(!std::is_same_v<View, View>,
-                  "heed: the memory of a temporary state would be gone; give it a name");
+    static_assert(!std::is_same_v<View, View>, "heed: the memory of a temporary state would be gone; give it a name");
     return {};
   }
   HEED_INLINE index_t rows() const { return extents_[0] * extents_[1] * extents_[2]; }
   HEED_INLINE index_t size() const { return rows() * (extents_[3] + 1); }
   HEED_INLINE Acc* allocate() const {
     return static_cast<Acc*>(
-        ::operator new (static_cast<std::size_t>(size()) * sizeof(Acc), std::align_val_t{alignment}));
+        ::operator new(static_cast<std::size_t>(size()) * sizeof(Acc), std::align_val_t{alignment}));
   }
   template <class T> HEED_INLINE state_view<T> view_of() const {
     const index_t heads = extents_[1], features = extents_[2], e = extents_[3];

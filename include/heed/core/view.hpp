@@ -26,11 +26,11 @@ template <class X> using lvalue = std::remove_reference_t<X>&;  // still const w
 template <class X> inline constexpr int tensor_rank = 0;
 template <class T, int Rank> inline constexpr int tensor_rank<tensor_view<T, Rank>> = Rank;
 
-template <class X> concept tensor_like = tensor_rank<bare<X>> >
-0;
+template <class X> concept tensor_like = (tensor_rank<bare<X>> > 0);
 
 // Dense Eigen objects with direct access: matrices, arrays, Map, Ref, Block, Transpose, Diagonal, ...
-template <class X> concept eigen_like = requires(lvalue<X> x) {
+template <class X>
+concept eigen_like = requires(lvalue<X> x) {
   typename bare<X>::PlainObject;
   bare<X>::RowsAtCompileTime;
   bare<X>::ColsAtCompileTime;
@@ -41,10 +41,10 @@ template <class X> concept eigen_like = requires(lvalue<X> x) {
   { x.colStride() } -> std::convertible_to<index_t>;
 };
 
-template <class X> concept mdspan_like = requires(lvalue<X> x) {
+template <class X>
+concept mdspan_like = requires(lvalue<X> x) {
   requires std::is_pointer_v<decltype(x.data_handle())>;
-  requires bare<X>::rank()
-  >= 1;
+  requires(bare<X>::rank() >= 1);
   { x.extent(0) } -> std::convertible_to<index_t>;
   { x.stride(0) } -> std::convertible_to<index_t>;
 };
@@ -114,14 +114,16 @@ template <viewable X> inline constexpr int axes = traits<X>::axes;
 template <viewable X> struct element {  // structs, not aliases: they keep the names of symbols short
   using type = std::remove_pointer_t<decltype(traits<X>::data(std::declval<lvalue<X>>()))>;
 };
-template <viewable X> struct accumulator { using type = acc_t<std::remove_cv_t<typename element<X>::type>>; };
+template <viewable X> struct accumulator {
+  using type = acc_t<std::remove_cv_t<typename element<X>::type>>;
+};
 template <viewable X> using element_t = typename element<X>::type;
 template <viewable X> using value_t = std::remove_cv_t<element_t<X>>;
 template <viewable X> using acc_of = typename accumulator<X>::type;
 
 // X as deduced for a parameter X&&: an lvalue, or a temporary that only refers to its elements. A view of a temporary
 // that owns them would dangle.
-template <class X> concept borrowable = viewable<X> &&(std::is_lvalue_reference_v<X> || !traits<X>::owns);
+template <class X> concept borrowable = viewable<X> && (std::is_lvalue_reference_v<X> || !traits<X>::owns);
 
 // float to const float; not the other way, and not float to double.
 template <class From, class To> concept qualifies = std::is_convertible_v<From (*)[], To (*)[]>;
@@ -134,7 +136,8 @@ concept binds =
 template <class X> concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
 
 // An Eigen matrix that is known at compile time to lie column by column; vectors are rows, and no such.
-template <class X> concept column_major = eigen_like<X> && requires {
+template <class X>
+concept column_major = eigen_like<X> && requires {
   requires axes<X> == 2 && !bare<X>::IsRowMajor;
   requires bare<X>::InnerStrideAtCompileTime != -1 && bare<X>::OuterStrideAtCompileTime != 1;
 };
@@ -175,8 +178,8 @@ template <class T, int Rank> class tensor_view {
 
   // Anything viewable with at most Rank axes. Missing leading axes have extent 1 and stride 0.
   template <viewable X>
-  requires detail::binds<X, T, Rank> HEED_INLINE constexpr tensor_view(X&& x) noexcept
-      : data_(detail::traits<X>::data(x)) {
+    requires detail::binds<X, T, Rank>
+  HEED_INLINE constexpr tensor_view(X&& x) noexcept : data_(detail::traits<X>::data(x)) {
     constexpr int missing = Rank - detail::axes<X>;
     for (int axis = 0; axis < Rank; ++axis) {
       const bool given = axis >= missing;
@@ -188,11 +191,13 @@ template <class T, int Rank> class tensor_view {
   HEED_INLINE constexpr T* data() const noexcept { return data_; }
   HEED_INLINE constexpr index_t extent(int axis) const noexcept { return extents_[static_cast<std::size_t>(axis)]; }
   HEED_INLINE constexpr index_t stride(int axis) const noexcept { return strides_[static_cast<std::size_t>(axis)]; }
+  HEED_INLINE constexpr const per_axis& extents() const noexcept { return extents_; }
+  HEED_INLINE constexpr const per_axis& strides() const noexcept { return strides_; }
 
   // The element at (i...), one index per axis; unchecked.
   template <std::convertible_to<index_t>... Index>
-    requires(sizeof...(Index) == Rank) HEED_INLINE constexpr T& operator()(Index... i)
-  const noexcept {
+    requires(sizeof...(Index) == Rank)
+  HEED_INLINE constexpr T& operator()(Index... i) const noexcept {
     int axis = 0;
     index_t at = 0;
     ((at += static_cast<index_t>(i) * stride(axis++)), ...);
@@ -208,10 +213,11 @@ template <class T, int Rank> class tensor_view {
 
  private:
   template <class X>
-    requires detail::pointer_or_null<X> constexpr tensor_view(X&&) {
-      static_assert(!detail::pointer_or_null<X>,
-                    "heed: a pointer has no shape: heed::bhsd(pointer, batch, heads, seq, dim), or contiguous()");
-    }
+    requires detail::pointer_or_null<X>
+  constexpr tensor_view(X&&) {
+    static_assert(!detail::pointer_or_null<X>,
+                  "heed: a pointer has no shape: heed::bhsd(pointer, batch, heads, seq, dim), or contiguous()");
+  }
   template <viewable X>
     requires(detail::owning_temporary<X> || (detail::axes<X> > 4 && detail::axes<X> > Rank))
   constexpr tensor_view(X&&) {
@@ -228,32 +234,28 @@ inline namespace HEED_ISA {
 
 // The elements of x as (batch, head, seq, dim), or the last Rank of these; missing leading axes have extent 1.
 template <int Rank = 4, viewable X>
-  requires detail::borrowable<X> &&(detail::axes<X> <= Rank) HEED_INLINE constexpr auto view(X&& x) noexcept
-      -> tensor_view<element_t<X>, Rank> {
-    return tensor_view<element_t<X>, Rank>(x);
-  }
+  requires(detail::borrowable<X> && detail::axes<X> <= Rank)
+HEED_INLINE constexpr auto view(X&& x) noexcept -> tensor_view<element_t<X>, Rank> {
+  return tensor_view<element_t<X>, Rank>(x);
+}
 
 }  // namespace HEED_ISA
 
 namespace detail {
 
-// The same elements in the same order, null included.
+// Whether both are the same elements in the same order, null included.
 template <class T, int Rank>
 HEED_INLINE constexpr bool same(const tensor_view<T, Rank>& a, const tensor_view<T, Rank>& b) noexcept {
-  for (int axis = 0; axis < Rank; ++axis)
-    if (a.extent(axis) != b.extent(axis) || a.stride(axis) != b.stride(axis)) return false;
-  return a.data() == b.data();
+  return a.data() == b.data() && a.extents() == b.extents() && a.strides() == b.strides();
 }
 
-// Stride 0 along axes without a second entry, where the caller's may be any number.
+// Sets the stride of axes without a second entry to 0: the caller's may be any number there.
 template <class T, int Rank>
-HEED_INLINE constexpr tensor_view<T, Rank> settled(const tensor_view<T, Rank>& x) noexcept {
-  std::array<index_t, std::size_t{Rank}> extents{}, strides{};
-  for (int axis = 0; axis < Rank; ++axis) {
-    extents[static_cast<std::size_t>(axis)] = x.extent(axis);
-    strides[static_cast<std::size_t>(axis)] = x.extent(axis) > 1 ? x.stride(axis) : 0;
-  }
-  return {x.data(), extents, strides};
+HEED_INLINE constexpr tensor_view<T, Rank> with_canonical_strides(const tensor_view<T, Rank>& x) noexcept {
+  auto strides = x.strides();
+  for (int axis = 0; axis < Rank; ++axis)
+    if (x.extent(axis) <= 1) strides[static_cast<std::size_t>(axis)] = 0;
+  return {x.data(), x.extents(), strides};
 }
 
 }  // namespace detail

@@ -11,15 +11,14 @@ namespace heed::lightning {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> plan make_decode_plan(const recurrent::recurrence<T>& p, const context& where, index_t workers) noexcept {
-  plan out{};
-  if (!check_call(p, out.problem)) return out;
-  heed::detail::checker check(out.problem);
-  recurrent::check_tokens(check, p);
-  if (!check.ok()) return out;
-  out.path = "lightning: token by token";
-  recurrent::plan_steps(out, p, where, workers);
-  return out;
+template <class T>
+recurrent::decode_call<T, kernel> decode_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k,
+                                              tensor_view<const T, 4> v, const heed::decay<T>& decay,
+                                              const state_view<T>& memory, tensor_view<T, 4> o, const options<T>& opt,
+                                              unsigned one_axis) {
+  recurrent::decode_call<T, kernel> call{make_problem<T>(q, k, v, decay, o, opt, one_axis)};
+  recurrent::decode_in_place(call.p, memory);
+  return call;
 }
 
 }  // namespace HEED_ISA
@@ -27,18 +26,15 @@ template <class T> plan make_decode_plan(const recurrent::recurrence<T>& p, cons
 
 inline namespace HEED_ISA {
 
-// What decode would do with the same arguments, or why it would throw; never throws itself.
+// Says what decode would do with the same arguments, or why it would throw; never throws itself.
 template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory,
-                 const O& o, const options<acc_of<Q>>& opt = {}, const context& where = {}) noexcept {
-  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
+                 const O& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
+  static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, recurrent::planned_output<T>(o), opt,
-                                                  heed::detail::one_axis<Q, K, V, O>);
-  recurrent::hold(p, memory);
-  plan how = detail::make_decode_plan(p, where, where.executor.concurrency());
-  if (how.ok()) recurrent::explain_steps(how, p);
-  return how;
+  return tile::plan_call(detail::decode_call<T>(q, k, v, decay, memory, heed::detail::planned_output<T>(o), opt,
+                                                heed::detail::one_axis<Q, K, V, O>),
+                         context);
 }
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
@@ -48,17 +44,12 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
 // memory as both of its states.
 template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
-            const options<acc_of<Q>>& opt = {}, const context& where = {}) {
-  static_assert(recurrent::recurrent_storage<Q, K, V, O>());
-  static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
+            const options<acc_of<Q>>& opt = {}, const context& context = {}) {
+  static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  recurrent::recurrence<T> p = detail::make_problem<T>(q, k, v, decay, tensor_view<T, 4>(o), opt,
-                                                  heed::detail::one_axis<Q, K, V, O>);
-  recurrent::hold(p, memory);
-  const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  const plan how = detail::make_decode_plan(p, where, workers);
-  if (!how.ok()) heed::detail::fail(how.problem.data());
-  recurrent::run_steps(p, how, where, workers);
+  tile::run_call(
+      detail::decode_call<T>(q, k, v, decay, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      context);
 }
 
 }  // namespace HEED_ISA

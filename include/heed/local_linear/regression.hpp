@@ -124,15 +124,16 @@ template <class T> class lanes_driver {
   void iterate(std::uint64_t& open) {
     const index_t row = weights_.row();
     subtract_mean();
-    const auto out = cg_.solve(weights_, open, q_, mean_, ridge_, r_, y_, p_.opt.tolerance, p_.opt.max_iterations);
+    const auto out =
+        cg_.solve(weights_, open, {q_, mean_, ridge_, r_, y_}, p_.opt.tolerance, p_.opt.max_iterations);
     counts_.tiles += 1, counts_.tile_iterations += out.iterations;
     std::uint64_t unconverged = 0;
     for (index_t l = 0; l < row; ++l) {
       if ((open & bit(l)) == 0) continue;
-      counts_.rows += 1, counts_.iterations += out.each[at(l)];
-      counts_.most = std::max(counts_.most, out.each[at(l)]);
-      if (!(out.residual[at(l)] <= p_.opt.tolerance)) unconverged |= bit(l);
-      if (p_.opt.solver != solver::automatic || (unconverged & bit(l)) == 0) settle(out.residual[at(l)]);
+      counts_.rows += 1, counts_.iterations += out.each[l];
+      counts_.most = std::max(counts_.most, out.each[l]);
+      if (!(out.residual[l] <= p_.opt.tolerance)) unconverged |= bit(l);
+      if (p_.opt.solver != solver::automatic || (unconverged & bit(l)) == 0) settle(out.residual[l]);
     }
     open = unconverged;
   }
@@ -210,7 +211,7 @@ template <class T> class lanes_driver {
       key_products<T>(keys, b, {y_, row, p_.d, row}, t_);
     tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift_ + lane, total_ + lane);
     for (index_t g = lane / wide; !flat && g * wide < end; ++g)
-      if (in_group(solved_directly_, g)) direct_.weigh(g, solved_directly_, b, p, keys.k.data, keys.k.stride, t_);
+      if (in_group(solved_directly_, g)) direct_.weigh(g, solved_directly_, b, p, keys.k, t_);
   }
 
   void settle_direct() {

@@ -9,144 +9,112 @@
 // of softmax's drivers, each lane with its own place for masks and score steps, and scattered from there. Time follows
 // the active rows: K and V are read by every tile, once for all its rows, and not at all where no row is active.
 
+#include <algorithm>
 #include <limits>
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/mixture_of_head/active_rows.hpp"
 #include "heed/mixture_of_head/options.hpp"
 #include "heed/pairwise/checks.hpp"
 #include "heed/pairwise/tasks.hpp"
-#include "heed/tile/run_tasks.hpp"
+#include "heed/tile/verb.hpp"
 
 namespace heed::mixture_of_head {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> void check_call(heed::detail::checker& check, const problem<T>& p) {
-  check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0), "q has ", p.query_heads,
-                " heads, k has ", p.kv_heads, ", q's must be a multiple of k's");
-  pairwise::check_softmax(check, p);
-  check.tensor("gates", p.gates, false);
-  check.equal("gates", p.gates.extent(0), "q", p.q.extent(0), "batch");
-  check.equal("gates", p.gates.extent(1), "q", p.q.extent(1), "heads");
-  check.equal("gates", p.gates.extent(2), "q", p.q.extent(2), "queries");
-  check.distinct("o", p.o, "gates", p.gates);
-  if (p.lse.data() != nullptr) check.distinct("lse", p.lse, "gates", p.gates);
-}
+template <class T> struct forward_call {
+  problem<T> p;
+  pairwise::softmax_cut cut = {};
 
-// What a call needs, whatever its gates are
-struct sizes {
-  pairwise::softmax_cut cut;   // drivers and scratch; tasks: as many as there can be
-  std::size_t driver = 0;  // bytes of one
-};
-
-template <class T> sizes make_sizes(const problem<T>& p) {
-  sizes out;
-  pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
-    out.cut.add(pairwise::row_cut<T>{p.rows(s)}, count);
-    // it may be that few are active
-    out.cut.most_few = std::max(out.cut.most_few, std::min(p.rows(s), pairwise::few_rows<T> - 1));
-  });
-  out.driver = pairwise::softmax_driver<T>::bytes(p, out.cut);
-  return out;
-}
-
-// Memory of a call: the number of active rows of each key/value head, then one piece for each worker
-struct memory {
-  index_t* active;
-  std::span<std::byte> drivers;
-
-  memory(heed::detail::arena& from, index_t pairs, index_t slots, std::size_t driver)
-      : active(from.take<index_t>(pairs)) {
-    const std::size_t all = static_cast<std::size_t>(slots) * driver;
-    drivers = {from.take<std::byte>(static_cast<index_t>(all)), all};
-  }
-};
-
-template <class T> plan make_plan(const problem<T>& p, const context& where, index_t workers, sizes& size) noexcept {
-  plan out{};
-  heed::detail::checker check(out.problem);
-  check_call(check, p);
-  if (!check.ok()) return out;
-  size = make_sizes(p);
-  if (size.cut.tasks > 0) {
-    const index_t slots = std::min(size.cut.tasks, workers);
+  void check(heed::detail::checker& check) const {
+    const heed::detail::named_tensor q("q", p.q), gates("gates", p.gates);
+    check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0),
+                  "q has % heads, k has %, q's must be a multiple of k's", p.query_heads, p.kv_heads);
+    pairwise::check_softmax(check, p);
+    check.tensor(gates, false);
+    check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
+    check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
     constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
-    check.require(p.pairs() <= most, "k has ", p.pairs(), " heads in all batches, must have at most ", most);
-    if (check.ok()) static_cast<void>(heed::detail::scratch_bytes(out.problem, slots, size.driver));
-    if (!out.ok()) return out;
-    heed::detail::arena counted;
-    memory(counted, p.pairs(), slots, size.driver);
-    out.workspace_bytes = counted.needed();
+    check.require(p.pairs() <= most, "k has % heads in all batches, must have at most %", p.pairs(), most);
   }
-  out.isa = HEED_NAME(HEED_LEVEL);
-  heed::detail::check_workspace(out.problem, where.workspace, out.workspace_bytes);
-  return out;
-}
 
-// What the gates make of a call: the tasks, and for plan_forward why they are so many. Reads all gates.
-template <class T> void explain(plan& how, const problem<T>& p) {
-  constexpr index_t w = simd::width<T>, most_rows = pairwise::score_tiles<T>::most_rows;
-  index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
-  for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
-    const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
-    const index_t count = count_active(p, s, pair % p.kv_heads);
-    rows += p.rows(s), active += count;
-    how.tasks += tasks_of<T>(count, p.rows(s));
-    if (count == 0) {
-      unused += p.rows(s) > 0 ? 1 : 0;
-    } else if (pairwise::row_cut<T>{count}.few()) {
-      ++few;
-    } else {
-      in_lanes += count, tiles += pairwise::row_cut<T>{count}.tasks();
-      lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
-    }
-  }
-  how.path = tiles > 0 ? few > 0 ? "mixture_of_head: active queries in lanes, head dim in lanes where they are few"
-                                 : "mixture_of_head: active queries in lanes"
-             : few > 0 ? "mixture_of_head: head dim in lanes"
-                       : "mixture_of_head: nothing active";
-  how.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-  how.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
-  how.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
-  heed::detail::message text(how.why);
-  text << active << " of " << rows << " rows active";
-  if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
-  if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
-  if (unused > 0) text << "; none in " << unused;
-  pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p));
-  if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
-}
-
-template <class T>
-void run(const problem<T>& p, const plan& how, const sizes& size, const context& where, index_t workers) {
-  if (size.cut.tasks == 0) return;
-  heed::detail::arena all(where.workspace, how.workspace_bytes);
-  const memory at(all, p.pairs(), std::min(size.cut.tasks, workers), size.driver);
-  plan tasks{};
-  for (index_t pair = 0; pair < p.pairs(); ++pair) {
-    const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
-    at.active[pair] = count_active(p, s, pair % p.kv_heads);
-    tasks.tasks += tasks_of<T>(at.active[pair], p.rows(s));
-  }
-  tasks.workspace_bytes = static_cast<std::size_t>(std::min(tasks.tasks, workers)) * size.driver;
-  const context inner{.executor = where.executor, .workspace = at.drivers};
-  tile::run_tasks(tasks, inner, workers, [&](std::span<std::byte> scratch, auto claim) {
-    pairwise::softmax_driver<T> driver(p, size.cut, scratch);
-    row_finder<T> finder(p, at.active);
-    claim([&](index_t task) {
-      finder.find(task);
-      if (finder.rows().count > 0)
-        driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.cut().few(), finder.gates());
+  // Enough for any gates: how many rows are active is counted when the call runs.
+  tile::workload measure(index_t) {
+    pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
+      const index_t rows = p.rows(s);
+      cut.add(pairwise::row_cut<T>{rows}, count);
+      cut.most_few = std::max(cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // few may be active
     });
-  });
-}
+    if (cut.tasks == 0) return {};
+    heed::detail::arena counts;
+    counts.take<index_t>(p.pairs());
+    return {
+        .tasks = cut.tasks, .shared_bytes = counts.used(), .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
+  }
+
+  // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.
+  void describe(plan& out) const {
+    constexpr index_t w = simd::width<T>, most_rows = pairwise::score_tiles<T>::most_rows;
+    index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
+    out.tasks = 0;
+    for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
+      const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
+      const index_t count = count_active(p, s, pair % p.kv_heads);
+      rows += p.rows(s), active += count;
+      out.tasks += tasks_of<T>(count, p.rows(s));
+      if (count == 0) {
+        unused += p.rows(s) > 0 ? 1 : 0;
+      } else if (pairwise::row_cut<T>{count}.few()) {
+        ++few;
+      } else {
+        in_lanes += count, tiles += pairwise::row_cut<T>{count}.tasks();
+        lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
+      }
+    }
+    out.path = tiles > 0 ? few > 0 ? "mixture_of_head: active queries in lanes, head dim in lanes where they are few"
+                                   : "mixture_of_head: active queries in lanes"
+               : few > 0 ? "mixture_of_head: head dim in lanes"
+                         : "mixture_of_head: nothing active";
+    out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
+    out.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
+    out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
+    heed::detail::message text(out.why);
+    text << active << " of " << rows << " rows active";
+    if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
+    if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
+    if (unused > 0) text << "; none in " << unused;
+    pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p));
+    if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
+  }
+
+  void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
+    if (work.tasks == 0) return;
+    auto* const active = reinterpret_cast<index_t*>(memory.shared());  // rows of each key/value head
+    index_t tasks = 0;
+    for (index_t pair = 0; pair < p.pairs(); ++pair) {
+      const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
+      active[pair] = count_active(p, s, pair % p.kv_heads);
+      tasks += tasks_of<T>(active[pair], p.rows(s));
+    }
+    tile::run_tasks(tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
+      pairwise::softmax_driver<T> driver(p, cut, scratch);
+      row_finder<T> finder(p, active);
+      claim([&](index_t task) {
+        finder.find(task);
+        if (finder.rows().count > 0)
+          driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.cut().few(), finder.gates());
+      });
+    });
+  }
+};
 
 template <class T>
 problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                         tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  return {pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::settled(gates)};
+  return {pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::with_canonical_strides(gates)};
 }
 
 }  // namespace HEED_ISA
@@ -154,46 +122,38 @@ problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, te
 
 inline namespace HEED_ISA {
 
-// What forward would do with the same arguments, or why it would throw; never throws itself. Tasks, path and why say
-// what these gates make of it; the workspace is enough for any gates of this shape.
+// Says what forward would do with the same arguments, or why it would throw; never throws itself. Tasks, path and why
+// say what these gates make of it; the workspace is enough for any gates of this shape.
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
-                  const context& where = {}) noexcept {
-  static_assert(pairwise::attention_storage<Q, K, V, O>() && pairwise::attention_types<Q, G>());
+                  const context& context = {}) noexcept {
+  static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, pairwise::as_output<T>(o), opt,
-                                                       heed::detail::one_axis<Q, K, V, O>);
-  detail::sizes size;
-  plan how = detail::make_plan(p, where, where.executor.concurrency(), size);
-  if (how.ok()) detail::explain(how, p);
-  return how;
+  return tile::plan_call(
+      detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, heed::detail::planned_output<T>(o), opt,
+                                                      heed::detail::one_axis<Q, K, V, O>)},
+      context);
 }
 
-// o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0, lse = -inf, and
-// its q is not read. A gate of NaN is active. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), gates (B, H, N) in any
-// strides, o (B, H, N, E); H is a multiple of Hk. options::lse is that of the head, without its gate. Masks, options
-// and errors as softmax::forward; with all gates 1 its bits too. Jin et al., MoH (arXiv 2410.11842).
+// Computes o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0,
+// lse = -inf, and its q is not read. A gate of NaN is active. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), gates
+// (B, H, N) in any strides, o (B, H, N, E); H is a multiple of Hk. options::lse is that of the head, without its gate.
+// Masks, options and errors as softmax::forward; with all gates 1 its bits too. Jin et al., MoH (arXiv 2410.11842).
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
-             const context& where = {}) {
-  static_assert(pairwise::attention_storage<Q, K, V, O>() && pairwise::attention_types<Q, G>());
-  static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
+             const context& context = {}) {
+  static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  const detail::problem<T> p = detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
-                                                       heed::detail::one_axis<Q, K, V, O>);
-  const index_t workers = where.executor.concurrency();  // asked once: scratch is planned for as many slots as run
-  detail::sizes size;
-  const plan how = detail::make_plan(p, where, workers, size);
-  if (!how.ok()) heed::detail::fail(how.problem.data());
-  detail::run(p, how, size, where, workers);
+  tile::run_call(detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
+                                                                 heed::detail::one_axis<Q, K, V, O>)},
+                 context);
 }
 
-// A pointer in place of a tensor
+// Refuses a pointer in place of a tensor.
 template <class Q, class K, class V, class O, class G, class Options = options<>>
   requires heed::detail::any_pointer<Q, K, V, O>
 void forward(const Q&, const K&, const V&, const G&, const O&, const Options& = {}, const context& = {}) {
-  static_assert(!heed::detail::any_pointer<Q, K, V, O>,
-                "heed: a pointer has no shape: give a view, heed::bhsd(pointer, batch, heads, seq, dim)");
+  static_assert(heed::detail::no_pointers<Q, K, V, O>());
 }
 
 }  // namespace HEED_ISA

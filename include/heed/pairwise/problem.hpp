@@ -75,12 +75,12 @@ template <class Acc, class Storage = Acc> struct attention {
 template <class T, class Options>
 attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
                             tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
-  using heed::detail::settled;
-  attention<T> p{.q = settled(q),
-                 .k = settled(k),
-                 .v = settled(v),
-                 .o = settled(o),
-                 .lse = settled(opt.lse),
+  using heed::detail::with_canonical_strides;
+  attention<T> p{.q = with_canonical_strides(q),
+                 .k = with_canonical_strides(k),
+                 .v = with_canonical_strides(v),
+                 .o = with_canonical_strides(o),
+                 .lse = with_canonical_strides(opt.lse),
                  .mask = heed::detail::parts(opt.mask),
                  .align = heed::detail::parts(opt.align),
                  .scale = opt.scale ? *opt.scale : 0,
@@ -93,27 +93,6 @@ attention<T> make_attention(tensor_view<const T, 4> q, tensor_view<const T, 4> k
   p.scores = make_score_mod_rules<T>(opt, p.d);
   p.one_axis = one_axis;
   return p;
-}
-
-template <class Q, class... Others> constexpr bool attention_types() {
-  using T = heed::detail::value_t<Q>;
-  static_assert(std::is_same_v<T, float> || std::is_same_v<T, double>,
-                "heed: this kernel takes float or double (16-bit storage is planned)");
-  static_assert((std::is_same_v<T, heed::detail::value_t<Others>> && ...),
-                "heed: q, k, v and the other tensors of a call have one element type");
-  return true;
-}
-template <class... Tensors> constexpr bool attention_storage() {
-  static_assert((heed::detail::tensor_argument<Tensors>() && ...));
-  return attention_types<Tensors...>();
-}
-
-// o of a plan is not written, whatever the caller's constness
-template <class T, viewable O> tensor_view<T, 4> as_output(const O& o) {
-  const tensor_view<const T, 4> x(o);
-  return {const_cast<T*>(x.data()),
-          {x.extent(0), x.extent(1), x.extent(2), x.extent(3)},
-          {x.stride(0), x.stride(1), x.stride(2), x.stride(3)}};
 }
 
 // For the `why` of a plan: which options change the scores, and which cut tiles.

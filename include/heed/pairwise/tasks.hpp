@@ -103,7 +103,7 @@ template <class T> class softmax_driver {
     heed::detail::arena few, many;
     if (cut.most_few > 0) static_cast<void>(dims_in_lanes<T>(p, cut.most_few, few));
     if (cut.many) static_cast<void>(queries_in_lanes<T>(p, many));
-    return std::max(few.needed(), many.needed());
+    return std::max(few.used(), many.used());
   }
 
   softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory)

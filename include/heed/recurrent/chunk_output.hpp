@@ -1,210 +1,201 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Outputs of one tile of queries of a chunk: lanes are queries, sums [column of v][lane]. S is the state before the
-// chunk, W(i, j) what tile/fade.hpp leaves of token j at token i:
+// Outputs of one tile of queries of a chunk: lanes are queries, sums [column of v][lane]. With S the state before the
+// chunk and W(i, j) the decay from token j to token i:
 //
-//   inter    o_i  = W(i, -1) S^T phi(q_i)                            A = S, B = queries, C = sums
-//   intra    o_i += sum_{j <= i} W(i, j) (phi(q_i).phi(k_j)) v_j      scores as in softmax, weights from tile/fade.hpp
-//   then     o_i *= scale, over scale z.phi(q_i) + eps where the kernel normalises; a denominator of 0 makes 0
+//   read_state()   o_i  = W(i, -1) S^T phi(q_i)                           A = S, B = queries, C = sums
+//   add_keys()     o_i += sum_{j <= i} W(i, j) (phi(q_i).phi(k_j)) v_j     scores as in softmax, weights by decay
+//   write()        o_i *= scale, or scale / (scale z.phi(q_i) + eps) where the kernel normalises
 //
-// where phi(q) has the `early` part of the scale in it.
-//
-// Hidden pairs have weight 0, and 0 * NaN is NaN: a tile whose sums are not finite is computed once more, with care.
+// where phi(q) includes q_scale. Hidden pairs have weight 0, and 0 * NaN is NaN: a tile whose sums are not finite is
+// computed once more, in a nonfinite pass.
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdint>
+#include <utility>
 
 #include "heed/core/context.hpp"
-#include "heed/recurrent/features.hpp"
 #include "heed/recurrent/chunk_state.hpp"
-#include "heed/tile/prefetch.hpp"
 #include "heed/recurrent/decay.hpp"
 #include "heed/recurrent/features.hpp"
-#include "heed/tile/multiply.hpp"
-#include "heed/tile/finite.hpp"
-#include "heed/tile/pack.hpp"
 #include "heed/recurrent/problem.hpp"
-#include "heed/tile/online_softmax.hpp"
+#include "heed/tile/finite.hpp"
+#include "heed/tile/multiply.hpp"
+#include "heed/tile/pack.hpp"
+#include "heed/tile/prefetch.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// sums[lane] += scores over the keys
-template <class T> HEED_NOINLINE void add_down(const T* scores, index_t row, index_t keys, index_t lanes, T* sums) {
-  for (index_t l = 0; l < lanes; l += simd::width<T>) {
+// Adds each lane's scores to its sum.
+template <class T> HEED_NOINLINE void add_down(tile::lane_block<T> s, T* sums) {
+  for (index_t l = 0; l < s.lanes; l += simd::width<T>) {
     simd::batch<T> sum = simd::load(sums + l);
-    for (index_t j = 0; j < keys; ++j) sum += simd::load(scores + j * row + l);
+    for (index_t j = 0; j < s.rows; ++j) sum += simd::load(s.row(j) + l);
     simd::store(sums + l, sum);
   }
 }
 
-template <class T> class chunk_reader {
+// Queries [first, first + lanes) of a query head. The first comes with token `at` of the chunk; at < 0: they see the
+// state alone.
+struct query_tile {
+  index_t head = 0, first = 0, lanes = 0, at = -1;
+};
+
+template <class T> class chunk_output {
  public:
-  static constexpr index_t w = simd::width<T>, tile = tile::max_lanes<T>, key_tile = 256;
-  static constexpr index_t step = w < 8 ? 8 : w;  // keys of one step of the staircase
-  static constexpr index_t slice = 16;            // columns of v that are copied without what is not finite
+  static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>, key_block = 256;
+  static constexpr index_t diagonal_keys = w < 8 ? 8 : w;  // keys of a block on the diagonal
+  static constexpr index_t finite_columns = 16;            // columns of v that a nonfinite pass copies at a time
 
-  chunk_reader(const recurrence<T>& p, index_t chunk, index_t columns, const chunk_features<T>& features,
-               tile::drips<T>& meanwhile, heed::detail::arena& memory)
+  chunk_output(const recurrence<T>& p, const chunk_task& task, const chunk_sizes& sizes,
+               const chunk_features<T>& features, tile::prefetch_queue<T>& prefetch, heed::detail::arena& memory)
       : p_(p),
+        task_(task),
         features_(features),
-        meanwhile_(meanwhile),
-        q_(memory.take<T>(tile * p.d)),
-        scores_(memory.take<T>(std::max(tile, std::min(chunk, key_tile)) * tile)),
-        sums_(memory.take<T>(columns * tile)),
-        below_(memory.take<T>(tile)),
-        gain_(memory.take<T>(tile)),
-        finite_(memory.take<T>(key_tile * slice)) {}
+        prefetch_(prefetch),
+        q_{memory.take<T>(max_lanes * p.d)},
+        scores_{memory.take<T>(std::max(max_lanes, std::min(sizes.chunk, key_block)) * max_lanes)},
+        sums_{memory.take<T>(sizes.columns * max_lanes)},
+        weight_sum_(memory.take<T>(max_lanes)),
+        factor_(memory.take<T>(max_lanes)),
+        finite_(memory.take<T>(key_block * finite_columns)) {}
 
-  // The reads that follow are of this memory.
-  void use(const fade<T>& fade, const chunk_state<T>& state) { fade_ = &fade, state_ = &state; }
+  // Begins the tiles of a state and a chunk.
+  void begin(const chunk_decay<T>& decay, const chunk_state<T>& state, const chunk_tokens<T>& tokens) {
+    decay_ = &decay, state_ = &state, tokens_ = tokens;
+  }
 
-  // Columns [first, first + columns) of outputs [i, i + lanes) of a head, lanes <= tile; token `at` of the chunk comes
-  // with the first of them, at < 0: no token does
-  void read(const track& t, const chunk_tokens<T>& x, index_t head, index_t i, index_t lanes, index_t at, index_t first,
-            index_t columns) {
-    std::array<const T*, static_cast<std::size_t>(tile)> in;
-    std::array<T*, static_cast<std::size_t>(tile)> out;
-    for (index_t l = 0; l < lanes; ++l) {
-      in[static_cast<std::size_t>(l)] = p_.query(t, head, i + l);
-      out[static_cast<std::size_t>(l)] = p_.output(t, head, i + l) + first;
+  // Writes the task's columns of a tile's outputs; queries.lanes <= max_lanes.
+  void write(const query_tile& queries) {
+    tile::lane_array<const T*, max_lanes> in;
+    tile::lane_array<T*, max_lanes> out;
+    for (index_t l = 0; l < queries.lanes; ++l) {
+      in[l] = p_.query(task_.sequence, queries.head, queries.first + l);
+      out[l] = p_.output(task_.sequence, queries.head, queries.first + l) + task_.column;
     }
-    x_ = x, columns_ = columns, lanes_ = lanes, vectors_ = (lanes + w - 1) / w, row_ = vectors_ * w;
-    tile::gather(in.data(), lanes, p_.d, p_.mapped() ? T(1) : p_.early, q_, row_);
-    if (p_.mapped() && !p_.taylor()) map_lanes(p_.map, q_, p_.d, row_), scale_values(q_, p_.d * row_, p_.early);
-    sum(at, false);
-    if (at >= 0 && !finite()) sum(at, true);  // perhaps by what some lane must not see
-    for (index_t l = 0; l < row_; ++l) {
-      const output_factors<T> factors = output_gain(p_, p_.normalize ? below_[l] : T(0));
-      gain_[l] = factors.gain;
-      for (index_t c = 0; factors.two() && c < columns_; ++c) sums_[c * row_ + l] *= factors.first;
+    const index_t whole = tile::whole_vectors<T>(queries.lanes);
+    queries_ = queries;
+    q_ = {q_.data, whole, p_.d, whole}, sums_ = {sums_.data, whole, task_.columns, whole};
+    scores_ = {scores_.data, whole, 0, whole};
+    tile::gather(in.data(), queries.lanes, p_.d, p_.mapped() ? T(1) : p_.q_scale, q_.data, whole);
+    if (p_.mapped() && !p_.taylor()) {
+      map_lanes(p_.map, q_);
+      if (!heed::detail::equals(p_.q_scale, T(1))) scale_values(q_.data, p_.d * whole, p_.q_scale, q_.data);
     }
-    tile::scatter(sums_, row_, gain_, out.data(), lanes, columns);
+    sum(false);
+    if (queries.at >= 0 && !finite()) sum(true);  // perhaps by what some lane must not see
+    for (index_t l = 0; l < whole; ++l) {
+      const output_factors<T> factors = output_factor(p_, p_.normalize ? weight_sum_[l] : T(0));
+      factor_[l] = factors.last;
+      for (index_t c = 0; factors.two() && c < sums_.rows; ++c) sums_.row(c)[l] *= factors.first;
+    }
+    tile::scatter(sums_.data, whole, factor_, out.data(), queries.lanes, sums_.rows);
   }
 
  private:
   bool finite() const {
-    if (lanes_ == row_) return tile::all_finite(sums_, row_ * columns_, 1, row_ * columns_);
-    return tile::all_finite(sums_, row_, columns_, lanes_);
+    const index_t all = sums_.lanes * sums_.rows;
+    if (queries_.lanes == sums_.lanes) return tile::all_finite(sums_.data, all, 1, all);
+    return tile::all_finite(sums_.data, sums_.stride, sums_.rows, queries_.lanes);
   }
 
-  void sum(index_t at, bool careful) {
+  void sum(bool nonfinite_pass) {
     const bool empty = state_->empty();
-    if (p_.normalize) std::fill(below_, below_ + row_, T(0));
-    if (!empty) inter();
+    const index_t at = queries_.at, lanes = queries_.lanes;
+    if (p_.normalize) std::fill(weight_sum_, weight_sum_ + q_.lanes, T(0));
+    if (!empty) read_state();
     if (at < 0) {
-      if (empty) tile::fill(sums_, row_, columns_, row_, T(0));
+      if (empty) tile::fill(sums_.data, sums_.stride, sums_.rows, sums_.lanes, T(0));
       return;
     }
-    if (careful && fade_->cuts() && !empty)
-      for (index_t l = 0; l < lanes_; ++l)
-        for (index_t c = 0; c < columns_ && heed::detail::equals(fade_->read(at)[l], T(0)); ++c)
-          sums_[c * row_ + l] = T(0);
-    next_ = empty ? tile::accumulate::zero : fade_->fades() ? tile::accumulate::scale : tile::accumulate::keep;
-    factor_ = next_ == tile::accumulate::scale ? fade_->read(at) : nullptr;
-    for (index_t j = 0; j < at; j += key_tile) intra(at, j, std::min(key_tile, at - j), 0, careful);
-    for (index_t j = 0; j < lanes_; j += step) intra(at, at + j, std::min(step, lanes_ - j), j / w, careful);
+    if (nonfinite_pass && decay_->has_reset() && !empty)
+      for (index_t l = 0; l < lanes; ++l)
+        for (index_t c = 0; c < sums_.rows && heed::detail::equals(decay_->q_decay(at)[l], T(0)); ++c)
+          sums_.row(c)[l] = T(0);
+    next_ = empty ? tile::accumulate::zero : decay_->decays() ? tile::accumulate::scale : tile::accumulate::keep;
+    for (index_t j = 0; j < at; j += key_block) add_keys(j, std::min(key_block, at - j), 0, nonfinite_pass);
+    for (index_t j = 0; j < lanes; j += diagonal_keys)
+      add_keys(at + j, std::min(diagonal_keys, lanes - j), j / w * w, nonfinite_pass);
   }
 
-  // sums = S^T phi(q), below = z.phi(q)
-  void inter() {
-    tile::accumulate how = tile::accumulate::zero;
-    features_.each_block([&](index_t f, index_t count, index_t a) {
-      const T* const b = features_.of_queries(q_, row_, f, count, a);
-      meanwhile_.multiply({.a = state_->s() + f * state_->row(),
-                           .a_row = 1,
-                           .a_col = state_->row(),
-                           .b = b,
-                           .b_row = row_,
-                           .c = sums_,
-                           .c_row = row_,
-                           .rows = columns_,
-                           .depth = count,
-                           .accumulate = how},
-                          vectors_);
-      if (p_.normalize)
-        tile::multiply<T>({.a = state_->z() + f,
-                     .a_row = 0,
-                     .a_col = 1,
-                     .b = b,
-                     .b_row = row_,
-                     .c = below_,
-                     .c_row = row_,
-                     .rows = 1,
-                     .depth = count,
-                     .accumulate = tile::accumulate::keep},
-                    vectors_);
-      how = tile::accumulate::keep;
+  // sums = S^T phi(q), weight_sum = z.phi(q)
+  void read_state() {
+    const index_t vectors = q_.lanes / w;
+    auto accumulate = tile::accumulate::zero;
+    features_.each_block([&](const feature_block& block) {
+      const T* const phi = features_.of_queries(q_, block);
+      const tile::lane_block<const T> s{state_->s() + block.first * state_->stride(), state_->stride(), block.count,
+                                        sums_.rows},
+          z{state_->z() + block.first, 1, block.count, 1};
+      auto product = transposed_product<T>(s, phi, q_.stride, sums_.data, sums_.stride);
+      product.accumulate = std::exchange(accumulate, tile::accumulate::keep);
+      prefetch_.multiply(product, vectors);
+      if (!p_.normalize) return;
+      product = transposed_product<T>(z, phi, q_.stride, weight_sum_, q_.stride);
+      product.accumulate = tile::accumulate::keep;
+      tile::multiply(product, vectors);
     });
   }
 
-  // Keys [j, j + keys) of the chunk for the vectors from `from` on; lane 0 of the tile is lane `at` of the chunk
-  void intra(index_t at, index_t j, index_t keys, index_t from, bool careful) {
-    T* const scores = scores_ + from * w;
-    tile::multiply<T>({.a = x_.keys + j * x_.key_row,
-                 .a_row = x_.key_row,
-                 .a_col = 1,
-                 .b = q_ + from * w,
-                 .b_row = row_,
-                 .c = scores,
-                 .c_row = row_,
-                 .rows = keys,
-                 .depth = p_.d},
-                vectors_ - from);
-    const index_t lanes = row_ - from * w;
-    if (p_.taylor()) taylor_weights(scores, row_, keys, lanes);
-    fade_->apply(scores, row_, j, keys, at + from * w, lanes);
-    if (p_.normalize) add_down(scores, row_, keys, lanes, below_ + from * w);
-    if (careful)
-      add_visible(at, j, keys, from);
+  // Adds keys [key, key + keys) of the chunk for the lanes from `lane` on.
+  void add_keys(index_t key, index_t keys, index_t lane, bool nonfinite_pass) {
+    const tile::lane_block<T> s = scores_.part(0, keys, lane, scores_.lanes - lane);
+    tile::multiply<T>({.a = tokens_.keys.row(key),
+                       .a_row = tokens_.keys.stride,
+                       .a_col = 1,
+                       .b = q_.data + lane,
+                       .b_row = q_.stride,
+                       .c = s.data,
+                       .c_row = s.stride,
+                       .rows = keys,
+                       .depth = p_.d},
+                      s.lanes / w);
+    if (p_.taylor()) taylor_weights(s);
+    decay_->apply_diag_decay(s, key, queries_.at + lane);
+    if (p_.normalize) add_down(s, weight_sum_ + lane);
+    const tile::lane_block<const T> v = tokens_.values.part(key, keys, 0, sums_.rows);
+    if (nonfinite_pass)
+      add_visible(s, v, key, lane);
     else
-      add_values(x_.values + j * x_.value_row, x_.value_row, 0, columns_, keys, from);
+      add_values(s, v, sums_.data + lane);
     next_ = tile::accumulate::keep;
   }
 
-  void add_values(const T* v, index_t v_row, index_t c, index_t columns, index_t keys, index_t from) {
-    tile::multiply<T>({.a = v,
-                 .a_row = 1,
-                 .a_col = v_row,
-                 .b = scores_ + from * w,
-                 .b_row = row_,
-                 .c = sums_ + c * row_ + from * w,
-                 .c_row = row_,
-                 .rows = columns,
-                 .depth = keys,
-                 .accumulate = next_,
-                 .factor = factor_},
-                vectors_ - from);
+  // Adds the weighted values; the state's part, if it comes first, is scaled by its decay.
+  void add_values(const tile::lane_block<T>& weights, const tile::lane_block<const T>& v, T* sums) {
+    auto product = transposed_product<T>(v, weights.data, weights.stride, sums, sums_.stride);
+    product.accumulate = next_;
+    if (next_ == tile::accumulate::scale) product.factor = decay_->q_decay(queries_.at);
+    tile::multiply(product, weights.lanes / w);
   }
 
-  // Values that are not finite reach the lanes that see them and no other; the others get the bits of add_values.
-  HEED_NOINLINE void add_visible(index_t at, index_t j, index_t keys, index_t from) {
-    const auto seen = [&](index_t s) {
+  // Adds values that are not finite to the lanes that see them and no other; the others get the bits of add_values.
+  void add_visible(const tile::lane_block<T>& weights, const tile::lane_block<const T>& v, index_t key, index_t lane) {
+    const auto seen = [&](index_t j) {
       std::uint64_t lanes = 0;
-      for (index_t l = from * w; l < lanes_; ++l)
-        if (fade_->sees(at + l, j + s)) lanes |= std::uint64_t{1} << l;
+      for (index_t l = lane; l < queries_.lanes; ++l)
+        if (decay_->sees(queries_.at + l, key + j)) lanes |= std::uint64_t{1} << l;
       return lanes;
     };
-    tile::add_visible<key_tile, T>({x_.values + j * x_.value_row, x_.value_row, keys, columns_},
-                                   {scores_, row_, from * w, lanes_, sums_, row_}, {finite_, slice, keys, slice}, seen,
-                                   [&](const tile::lane_block<const T>& v, index_t c) {
-                                     add_values(v.data, v.stride, c, v.lanes, keys, from);
-                                   });
+    tile::add_visible<key_block, T>(
+        v, {scores_.data, scores_.stride, lane, queries_.lanes, sums_.data, sums_.stride},
+        {finite_, finite_columns, v.rows, finite_columns}, seen,
+        [&](const tile::lane_block<const T>& x, index_t c) { add_values(weights, x, sums_.row(c) + lane); });
   }
 
   const recurrence<T>& p_;
+  const chunk_task& task_;
   const chunk_features<T>& features_;
-  tile::drips<T>& meanwhile_;
-  T *q_, *scores_, *sums_, *below_, *gain_, *finite_;
-  const fade<T>* fade_ = nullptr;
+  tile::prefetch_queue<T>& prefetch_;
+  tile::lane_block<T> q_, scores_, sums_;
+  T *weight_sum_, *factor_, *finite_;
+  const chunk_decay<T>* decay_ = nullptr;
   const chunk_state<T>* state_ = nullptr;
-  chunk_tokens<T> x_ = {};
-  index_t columns_ = 0, lanes_ = 0, vectors_ = 0, row_ = 0;
-  const T* factor_ = nullptr;  // what the lanes read of the state, for the first of the sums that follow it
-  tile::accumulate next_ = tile::accumulate::zero;
+  chunk_tokens<T> tokens_ = {};
+  query_tile queries_ = {};
+  tile::accumulate next_ = tile::accumulate::zero;  // of the next sum
 };
 
 }  // namespace HEED_ISA

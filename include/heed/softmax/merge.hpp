@@ -19,20 +19,17 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
            double log_weight) {
   heed::detail::problem_text text{};
   heed::detail::checker check(text);
-  check.tensor("o", o, false), check.tensor("part", part, false), check.tensor("lse", lse, false),
-      check.tensor("part_lse", part_lse, false);
-  check.written("o", o), check.written("lse", lse);
+  const heed::detail::named_tensor into("o", o), into_lse("lse", lse), from("part", part),
+      from_lse("part_lse", part_lse);
+  for (const auto* const each : {&into, &from, &into_lse, &from_lse}) check.tensor(*each, false);
+  check.written(into), check.written(into_lse);
   const char* const axes[] = {"batch", "heads", "queries", "head dim"};
-  for (int axis = 0; axis < 4; ++axis) check.equal("o", o.extent(axis), "part", part.extent(axis), axes[axis]);
-  for (int axis = 0; axis < 3; ++axis) {
-    check.equal("o", o.extent(axis), "lse", lse.extent(axis), axes[axis]);
-    check.equal("o", o.extent(axis), "part_lse", part_lse.extent(axis), axes[axis]);
-  }
-  check.distinct("o", o, "part", part), check.distinct("lse", lse, "part_lse", part_lse),
-      check.distinct("o", o, "part_lse", part_lse);
-  check.distinct("lse", lse, "part", part), check.distinct("o", o, "lse", lse);
-  check.require(log_weight < std::numeric_limits<double>::infinity(), "log_weight is ", log_weight,
-                ", must be a number less than infinity");
+  for (int axis = 0; axis < 4; ++axis) check.equal(into, from, axis, axes[axis]);
+  for (int axis = 0; axis < 3; ++axis)
+    check.equal(into, into_lse, axis, axes[axis]), check.equal(into, from_lse, axis, axes[axis]);
+  check.distinct({&into, &into_lse}, {&from, &from_lse}), check.distinct(into, into_lse);
+  check.require(log_weight < std::numeric_limits<double>::infinity(),
+                "log_weight is %, must be a number less than infinity", log_weight);
   if (!check.ok()) heed::detail::fail(text.data());
 
   const simd::flush_to_zero numbers;

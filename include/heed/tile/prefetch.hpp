@@ -1,91 +1,127 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+// Rows that are prefetched, or copied, while a product runs: a line per step of its inner loop, in address order.
+// bench/lightning_bench.cpp, long rows: prefetching in bursts or in use order gains little.
+
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 
 #include "heed/simd/batch.hpp"
+#include "heed/tile/lanes.hpp"
 #include "heed/tile/multiply.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// Rows that a task will need next, asked for line by line and in address order while it computes: called once per step
-// of tile/multiply.hpp's inner loop. bench/lightning_bench.cpp, long rows: in bursts, or in the order of use, it gains
-// little.
-//
-// Before that, pages are touched: where prefetches meet them one by one, address translation is waited for each time.
-// Long rows, D = 64, N = 262144: 82 % of the peak without, 85 % with.
-template <class T> class drip {
+// Walks the cache lines of rows and prefetches or copies one at each call.
+template <class T> class row_prefetcher {
  public:
   static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
 
-  drip() = default;
+  row_prefetcher() = default;
 
-  // count rows of `columns` values, row_stride apart; they need not exist
-  drip(const T* rows, index_t row_stride, index_t count, index_t columns)
+  // Begins count rows of `columns` numbers. to: where they are copied, one behind the other, in whole lines; null: they
+  // are prefetched, and need not exist.
+  row_prefetcher(const T* rows, index_t stride, index_t count, index_t columns, T* to = nullptr)
       : at_(rows),
-        lines_((columns + line - 1) / line),
-        jump_(row_stride - lines_ * line),
-        left_(lines_),
-        rows_(count) {}
+        to_(to),
+        in_row_((columns + line - 1) / line),
+        row_left_(in_row_),
+        jump_(stride - in_row_ * line),
+        ahead_(to == nullptr ? 0 : 4 * stride),
+        left_(count * in_row_) {
+    HEED_ASSERT(to == nullptr || columns % line == 0);
+  }
+
+  index_t left() const { return left_; }  // lines; below 0 where prefetches went past the last row
+  // Returns how many runs of so many steps are of use; a copy cannot go past its last row.
+  index_t runs(index_t steps) const { return (to_ == nullptr ? left_ + steps - 1 : left_) / steps; }
 
   HEED_INLINE void operator()() {
-    simd::prefetch(at_, 0);
+    simd::prefetch(at_, ahead_);
+    if (to_ != nullptr) {
+      copy_line();
+      to_ += line;
+    }
     move(line);
-    if (--left_ == 0) left_ = lines_, --rows_, move(jump_);
+    if (--row_left_ == 0) row_left_ = in_row_, move(jump_);
+    --left_;
   }
-  bool done() const { return rows_ <= 0; }
+
+  // Copies what no product had the steps for; prefetches are not worth waiting for.
+  void finish() {
+    if (to_ != nullptr)
+      while (left_ > 0) (*this)();
+    left_ = 0;
+  }
 
  private:
+  HEED_INLINE void copy_line() const {
+    constexpr index_t w = simd::width<T>;
+    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(at_ + i));
+  }
   HEED_INLINE void move(index_t elements) {  // beyond the tensor too, where no pointer arithmetic may go
     at_ = reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(at_) +
                                      static_cast<std::uintptr_t>(elements) * sizeof(T));
   }
 
   const T* at_ = nullptr;
-  index_t lines_ = 0, jump_ = 0, left_ = 0, rows_ = 0;
+  T* to_ = nullptr;
+  index_t in_row_ = 0, row_left_ = 0, jump_ = 0, ahead_ = 0, left_ = 0;
 };
 
-// Asks for the pages of rows [first, first + count), which need not exist. Inline: GCC drops calls that only prefetch.
-template <class T> HEED_INLINE void touch_pages(const T* rows, index_t row_stride, index_t first, index_t count) {
-  constexpr index_t page = 4096 / static_cast<index_t>(sizeof(T));
-  const index_t apart = std::max<index_t>(1, page / std::max<index_t>(1, std::abs(row_stride)));
-  for (index_t r = first; r < first + count; r += apart) simd::prefetch(rows, r * row_stride);
+// Computes full blocks of the product with a step of the prefetcher in each of their own, as long as both last, and
+// takes them off p.
+template <class T> void multiply_full_blocks(matrix_product<T>& p, index_t vectors, row_prefetcher<T>& prefetch) {
+  if (p.depth == 0 || prefetch.left() <= 0) return;
+  const index_t block = block_rows(static_cast<int>(vectors));
+  const index_t rows = std::min(p.rows / block, prefetch.runs(p.depth)) * block;
+  if (rows > 0) with_vectors(vectors, [&](auto n) { detail::blocks<block_rows(n), n>(p, 0, rows, prefetch); });
+  p.a += rows * p.a_row, p.c += rows * p.c_row, p.rows -= rows;
 }
 
-// Drips one after the other, while products are computed.
-template <class T> class drips {
- public:
-  void clear() { running_ = 0, all_.fill({}); }
+// Computes a product; prefetch, if any, takes a step in each of its own.
+template <class T> void multiply_streaming(matrix_product<T> p, index_t vectors, row_prefetcher<T>* prefetch) {
+  if (prefetch != nullptr) multiply_full_blocks(p, vectors, *prefetch);
+  if (p.rows > 0) multiply(p, vectors);
+}
 
-  // `count` rows for what comes next; the lower numbers first. pages: nobody has touched the pages yet
-  void ask(index_t number, const T* rows, index_t row_stride, index_t count, index_t dim, bool pages) {
-    if (pages) touch_pages(rows, row_stride, count, count);  // of what comes after the next
-    all_[static_cast<std::size_t>(number)] = {rows, row_stride, count, dim};
+// Touches the pages of rows [first, first + count), which need not exist: where prefetches meet pages one by one, each
+// waits for its address translation. Long rows, D = 64, N = 262144: 82 % of the peak without, 85 % with.
+// Inline: GCC drops calls that only prefetch.
+template <class T> HEED_INLINE void touch_pages(const T* rows, index_t stride, index_t first, index_t count) {
+  constexpr index_t page = 4096 / static_cast<index_t>(sizeof(T));
+  const index_t apart = std::max<index_t>(1, page / std::max<index_t>(1, std::abs(stride)));
+  for (index_t r = first; r < first + count; r += apart) simd::prefetch(rows, r * stride);
+}
+
+// Rows that a task needs next, prefetched one tensor after the other while products are computed.
+template <class T> class prefetch_queue {
+ public:
+  void clear() { next_ = 0, all_ = {}; }
+
+  // Sets entry `number` (0 to 3) to count rows of `columns` numbers; entries run in ascending order. pages: nobody has
+  // touched the rows' pages yet
+  void set(index_t number, const T* rows, index_t stride, index_t count, index_t columns, bool pages) {
+    if (pages) touch_pages(rows, stride, count, count);  // of what comes after these
+    all_[number] = {rows, stride, count, columns};
   }
 
-  // A product of some depth
-  void multiply(const matrix_product<T>& m, index_t vectors) {
-    const index_t rows = block_rows(static_cast<int>(vectors));
-    matrix_product<T> part = m;
-    for (index_t r = 0; r < m.rows; r += part.rows) {
-      while (running_ < all_.size() && all_[running_].done()) ++running_;
-      const bool none = running_ == all_.size();
-      part.a = m.a + r * m.a_row, part.c = m.c + r * m.c_row;
-      part.rows = none ? m.rows - r : std::min(rows, m.rows - r);
-      if (none)
-        tile::multiply(part, vectors);
-      else
-        tile::multiply(part, vectors, all_[running_]);
+  void multiply(matrix_product<T> p, index_t vectors) {
+    for (; next_ < size && p.rows > 0; ++next_) {
+      multiply_full_blocks(p, vectors, all_[next_]);
+      if (all_[next_].left() > 0) break;
     }
+    if (p.rows > 0) tile::multiply(p, vectors);
   }
 
  private:
-  std::array<drip<T>, 4> all_ = {};
-  std::size_t running_ = 4;
+  static constexpr index_t size = 4;
+
+  lane_array<row_prefetcher<T>, size> all_ = {};
+  index_t next_ = size;
 };
 
 }  // namespace HEED_ISA

@@ -5,9 +5,9 @@
 
 #include <atomic>
 #include <exception>
+#include <span>
 
 #include "heed/core/context.hpp"
-#include "heed/core/plan.hpp"
 #include "heed/simd/float_control.hpp"
 
 namespace heed::tile {
@@ -45,34 +45,59 @@ class thrown_by_workers {
 #endif
 };
 
-// body(memory, claim) once per slot; claim(f) calls f(task) for every task that the slot gets hold of.
+// What a call has to do, and its scratch: shared_bytes for all workers, then slot_bytes for each of `slots` workers, both
+// multiples of the arena's alignment.
+struct workload {
+  index_t tasks = 0, slots = 0;
+  std::size_t shared_bytes = 0, slot_bytes = 0;
+
+  // Of context.workspace: with the slack that aligning its start may cost
+  std::size_t bytes() const {
+    const std::size_t all = shared_bytes + static_cast<std::size_t>(slots) * slot_bytes;
+    return all == 0 ? 0 : all + heed::detail::arena::alignment;
+  }
+};
+
+// The scratch of a call, in the caller's workspace or in memory of its own
+class call_memory {
+ public:
+  call_memory(std::span<std::byte> workspace, const workload& work)
+      : arena_(workspace, work.bytes()),
+        shared_(arena_.take<std::byte>(static_cast<index_t>(work.shared_bytes))),
+        slots_(arena_.take<std::byte>(work.slots * static_cast<index_t>(work.slot_bytes))),
+        slot_bytes_(work.slot_bytes) {}
+
+  std::byte* shared() const { return shared_; }
+  std::span<std::byte> slot(index_t number) const {
+    return {slots_ == nullptr ? nullptr : slots_ + static_cast<std::size_t>(number) * slot_bytes_, slot_bytes_};
+  }
+
+ private:
+  heed::detail::arena arena_;
+  std::byte *shared_, *slots_;
+  std::size_t slot_bytes_;
+};
+
+// Runs body(scratch, claim) once per slot; claim(f) calls f(task) for every task that the slot gets hold of.
 // What body throws is thrown to the caller, after the tasks that had begun; no other begins.
-template <class Body> void run_tasks(const plan& how, const context& where, index_t workers, Body body) {
-  using heed::detail::arena;
-  if (how.tasks == 0) return;
-  const index_t slots = std::min(how.tasks, workers);
-  const std::size_t each = how.workspace_bytes / static_cast<std::size_t>(slots);
-  arena memory(where.workspace, how.workspace_bytes);
-  const bool some = how.workspace_bytes > 0;
-  std::byte* const base =
-      some ? memory.take<std::byte>(static_cast<index_t>(how.workspace_bytes - arena::alignment)) : nullptr;
+template <class Body>
+void run_tasks(index_t tasks, index_t slots, const call_memory& memory, const executor_ref& executor, Body body) {
+  if (tasks == 0) return;
   std::atomic<index_t> next{0};
   const auto work = [&](index_t slot) {
     const simd::flush_to_zero numbers;
-    // an aligned slot needs no slack
-    std::byte* const mine = some ? base + static_cast<std::size_t>(slot) * (each - arena::alignment) : nullptr;
     const auto claim = [&](auto f) {
-      for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < how.tasks;
+      for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < tasks;
            t = next.fetch_add(1, std::memory_order_relaxed))
         f(t);
     };
-    body(std::span<std::byte>(mine, each), claim);
+    body(memory.slot(slot), claim);
   };
   thrown_by_workers thrown;
   auto guarded = [&](index_t slot) noexcept {
-    thrown.keep([&] { work(slot); }, [&] { next.store(how.tasks, std::memory_order_relaxed); });
+    thrown.keep([&] { work(slot); }, [&] { next.store(tasks, std::memory_order_relaxed); });
   };
-  where.executor.run(slots, guarded);
+  executor.run(slots < tasks ? slots : tasks, guarded);
   thrown.rethrow();
 }
 
