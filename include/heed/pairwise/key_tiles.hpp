@@ -68,14 +68,8 @@ template <class T> class kv_tiles {
   }
 
   // Notes where the rows of a tile are now: again after they have been copied.
-  void place_keys(key_tile<T>& tile) const {
-    const auto [data, stride] = k_.at(tile.key);
-    tile.k = {data, stride, tile.keys, p_.d};
-  }
-  void place_values(key_tile<T>& tile) const {
-    const auto [data, stride] = v_.at(tile.key);
-    tile.v = {data, stride, tile.keys, p_.e};
-  }
+  void place_keys(key_tile<T>& tile) const { tile.k = k_.at(tile.key, tile.keys); }
+  void place_values(key_tile<T>& tile) const { tile.v = v_.at(tile.key, tile.keys); }
 
   tile::row_stage<T>& k() { return k_; }
   tile::row_stage<T>& v() { return v_; }

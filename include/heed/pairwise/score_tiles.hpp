@@ -42,7 +42,7 @@ template <class T> class score_tiles {
   index_t stride() const { return stride_; }  // lanes in whole vectors: the stride of everything [..][lane]
   tile::lane_block<T> lanes_of(T* x, index_t rows) const { return {x, stride_, rows, stride_}; }
   kv_tiles<T>& kv() { return kv_; }
-  tile::row_stream<T> next_keys(const key_tile<T>& keys) { return kv_.k().stream(keys.next, keys.next_keys); }
+  tile::row_prefetcher<T> next_keys(const key_tile<T>& keys) { return kv_.k().stream(keys.next, keys.next_keys); }
 
   // f(number, tile) for the key tiles from number `first` on; scores() is for the tile at hand.
   template <class F> void each(F f, index_t first = 0) {
@@ -54,7 +54,7 @@ template <class T> class score_tiles {
   }
 
   // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows that come next
-  void scores(const key_tile<T>& keys, T* s, const T* m, T* row_max, tile::row_stream<T>* prefetch = nullptr) {
+  void scores(const key_tile<T>& keys, T* s, const T* m, T* row_max, tile::row_prefetcher<T>* prefetch = nullptr) {
     prefetch_ = prefetch;
     const tile::lane_block<T> all = lanes_of(s, keys.keys);
     keys.full ? full_tile(keys, all, m, row_max) : partial_tile(keys, all, m, row_max);
@@ -154,7 +154,7 @@ template <class T> class score_tiles {
   T* q_;
   kv_tiles<T> kv_;
   visibility<T> seen_;
-  tile::row_stream<T>* prefetch_ = nullptr;  // of the products of scores()
+  tile::row_prefetcher<T>* prefetch_ = nullptr;  // of the products of scores()
   index_t vectors_ = 0, stride_ = 0;
   key_runs runs_;  // of the tile at hand
 };
