@@ -107,10 +107,10 @@ template <class T> class lanes_driver {
       ridge_[l] = static_cast<T>(
           std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max() / 4));
       if (l < rows_.count && finite && weights_.l()[l] > T(0)) open |= bit(l);
-      const bool lost = (weights_.spoiled() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
+      const bool lost = (weights_.nonfinite_rows() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
       for (index_t d = 0; d < p_.d; ++d) y_[d * row + l] = lost ? std::numeric_limits<T>::quiet_NaN() : T(0);
     }
-    open &= ~weights_.spoiled();
+    open &= ~weights_.nonfinite_rows();
     if (open == 0) return;
     if (p_.opt.solver != solver::direct && !(p_.opt.solver == solver::automatic && few_keys())) iterate(open);
     if (open != 0 && p_.opt.solver != solver::conjugate_gradient) solve_directly(open);

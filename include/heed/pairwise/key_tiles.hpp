@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Tiles of keys, each with its rows of K and V: no other file computes where these are. A cache in pieces needs spans cut
-// at its borders here, and nothing else.
+// Tiles of keys, each with its rows of K and V: no other file of the engine computes where these are. A cache in pieces
+// needs its borders known here, and nothing else.
 
 #include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"
@@ -61,17 +61,15 @@ template <class T> class kv_tiles {
         else if (i + 1 < spans.count)
           tile.next = spans.span[i + 1].first,
               tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
-        place(tile);
+        place_keys(tile), place_values(tile);
         f(tile);
       }
     }
   }
 
-  // Notes where the rows of a tile are: after they have been copied, too.
-  void place(key_tile<T>& tile) const {
-    const auto k = k_.at(tile.key), v = v_.at(tile.key);
-    tile.k = {k.data, k.row, tile.keys, p_.d}, tile.v = {v.data, v.row, tile.keys, p_.e};
-  }
+  // Notes where the rows of a tile are now: again after they have been copied.
+  void place_keys(key_tile<T>& tile) const { tile.k = k_.at(tile.key, tile.keys); }
+  void place_values(key_tile<T>& tile) const { tile.v = v_.at(tile.key, tile.keys); }
 
   tile::row_stage<T>& k() { return k_; }
   tile::row_stage<T>& v() { return v_; }

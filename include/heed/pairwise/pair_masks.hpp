@@ -32,7 +32,9 @@ template <class T> class pair_masks {
     ids_range ids;
   };
 
-  static bool any_in(const kind& mask) { return (mask.present & (kind::segments | kind::keep | kind::visible_if)) != 0; }
+  static bool any_in(const kind& mask) {
+    return (mask.present & (kind::segments | kind::keep | kind::visible_if)) != 0;
+  }
 
   // For a tile of rows, one in each lane; what is behind the last lane, up to whole vectors, repeats it.
   void begin(const kind& mask, const heed::detail::sequence& s, const row_tile& rows) {

@@ -75,7 +75,7 @@ template <class Element> struct pair_tensor {
   HEED_INLINE const Element* row(index_t h, index_t i) const { return first + h * head + i * query; }
 };
 
-// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of them, `stride` apart,
+// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on, in rows `stride` apart. A row
 // holds key_step keys: 1 where lanes are queries; more where lane i is row i % (width / key_step) at key
 // i / (width / key_step) of the row's keys.
 template <class T> struct score_region {
@@ -100,8 +100,8 @@ template <class T> class score_mods {
   using batch = simd::batch<T>;
   static constexpr index_t w = simd::width<T>;
 
-  // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for. What
-  // is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
+  // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for.
+  // What is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
   template <class PlaceOf>
   void begin(const score_mod_rules<T>& rules, const heed::detail::sequence& s, const row_tile& rows, index_t first_place,
              bool called, index_t lanes, PlaceOf place_of) {
@@ -132,8 +132,8 @@ template <class T> class score_mods {
   // f(score_tile) over a region, for functions of the user
   template <class F> void call(const score_region<T>& r, F f) const {
     const index_t l = r.from * w, lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
-    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.stride : lanes, r.first, r.keys, lanes, number_, &head_[l],
-                                  &query_[l], &place_[l]});
+    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.stride : lanes, r.first, r.keys, lanes, number_,
+                                  &head_[l], &query_[l], &place_[l]});
   }
 
  private:
