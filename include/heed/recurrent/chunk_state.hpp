@@ -49,19 +49,11 @@ struct chunk_sizes {
   index_t chunk = 0, columns = 0, states = 1;
 };
 
-// Returns the product C = A^T B, with the rows of A and B for depth and the columns of A for rows of C.
+// Returns the product C = A^T B: the rows of A and B are its depth, the columns of A its rows.
 template <class T>
 tile::matrix_product<T> transposed_product(const tile::lane_block<const T>& a, const T* b, index_t b_row, T* c,
                                            index_t c_row) {
-  return {.a = a.data,
-          .a_row = 1,
-          .a_col = a.stride,
-          .b = b,
-          .b_row = b_row,
-          .c = c,
-          .c_row = c_row,
-          .rows = a.lanes,
-          .depth = a.rows};
+  return {a.data, 1, a.stride, b, b_row, c, c_row, a.lanes, a.rows};
 }
 
 template <class T> class chunk_state {
