@@ -71,23 +71,25 @@ template <class T> class chunk_state {
   // Begins with the task's columns of head number `state` of the initial state.
   void begin(index_t state) {
     state_ = state, empty_ = p_.before.s.data() == nullptr;
-    const index_t columns = task_.columns, whole = tile::whole_vectors<T>(columns);
+    const index_t number = task_.sequence.number, columns = task_.columns, whole = tile::whole_vectors<T>(columns);
     for (index_t f = 0; f < p_.features && !empty_; ++f) {
-      const T* const from = row_of(p_.before.s, f) + task_.column;
+      const T* const from = &p_.before.s(number, state, f, task_.column);
       std::copy(from, from + columns, s_ + f * stride_);
       std::fill(s_ + f * stride_ + columns, s_ + f * stride_ + whole, T(0));
     }
-    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
+    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f)
+      z_[f] = empty_ ? T(0) : p_.before.z(number, state, f);
   }
 
   // Writes the final state, if it is wanted.
   void end() {
     if (p_.after.s.data() == nullptr) return;
     if (empty_) std::fill(s_, s_ + p_.features * stride_, T(0));
-    for (index_t f = 0; f < p_.features; ++f)
-      std::copy(s_ + f * stride_, s_ + f * stride_ + task_.columns, row_of(p_.after.s, f) + task_.column);
-    for (index_t f = 0; f < (p_.normalize && task_.column == 0 ? p_.features : 0); ++f)
-      *element_of(p_.after.z, f) = z_[f];
+    for (index_t f = 0; f < p_.features; ++f) {
+      const T* const from = s_ + f * stride_;
+      std::copy(from, from + task_.columns, &p_.after.s(task_.sequence.number, state_, f, task_.column));
+      if (p_.normalize && task_.column == 0) p_.after.z(task_.sequence.number, state_, f) = z_[f];
+    }
   }
 
   bool empty() const { return empty_; }  // all 0, and s() is not written
@@ -120,13 +122,6 @@ template <class T> class chunk_state {
   }
 
  private:
-  template <class U> U* row_of(const tensor_view<U, 4>& s, index_t f) const {
-    return s.data() + task_.sequence.number * s.stride(0) + state_ * s.stride(1) + f * s.stride(2);
-  }
-  template <class U> U* element_of(const tensor_view<U, 3>& z, index_t f) const {
-    return z.data() + task_.sequence.number * z.stride(0) + state_ * z.stride(1) + f * z.stride(2);
-  }
-
   // Adds the rows to the sums.
   static void add_rows(const tile::lane_block<const T>& x, T* sums) {
     for (index_t c = 0; c < x.lanes; c += w) {

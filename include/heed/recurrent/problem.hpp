@@ -65,7 +65,8 @@ template <class T> struct recurrence {
     }
     const index_t all = s.keys;
     if (mask.has(mask.key_lengths)) s.keys = mask.lengths[n];
-    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : (align->end_of_lengths ? s.keys : all) - s.queries;
+    const index_t end = align->end_of_lengths ? s.keys : all;
+    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : end - s.queries;
     return s;
   }
   causal_split split(const sequence& s) const {
@@ -74,21 +75,14 @@ template <class T> struct recurrence {
     return {keys, queries, std::min(s.queries - queries, s.keys - keys)};
   }
 
-  HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
-    return q.data() + s.batch * q.stride(0) + head * q.stride(1) + (s.first_query + i) * q.stride(2);
+  const T* query(const sequence& s, index_t head, index_t i) const { return &q(s.batch, head, s.first_query + i, 0); }
+  T* output(const sequence& s, index_t head, index_t i) const { return &o(s.batch, head, s.first_query + i, 0); }
+  const T* key(const sequence& s, index_t kv_head, index_t j) const { return &k(s.batch, kv_head, s.first_key + j, 0); }
+  const T* value(const sequence& s, index_t kv_head, index_t j) const {
+    return &v(s.batch, kv_head, s.first_key + j, 0);
   }
-  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const {
-    return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
-  }
-  HEED_INLINE const T* key(const sequence& s, index_t kv_head, index_t j) const {
-    return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
-  }
-  HEED_INLINE const T* value(const sequence& s, index_t kv_head, index_t j) const {
-    return v.data() + s.batch * v.stride(0) + kv_head * v.stride(1) + (s.first_key + j) * v.stride(2);
-  }
-  HEED_INLINE const T* gate(const sequence& s, index_t state, index_t j) const {
-    const auto& g = decay->log_gates;
-    return g.data() + s.batch * g.stride(0) + state * g.stride(1) + (s.first_key + j) * g.stride(2);
+  const T* gate(const sequence& s, index_t state, index_t j) const {
+    return &decay->log_gates(s.batch, state, s.first_key + j);
   }
 };
 
