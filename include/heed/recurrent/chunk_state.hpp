@@ -49,13 +49,6 @@ struct chunk_sizes {
   index_t chunk = 0, columns = 0, states = 1;
 };
 
-// Returns the product C = A^T B: the rows of A and B are its depth, the columns of A its rows.
-template <class T>
-tile::matrix_product<T> transposed_product(const tile::lane_block<const T>& a, const T* b, index_t b_row, T* c,
-                                           index_t c_row) {
-  return {a.data, 1, a.stride, b, b_row, c, c_row, a.lanes, a.rows};
-}
-
 template <class T> class chunk_state {
  public:
   static constexpr index_t w = simd::width<T>;
@@ -110,8 +103,8 @@ template <class T> class chunk_state {
       const tile::lane_block<const T> k = features.of_keys(x.keys, decay, block);
       for (index_t groups = (all + tile::max_vectors - 1) / tile::max_vectors, from = 0; groups > 0; --groups) {
         const index_t vectors = (all - from + groups - 1) / groups;
-        auto product = transposed_product<T>(k.part(first, n - first, 0, block.count), x.values.row(first) + from * w,
-                                             x.values.stride, s_ + block.first * stride_ + from * w, stride_);
+        const tile::lane_block<T> s{s_ + block.first * stride_ + from * w, stride_, block.count, vectors * w};
+        auto product = tile::product_of<T>(k.row(first), 1, k.stride, x.values.part(first, n - first, from * w, s.lanes), s);
         product.accumulate = accumulate, product.factor = factor_;
         prefetch.multiply(product, vectors);
         from += vectors;

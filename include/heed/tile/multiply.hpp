@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "heed/simd/batch.hpp"
+#include "heed/tile/lanes.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
@@ -36,6 +37,13 @@ template <class T> struct matrix_product {
   const T* factor = nullptr;  // one per lane, for accumulate::scale
   T* top = nullptr;           // one per lane, or null: top = max(top, C), while C is in registers
 };
+
+// C = A B, A(m, k) = a[m * a_row + k * a_col]
+template <class T>
+HEED_INLINE matrix_product<T> product_of(const T* a, index_t a_row, index_t a_col, const lane_block<const T>& b,
+                                         const lane_block<T>& c) {
+  return {a, a_row, a_col, b.data, b.stride, c.data, c.stride, c.rows, b.rows};
+}
 
 #if defined(HEED_AVX512)
 inline constexpr int max_vectors = 4;
