@@ -10,7 +10,6 @@
 // Traffic: an update loads and stores S once; the chunk's queries load it once more.
 
 #include <algorithm>
-#include <type_traits>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/decay.hpp"
@@ -104,7 +103,8 @@ template <class T> class chunk_state {
       for (index_t groups = (all + tile::max_vectors - 1) / tile::max_vectors, from = 0; groups > 0; --groups) {
         const index_t vectors = (all - from + groups - 1) / groups;
         const tile::lane_block<T> s{s_ + block.first * stride_ + from * w, stride_, block.count, vectors * w};
-        auto product = tile::product_of<T>(k.row(first), 1, k.stride, x.values.part(first, n - first, from * w, s.lanes), s);
+        const tile::lane_block<const T> v = x.values.part(first, n - first, from * w, s.lanes);
+        auto product = tile::product_of<T>(k.row(first), 1, k.stride, v, s);
         product.accumulate = accumulate, product.factor = factor_;
         prefetch.multiply(product, vectors);
         from += vectors;
