@@ -51,9 +51,8 @@ template <class T> struct recurrence : heed::detail::tensors<T> {
     const auto n = static_cast<std::size_t>(number);
     const index_t all = s.keys;
     if (this->mask.has(this->mask.key_lengths)) s.keys = this->mask.lengths[n];
-    s.place = align->has_first  ? align->first[n]
-              : align->top_left ? 0
-                                : (align->end_of_lengths ? s.keys : all) - s.queries;
+    const index_t end = align->end_of_lengths ? s.keys : all;
+    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : end - s.queries;
     return s;
   }
   causal_split split(const recurrent::sequence& s) const {
