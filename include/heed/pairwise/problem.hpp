@@ -55,20 +55,19 @@ template <class Acc, class Storage = Acc> struct attention {
   }
 
   HEED_INLINE const Storage* query(const sequence& s, index_t head, index_t i) const {
-    const index_t query_head = repeat == 1 ? head : head / repeat;
-    return q.data() + s.batch * q.stride(0) + query_head * q.stride(1) + (s.first_query + i) * q.stride(2);
+    return &q(s.batch, repeat == 1 ? head : head / repeat, s.first_query + i, 0);
   }
   HEED_INLINE Storage* output(const sequence& s, index_t head, index_t i) const {
-    return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
+    return &o(s.batch, head, s.first_query + i, 0);
   }
   HEED_INLINE const Storage* key(const sequence& s, index_t kv_head, index_t j) const {
-    return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
+    return &k(s.batch, kv_head, s.first_key + j, 0);
   }
   HEED_INLINE const Storage* value(const sequence& s, index_t kv_head, index_t j) const {
-    return v.data() + s.batch * v.stride(0) + kv_head * v.stride(1) + (s.first_key + j) * v.stride(2);
+    return &v(s.batch, kv_head, s.first_key + j, 0);
   }
   HEED_INLINE Acc* lse_at(const sequence& s, index_t head, index_t i) const {
-    return lse.data() + s.batch * lse.stride(0) + head * lse.stride(1) + (s.first_query + i) * lse.stride(2);
+    return &lse(s.batch, head, s.first_query + i);
   }
 };
 
