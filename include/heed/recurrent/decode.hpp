@@ -95,9 +95,8 @@ template <class T> class decode_driver {
     const tensor_view<T, 4>& s = p_.after.s;
     const tensor_view<T, 3>& z = p_.after.z;
     const index_t kv_head = state / p_.states_per_kv_head;
-    state_update<T> update{
-        .s = {s.data() + t.number * s.stride(0) + state * s.stride(1), s.stride(2), p_.features, p_.e}};
-    T* const sums = p_.normalize ? z.data() + t.number * z.stride(0) + state * z.stride(1) : nullptr;
+    state_update<T> update{.s = {&s(t.number, state, 0, 0), s.stride(2), p_.features, p_.e}};
+    T* const sums = p_.normalize ? &z(t.number, state, 0) : nullptr;
     for (index_t i = 0; i < t.queries; ++i) {
       const bool writes = i < t.keys;
       if (writes) {
