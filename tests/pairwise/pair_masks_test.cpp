@@ -23,7 +23,7 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 // Tensors of 2 batch entries, 3 heads, 40 queries, 120 keys; a sequence of entry 1 from query 4 and key 9 on.
 constexpr index_t batches = 2, heads = 3, queries = 40, keys = 120;
-constexpr pairwise::sequence_origin origin{1, 1, 4, 9};
+constexpr heed::detail::sequence origin{1, 1, 4, 9};
 
 struct tensors {
   explicit tensors(std::uint32_t seed, int documents, double share, index_t block) {

@@ -23,8 +23,7 @@ template <class T> struct problem : pairwise::softmax_problem<T> {
       : pairwise::softmax_problem<T>(opt, x...), gates(heed::detail::with_canonical_strides(each)) {}
 
   HEED_INLINE const T* gate(const pairwise::sequence& s, index_t head, index_t query) const {
-    return gates.data() + s.batch * gates.stride(0) + head * gates.stride(1) +
-           (s.first_query + query) * gates.stride(2);
+    return &gates(s.batch, head, s.first_query + query);
   }
   // (sequence, key/value head) pairs
   index_t pairs() const { return this->heads == 0 ? 0 : this->sequences() * this->kv_heads; }

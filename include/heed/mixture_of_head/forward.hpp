@@ -6,7 +6,7 @@
 //   o_hi = gate_hi sum_j p_hij v_j,   p_hi = softmax over the visible j of score(scale q_hi . k_j)
 //
 // Rows whose gate is 0 are not computed: what remains of the heads that share a key/value head is gathered into tiles
-// of softmax's drivers, each lane with its own place for masks and score steps, and scattered from there. Time follows
+// of softmax's drivers, each lane with its own place for masks and score mods, and scattered from there. Time follows
 // the active rows: K and V are read by every tile, once for all its rows, and not at all where no row is active.
 
 #include <algorithm>

@@ -46,7 +46,7 @@ template <class Acc, class Storage = Acc> struct attention : heed::detail::tenso
     return heed::detail::tensors<Storage>::query(s, repeat == 1 ? head : head / repeat, i);
   }
   HEED_INLINE Acc* lse_at(const sequence& s, index_t head, index_t i) const {
-    return lse.data() + s.batch * lse.stride(0) + head * lse.stride(1) + (s.first_query + i) * lse.stride(2);
+    return &lse(s.batch, head, s.first_query + i);
   }
 
   tensor_view<Acc, 3> lse;
