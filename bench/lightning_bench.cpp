@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// lightning::forward and decode beside chunked Eigen products, plain loops, softmax, and the limits of the machine.
-// FLOPs are nominal, 4 D E + 65 (D + E) per token and head, whatever the chunk, for us and for our neighbours.
-// `counted` is what our chunks really multiply, padding included, over that: % peak times counted is how busy the
-// multipliers are. Calls of few tokens can pass 100 % of the peak: their first chunk reads no state. Rows:
+// Times lightning::forward and decode beside chunked Eigen products, plain loops, softmax, and the limits of the
+// machine. FLOPs are nominal for heed and its neighbours, 4 D E + 65 (D + E) per token and head, whatever the chunk.
+// `counted` is the work that heed's chunks really multiply, padding included, over the nominal work: % peak times
+// counted tells how busy the multipliers are. Calls of few tokens can pass 100 % of the peak, because their first chunk
+// reads no state. Rows:
 //   prefill/D<D>/N<N>           one head, E = D               huge/D<D>/N<N>       the same in pages of 2 MiB
 //   chunk/D<D>/C<C>             chunks of C tokens            gates/D<D>           log_gates, in times of slopes
 //   threads/H<H>/D<D>           two threads at N = 65536      decode/D<D>          one token, 8 heads
-//   softmax/D<D>/N<N>           beside causal softmax         silence/D<D>         10^5 tokens of zeros
-//   accuracy/D<D>               error against double      numbers/             long decays, subnormal numbers, NaN
-//   accuracy/D<D>               error against double         layout/...           see support/layout.hpp
+//   softmax/D<D>/N<N>           beside causal softmax         zeros/D<D>           10^5 tokens of zeros
+//   accuracy/D<D>               error against double          numbers/             long decays, subnormal numbers, NaN
+//   layout/...                  see support/layout.hpp
 // The softmax rows of 65536 and 262144 tokens run once and take five minutes. --benchmark_filter=REGEX chooses rows,
 // --benchmark_out=FILE writes JSON for plot.py.
 #include "support/recurrent.hpp"
@@ -102,10 +103,10 @@ void add_gate_rows() {
     })->UseManualTime();
 }
 
-// Zeros for 10^5 tokens on a state that fades, over as many tokens of numbers.
-void add_silence_rows() {
+// Adds rows of 10^5 tokens of zeros on a decaying state, over as many tokens of other numbers.
+void add_zero_rows() {
   for (const index_t d : {64, 128})
-    add(number("silence/D", d), [d](State& state, const std::string& row) {
+    add(number("zeros/D", d), [d](State& state, const std::string& row) {
       show_progress(row);
       const tensors_of x({.n = 100000, .d = d, .e = d}), zeros({.n = 100000, .d = d, .e = d});
       std::fill(zeros.k.begin(), zeros.k.end(), 0.0f);
@@ -151,7 +152,7 @@ void add_thread_rows() {
           ->MinTime(0.2);
 }
 
-// The loop that no step can beat: every number of the state read, changed and written.
+// Reads, changes and writes every number of the state: the least that a new token costs.
 void read_modify_write(float* x, index_t count) {
   namespace simd = heed::simd;
   constexpr index_t w = simd::width<float>;
@@ -160,7 +161,7 @@ void read_modify_write(float* x, index_t count) {
     for (index_t y = i; y < i + 4 * w; y += w) simd::store(x + y, simd::fma(simd::load(x + y), left, added));
 }
 
-// One new token for 8 heads; the time of the loop above over the same bytes, in times of it.
+// Adds rows of one new token for 8 heads, beside the time of the loop above over the same bytes.
 void add_decode_rows() {
   for (const index_t d : {64, 128})
     add(number("decode/D", d), [d](State& state, const std::string& row) {
@@ -169,7 +170,7 @@ void add_decode_rows() {
       const tensors_of x({.n = 1, .d = d, .e = d, .heads = heads});
       heed::state<float> memory(1, heads, d, d);
       std::vector<float> other(static_cast<std::size_t>(heads * d * d), 1.0f);
-      const int repeats = 50;  // back to back, as a model's layers are not: what is measured is the loop
+      const int repeats = 50;  // back to back, unlike the layers of a model, to measure the loop alone
       std::vector<double> shares;
       for (auto _ : state) {
         const double a = seconds_of([&] {
@@ -189,7 +190,7 @@ void add_decode_rows() {
     })->UseManualTime();
 }
 
-// Causal softmax of the same shape: where x_softmax passes 1 is the crossover.
+// Adds rows of causal softmax of the same shape. The crossover is where x_softmax passes 1.
 void add_softmax_rows() {
   for (const index_t d : {64, 128})
     for (const index_t n : {64, 96, 128, 192, 256, 384, 512, 1024, 4096, 16384, 65536, 262144}) {
@@ -241,7 +242,7 @@ void add_accuracy_rows() {
     });
 }
 
-// What a call of lightning attention is asked: a slope, or gates, and the options.
+// Holds the arguments of a call of lightning attention: a slope, or gates, and the options.
 struct lightning_call {
   double slope = 0.01;
   bool gated = false, steps = false;  // steps: decode
@@ -271,7 +272,7 @@ void add_numbers_rows() {
       row(
           number("slope", slope), [=](tensors_of&, lightning_call& how) { how.slope = slope; }, same);
     row(
-        "silence_after_16",
+        "zeros_after_16",
         [](tensors_of& x, lightning_call& how) {
           how.slope = 0.2;
           std::fill(x.k.begin() + 16 * 64, x.k.end(), 0.0f);
@@ -315,7 +316,7 @@ int main(int argc, char** argv) {
   add_gate_rows();
   add_thread_rows();
   add_decode_rows();
-  add_silence_rows();
+  add_zero_rows();
   add_softmax_rows();
   add_layouts();
   add_accuracy_rows();

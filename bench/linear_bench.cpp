@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// linear::forward and decode. FLOPs are nominal, per token and head: 4 F E of F features, and 65 (D + E) where it is
-// causal; feature maps and normalisers are not counted. Rows:
+// Times linear::forward and decode. FLOPs are nominal per token and head: 4 F E for F features, and 65 (D + E) more in
+// causal rows. They do not count feature maps and normalisers. Rows:
 //   causal/<feature>/D<D>/N<N>    one head, E = D, normalised      dense/<feature>/D<D>/N<N>    every key seen
 //   numbers/<feature>/            causal: small scales, subnormal numbers, NaN
 //   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// local_linear::forward beside softmax::forward on the same tensors, timed in the same iterations. Rows:
+// Times local_linear::forward beside softmax::forward on the same tensors, in the same iterations. Rows:
 //   forward/<mask>/D<D>/N<N>/ridge<r>   automatic, tolerance 1e-5; one head, M = N, E = D
-//   eigen/D<D>/N<N>                     the formula with Eigen, float, a matrix and an LDLT per row; x_heed: over ours
+//   eigen/D<D>/N<N>                     the formula with Eigen, float, a matrix and an LDLT per row; x_heed: over heed
 //   solver/<name>/D<D>/M<M>/ridge<r>    64 queries, few and many keys, each solver
-//   apply/D<D>/N<N>                     slopes given
+//   apply/D<D>/N<N>                     apply, on given slopes
 //   threads/D<D>                        two threads
 //   numbers/, numbers/apply/            sharp logits, subnormal numbers, NaN; ridge 1
 //   layout/...                          ridge 1, up to 1024 tokens, see support/layout.hpp
-// Counters: x_softmax, the time over softmax's; T, mean iterations of a tile; budget, x_softmax over 1.5 T + 2.5 (every
-// pass computes its weights anew) and budget_kept, over 1.05 T + 3 (weights kept); error, the largest |o - reference|
-// over the largest |o|, of 16 rows; scratch and naive_MB, the memory of one thread and of N D x D matrices.
+// Counters: x_softmax is the time over softmax's, and T the mean iterations of a tile. budget is x_softmax over 1.5 T +
+// 2.5 (every pass computes its weights again), budget_kept over 1.05 T + 3 (heed keeps the weights). error is the
+// largest |o - reference| over the largest |o|, of 16 rows. scratch is the memory of one thread, naive_MB that of N D x
+// D matrices.
 #include "support/eigen_baseline.hpp"
 
 #include <cmath>
@@ -48,7 +49,7 @@ std::string text(double x) {
   return digits;
 }
 
-// The largest error of 16 rows beside the reference, over the largest |o| of them. The rows are the batch of a call.
+// Returns the largest error of 16 rows beside the reference, over their largest |o|. The rows are the batch of a call.
 double error_of(const tensors<float>& x, double ridge, const heed::mask& mask) {
   const shape& s = x.at;
   constexpr index_t rows = 16;
@@ -92,7 +93,7 @@ void add_forward_rows() {
                   heed::softmax::forward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), plain);
                 };
                 std::vector<double> ratios;
-                for (auto _ : state) {  // softmax before and after: a change of speed meets both
+                for (auto _ : state) {  // softmax before and after: a change of speed affects both
                   const double before = seconds_of(softmax);
                   const double ours = seconds_of(
                       [&] { heed::local_linear::forward(x.q_view(), x.k_view(), x.v_view(), ridge, x.o_view(), how); });
@@ -160,7 +161,7 @@ void add_apply_rows() {
       })->UseManualTime();
 }
 
-// What an author of a model would write first: one matrix per query.
+// Computes one matrix per query, as an author of a model would write it first.
 void regress_rows(tensors<float>& x, float ridge) {
   using matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   const shape& s = x.at;

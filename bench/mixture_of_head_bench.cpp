@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// mixture_of_head::forward beside softmax::forward over all heads, which is timed in every iteration as well. Rows:
+// Times mixture_of_head::forward beside softmax::forward over all heads, in the same iterations. Rows:
 //   <mask>/<routing>/D<D>/N<N>/f<percent>   8 heads; random: each token uses each head with probability f;
 //                                           clustered: in runs of 128 tokens
 //   group/<mask>/N<N>/f<percent>            8 heads on one key/value head, D = 64, random: heads share tiles
@@ -9,9 +9,9 @@
 //   router/<kind>/H<H>                      4096 tokens, half of the heads: time of a routing
 //   layout/...                              each head with probability 0.5, causal, see support/layout.hpp
 // Counters: ideal is the share of (query, key) pairs whose gate is not 0, x_softmax the time over softmax's, x_ideal
-// the one over the other; x_apart (group) the time over that of the same call with K and V repeated for each head by
+// x_softmax over ideal. x_apart (group) is the time over that of the same call with K and V repeated for each head by
 // stride 0, so that no two heads share a tile. GFLOP/s and % of peak count active pairs alone.
-// plot.py draws <mask> rows. For numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
+// plot.py draws <mask> rows. For numbers to quote, use --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -35,7 +35,7 @@ constexpr index_t heads = 8, run_length = 128;
 
 enum class routing { random, clustered };
 
-// Gates (head, seq): 0, or a number around 1
+// Makes gates (head, seq): each is 0 or a number around 1.
 std::vector<float> gates_of(routing how, index_t n, int percent) {
   std::vector<float> gates;
   std::uint32_t seed = 11;
@@ -49,7 +49,7 @@ std::vector<float> gates_of(routing how, index_t n, int percent) {
   return gates;
 }
 
-// Of all pairs that the mask lets through, those whose gate is not 0
+// Returns the share of visible pairs whose gate is not 0.
 double active_share(const shape& s, const std::vector<float>& gates) {
   double active = 0, all = 0;
   for (index_t h = 0; h < s.heads; ++h)
@@ -82,7 +82,7 @@ struct call {
     heed::mixture_of_head::forward(x.q_view(), x.k_view(), x.v_view(), gate_view(), x.o_view(), options,
                                    {.workspace = workspace});
   }
-  void apart() {  // heads on one key/value head, none of which shares a tile
+  void apart() {  // the heads of one key/value head, without shared tiles
     heed::mixture_of_head::forward(x.q_view(), heed::broadcast(x.k_view(), 1, x.at.heads),
                                    heed::broadcast(x.v_view(), 1, x.at.heads), gate_view(), x.o_view(), options);
   }

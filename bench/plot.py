@@ -2,9 +2,13 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Draws benchmark rows.
 
-Of softmax_bench, the share of the multiply-add peak against the number of tokens; of mixture_of_head_bench, the time
-over that of all heads against the share of active pairs, beside the ideal; of lightning_bench, tokens per second
-against the number of tokens, beside softmax, with the crossover. Several files are read as one.
+The picture depends on the rows: from softmax_bench, the share of the multiply-add peak against the number of tokens;
+from mixture_of_head_bench, the time over that of all heads against the share of active pairs, beside the ideal; from
+lightning_bench, tokens per second against the number of tokens, beside softmax, with the crossover. Several files are
+read as one.
+
+--bars draws one bar for each kernel instead, from the rows that BARS names: the share of the multiply-add peak,
+beside that of the row <name>/eigen where there is one.
 
     ./softmax_bench --benchmark_filter=prefill --benchmark_out=softmax.json
     bench/plot.py softmax.json -o softmax.svg
@@ -12,6 +16,14 @@ against the number of tokens, beside softmax, with the crossover. Several files 
     bench/plot.py mixture.json -o mixture.svg
     ./lightning_bench --benchmark_filter='prefill/D[0-9]*/N[0-9]*$|softmax' --benchmark_out=lightning.json
     bench/plot.py lightning.json -o lightning.svg
+    bench/plot.py --bars softmax.json linear.json lightning.json mixture.json -o share_of_peak.svg
+
+A file is what a benchmark writes with --benchmark_out, the format of Google Benchmark. This script reads from it
+
+    context.build, context.one_core     flags and the peak measured by that process, for the title
+    benchmarks[].run_name               the name of the row
+    benchmarks[].run_type               "iteration" rows alone; medians over the repetitions are taken here
+    benchmarks[].<counter>              pct_peak (--bars, softmax), x_softmax and ideal (mixture), tokens/s (lightning)
 """
 
 import argparse
@@ -30,6 +42,55 @@ plt.rcParams["svg.fonttype"] = "none"  # text stays text
 plt.rcParams["svg.hashsalt"] = "heed"  # the same rows, the same file
 MASKS = ["dense", "causal", "window"]
 LINES = {"heed": ("tab:blue", "o"), "eigen": ("tab:orange", "s"), "naive": ("tab:gray", "^")}
+
+BARS = [  # (pattern of a row's name with its D, label), from top to bottom
+    (r"prefill/dense/D(\d+)/N4096", "softmax"),
+    (r"prefill/causal/D(\d+)/N4096", "softmax, causal"),
+    (r"causal/random/D(\d+)/N4096/f50", "mixture of head, half active, causal"),
+    (r"prefill/D(\d+)/N4096", "lightning"),
+    (r"causal/elu/D(\d+)/N16384", "linear, elu + 1, causal"),
+]
+
+
+def row_name(row):
+    """The name of a row without what Google Benchmark adds to it."""
+    return re.sub(r"/(manual_time|[a-z_]+:\d+)\b", "", row.get("run_name", row["name"]))
+
+
+def bar_shares(benchmarks):
+    """[(label, share of the peak, that of Eigen or None)], medians over the repetitions."""
+    shares = collections.defaultdict(list)
+    for row in benchmarks:
+        if row["run_type"] == "iteration" and "pct_peak" in row:
+            shares[row_name(row)].append(row["pct_peak"])
+    middle = {name: statistics.median(values) for name, values in shares.items()}
+    bars = []
+    for pattern, label in BARS:
+        found = [(int(match[1]), name) for name in middle if (match := re.fullmatch(pattern, name))]
+        bars += [(f"{label}, D = {d}", middle[name], middle.get(name + "/eigen")) for d, name in sorted(found)]
+    return bars
+
+
+def plot_bars(bars):
+    figure, axis = plt.subplots(figsize=(7.2, 0.42 * len(bars) + 1.0), layout="constrained")
+    place = range(len(bars))
+    axis.barh([y - 0.18 for y in place], [heed for _, heed, _ in bars], 0.36, color="tab:blue", label="heed")
+    rivals = [(y + 0.18, eigen) for y, (_, _, eigen) in zip(place, bars) if eigen is not None]
+    if rivals:
+        axis.barh(*zip(*rivals), 0.36, color="tab:orange", label="the same with Eigen's matrix products")
+    for y, share in [(y - 0.18, heed) for y, (_, heed, _) in zip(place, bars)] + rivals:
+        axis.annotate(f"{share:.0f}", (share, y), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7)
+    axis.set_yticks(place, [label for label, _, _ in bars], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 100)
+    axis.set_xlabel("% of the multiply-add peak of one core", fontsize=8)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.grid(axis="x", alpha=0.3)
+    axis.set_axisbelow(True)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    figure.legend(fontsize=8, loc="outside upper right", ncols=2, frameon=False)
+    return figure
 
 
 def medians(benchmarks):
@@ -65,8 +126,7 @@ def token_rates(benchmarks):
     side by side; medians over the repetitions."""
     numbers = collections.defaultdict(list)
     for row in benchmarks:
-        name = re.sub(r"/(manual_time|[a-z]+:1)\b", "", row.get("run_name", row["name"]))
-        match = re.fullmatch(r"(prefill|softmax)/D(\d+)/N(\d+)", name)
+        match = re.fullmatch(r"(prefill|softmax)/D(\d+)/N(\d+)", row_name(row))
         if not match or row["run_type"] != "iteration" or "tokens/s" not in row:  # a failed row
             continue
         kind, d, n = match[1], int(match[2]), int(match[3])
@@ -159,6 +219,7 @@ def main():
     parser.add_argument("files", nargs="+", metavar="file",
                         help="JSON written by a benchmark with --benchmark_out=FILE")
     parser.add_argument("-o", "--output", default="softmax.svg", help="picture to write (default: %(default)s)")
+    parser.add_argument("--bars", action="store_true", help="one bar for each kernel")
     arguments = parser.parse_args()
     data = {}
     for name in arguments.files:
@@ -167,7 +228,12 @@ def main():
         data["context"] = more.get("context", {})
         data.setdefault("benchmarks", []).extend(more["benchmarks"])
     active, rates = active_times(data["benchmarks"]), token_rates(data["benchmarks"])
-    if active:
+    if arguments.bars:
+        bars = bar_shares(data["benchmarks"])
+        if not bars:
+            parser.error("no rows that --bars draws")
+        figure, title = plot_bars(bars), None  # its title stands in the text around it
+    elif active:
         figure, title = plot_active(active), "mixture_of_head forward, one thread. "
     elif rates:
         figure, title = plot_rates(rates), "lightning and softmax forward, one thread, one head. "
@@ -177,7 +243,8 @@ def main():
             parser.error("no rows that this script draws")
         figure, title = plot_shares(curves), "softmax forward, one thread. "
     context = data["context"]
-    figure.suptitle(title + context.get("build", "") + "\n" + context.get("one_core", ""), fontsize=7)
+    if title is not None:
+        figure.suptitle(title + context.get("build", "") + "\n" + context.get("one_core", ""), fontsize=7)
     figure.savefig(arguments.output, metadata={"Date": None} if arguments.output.endswith(".svg") else None)
 
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// softmax::forward beside an Eigen two-product formulation, plain loops, and the limits of the machine. Rows:
+// Times softmax::forward beside two Eigen matrix products, plain loops, and the limits of the machine. Rows:
 //   prefill/<mask>/D<D>/N<N>    one head, M = N, E = D         gqa/<mask>/D<D>/N<N>    8 query heads on 2 k/v heads
 //   double/<mask>/D<D>/N<N>     the same in double             small/D<D>/N<N>/M<M>    few queries
 //   group8/D<D>/M<M>            one query, 8 heads a k/v head  window/D<D>             window of 256 at N = 16384
 //   masks_inside/<mask>/N<N>    a mask that hides nothing      tile_ceiling/D<D>       one tile that stays in cache
 //   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
-//   options/, packed/, board/   what options cost, see softmax_options.hpp
+//   options/, packed/, board/   the cost of options, see softmax_options.hpp
 //   numbers/                    sharp logits, subnormal numbers, NaN; numbers/few/: 4 queries
 //   layout/<mask>/...           see support/layout.hpp         long_keys/           few queries, keys beyond the caches
 // --benchmark_filter=REGEX chooses rows, --benchmark_out=FILE writes JSON for plot.py. The defaults take two to
-// three minutes; for numbers to quote: --benchmark_min_time=0.5 --benchmark_repetitions=9.
+// three minutes. For numbers to quote, use --benchmark_min_time=0.5 --benchmark_repetitions=9.
 #include "support/eigen_baseline.hpp"
 
 #include "softmax_options.hpp"
@@ -71,7 +71,7 @@ template <class T> void run_naive(tensors<T>& x, std::vector<T>& p) {
   }
 }
 
-// heed's row, and beside it Eigen and the plain loops where they are affordable.
+// Adds heed's row, and beside it Eigen and the plain loops where they do not take too long.
 template <class T = float> void add_with_neighbours(const std::string& name, const shape& s) {
   add(name, [s](State& state, const std::string& row) {
     tensors<T> x(s);
@@ -116,9 +116,9 @@ void add_forward_rows() {
 }
 
 // Rows that compare two things time both in every iteration, one after the other, so that a change of the machine's
-// speed meets both; the ratio is the median over the iterations.
+// speed affects both. The ratio is the median over the iterations.
 
-// The time of a window row in units of what N * (256 + query tile) pairs cost at the rate of dense attention.
+// Adds rows of a window: their time over that of N * (256 + query tile) pairs at the rate of dense attention.
 void add_window_rows() {
   for (const index_t d : {64, 128})
     add(number("window/D", d), [d](State& state, const std::string& row) {
@@ -142,7 +142,7 @@ void add_window_rows() {
     })->UseManualTime();
 }
 
-// A mask that hides nothing, over no mask.
+// Adds rows of a mask that hides nothing, over no mask.
 void add_mask_rows() {
   for (const bool causal : {false, true})
     for (const index_t n : {1024, 4096})
@@ -169,8 +169,8 @@ void add_mask_rows() {
           ->UseManualTime();
 }
 
-// One query per head, eight heads on one key/value head: memory bound where K and V are longer than the caches. The
-// bandwidth beside it is read from this row's own K, page for page.
+// Adds rows of one query per head with eight heads on one key/value head. They are memory bound where K and V are
+// longer than the caches. The bandwidth beside them is measured on the row's own K, page by page.
 void add_group_rows() {
   for (const index_t d : {64, 128})
     for (const index_t m : {1024, 16384, 262144})
@@ -205,8 +205,9 @@ void add_layouts() {
   }
 }
 
-// Few queries, keys and values beyond the caches. x_dense: the rate over that of N = M = 1024; x_cached: over that of
-// the same queries on 256 keys; x_read: bytes over the read bandwidth, measured from this row's own K.
+// Adds rows of few queries whose keys and values do not fit into the caches. x_dense is the rate over that of N = M =
+// 1024, x_cached over that of the same queries on 256 keys, x_read the bytes over the read bandwidth of the row's own
+// K.
 void add_long_key_rows() {
   constexpr index_t cases[][4] = {{128, 1, 4096}, {128, 1, 16384}, {4, 4, 4096}, {4, 4, 32768}};  // N, heads, M
   for (const index_t d : {64, 128})
@@ -242,7 +243,7 @@ void add_long_key_rows() {
           ->Iterations(9);
 }
 
-// Two threads over one, beside two peak loops at once over one.
+// Adds rows of two threads over one, beside two peak loops at once over one.
 void add_thread_rows() {
   for (const masking mask : {masking::dense, masking::causal})
     for (const index_t d : {64, 128})
@@ -272,7 +273,7 @@ void add_thread_rows() {
           ->MinTime(0.2);
 }
 
-// Errors against double, of heed and of the plain float loops, over the same inputs.
+// Adds rows of the errors against double, of heed and of the plain float loops, on the same inputs.
 void add_accuracy_rows() {
   for (const index_t d : {64, 128})
     add(number("accuracy/D", d), [d](State& state, const std::string& row) {
@@ -303,8 +304,8 @@ void add_accuracy_rows() {
     });
 }
 
-// The ceiling of the tile core on this machine: the multiplies and weights of one query tile and one key tile that stay
-// in cache, with none of the driver around them.
+// Times the multiplies and weights of one query tile and one key tile that stay in cache, without the driver around
+// them: the ceiling of the tile layer on this machine.
 template <int Vectors>
 void tile_step(const std::vector<float>& k, const std::vector<float>& v, const std::vector<float>& q,
                std::vector<float>& scores, std::vector<float>& o, std::vector<float>& stats, index_t keys, index_t d) {

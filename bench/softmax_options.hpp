@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Rows of softmax_bench.cpp: what options cost.
+// Rows of softmax_bench.cpp for the cost of options.
 //   options/<name>        one head, N = M = 2048, D = E = 64: x_plain is the time over that of the call
 //                         without the option, both timed in every iteration
-//   packed/...            sequences end to end over the same as a batch; lengths of half the keys over all of them
+//   packed/...            sequences end to end over the same as a batch; lengths of half the keys over all keys
 //   board/<squares>/B<B>  8 heads, D = E = 32, an additive bias per head, beside two Eigen products with the same bias
 // Include it after support/eigen_baseline.hpp.
 
@@ -21,7 +21,7 @@
 
 namespace heed_bench {
 
-// Options and what they refer to.
+// Holds options and the memory that they view.
 struct option_case {
   heed::softmax::options<float> options;
   std::vector<float> numbers = {};
@@ -39,7 +39,7 @@ inline std::vector<float> small_numbers(index_t count) {
   return x;
 }
 
-// One option of a call of shape s by name; "" is none.
+// Makes the option of a call of shape s that `name` names; "" is no option.
 inline std::unique_ptr<option_case> option_named(const std::string& name, const shape& s) {
   auto x = std::make_unique<option_case>();
   auto& options = x->options;
@@ -75,7 +75,7 @@ inline std::unique_ptr<option_case> option_named(const std::string& name, const 
   return x;
 }
 
-// Times `call` and `plain` in every iteration; the counter is the median of their ratio.
+// Times `call` and `plain` in every iteration. The counter is the median of their ratio.
 template <class Call, class Plain>
 void time_ratio(benchmark::State& state, const char* counter, Call call, Plain plain) {
   std::vector<double> ratios;
@@ -128,7 +128,7 @@ inline void add_packed_rows() {
                                  batch(std::as_const(x.v).data()), batch(x.o.data()));
         });
   })->UseManualTime();
-  // Lengths 1/64 to 63/64 of the longest, their mean a half: keys cut by key_lengths, and both sides by packed.
+  // Lengths are 1/64 to 63/64 of the longest, half on average. key_lengths cuts the keys, packed cuts both sides.
   for (const bool packed : {false, true})
     add(std::string("packed/ragged/") + (packed ? "packed" : "key_lengths"), [packed](benchmark::State& state,
                                                                                       const std::string& row) {

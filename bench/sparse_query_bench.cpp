@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Sparse query attention at H = 16 heads of 64 beside multi-head, grouped-query and multi-query attention of the same
-// width. Rows: <mask>/<variant>/N<N>, N from 1k to 32k, M = N.
+// Times sparse query attention at H = 16 heads of 64 beside multi-head, grouped-query and multi-query attention of the
+// same width. Rows: <mask>/<variant>/N<N>, N from 1k to 32k, M = N.
 //   x_mha     time over that of multi-head attention of the same width, both timed in every iteration; beyond 4k tokens
-//             the latter is two of its heads, times eight (heads share nothing)
-//   x_kv_mha  for rsqa: time over that of multi-head attention with as many heads as it has k/v heads, likewise
+//             the latter is the time of two of its heads, times eight (heads share nothing)
+//   x_kv_mha  for rsqa: time over that of multi-head attention with as many heads as rsqa has k/v heads, likewise
 //   ideal     score_flops_ratio of choose_heads
-// layout/...: half as many heads of q as of k, v and o, or one, causal, see support/layout.hpp
-// The rows of 16k and 32k tokens run once and take minutes: --benchmark_filter='N(1024|4096)/' leaves them out.
+// Rows layout/...: causal, q has half as many heads as k, v and o, or one; see support/layout.hpp.
+// The rows of 16k and 32k tokens run once and take minutes; --benchmark_filter='N(1024|4096)/' leaves them out.
 #include <algorithm>
 #include <cstdio>
 #include <string>
@@ -33,7 +33,7 @@ constexpr struct {
                 {"sqa", variant::sqa},     {"ssqa", variant::ssqa}, {"xsqa", variant::xsqa},
                 {"xsmqa", variant::xsmqa}, {"lsqa", variant::lsqa}, {"rsqa", variant::rsqa}};
 
-// tensors<float> has as many heads of q as of o; here q may have fewer.
+// Makes tensors of which q may have fewer heads than o; tensors<float> has as many of both.
 struct call {
   tensors<float> x;
   heed::tensor_view<const float, 4> q;

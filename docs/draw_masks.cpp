@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Draws the pictures of docs/masks.md from what the reference says is visible, and prints them. From the folder above:
+// Draws the pictures of docs/masks.md from the visibility of the reference, and prints them. From the folder above:
 // g++ -std=c++20 -I include -I /usr/include/eigen3 docs/draw_masks.cpp -o draw_masks && ./draw_masks docs/masks
 #include <algorithm>
 #include <array>
@@ -18,9 +18,9 @@ constexpr index_t tile = 4;  // real tiles are larger
 enum class cell { skipped, hidden, tested, plain };
 constexpr std::array colours{"#ffffff", "#d8dee4", "#6cb0ff", "#0a56b8"};  // of cells, in the same order
 
-// How a mask is run: as ranges of keys; asked for every pair but in tiles that it knows whole; asked for every pair
-// that its ranges leave
-enum class how { ranges, pairs, always };
+// Names how heed runs a mask: as ranges of keys; by tests of pairs, except in tiles wholly hidden or visible;
+// by a test of every pair that its ranges leave.
+enum class routine { ranges, pairs, always };
 
 struct picture {
   index_t queries, keys;
@@ -30,26 +30,23 @@ struct picture {
   cell& at(index_t i, index_t j) { return cells[static_cast<std::size_t>(i * keys + j)]; }
 };
 
-using problem = heed::reference::softmax::detail::problem<float>;
-using heed::reference::softmax::detail::sequence;
+using rules = heed::reference::detail::pair_rules<float, heed::softmax::options<>>;
+using heed::reference::detail::sequence;
 
-bool visible(const problem& p, const sequence& s, index_t query, index_t key) {
-  const auto number = [](index_t x) { return static_cast<std::int32_t>(x); };
-  return p.visible(s, {number(s.number), 0, number(query), number(key), number(p.place_of(s, query))});
+bool visible(const rules& r, const sequence& s, index_t query, index_t key) {
+  return r.visible(s, r.at(s, 0, query, key));
 }
 
-// ranges: the part of the mask that is run as ranges, where the rest is always asked
-picture look(const heed::mask& mask, const heed::mask& ranges, const heed::alignment& align, how run, index_t queries,
-             index_t keys) {
+// Classifies the pairs of a mask. ranges: the part of the mask that runs as ranges, where the rest is always tested.
+picture classify(const heed::mask& mask, const heed::mask& ranges, const heed::alignment& align, routine run,
+                 index_t queries, index_t keys) {
   const heed::softmax::options<> options{.mask = mask, .align = align}, range_options{.mask = ranges, .align = align};
-  const problem all_rules{1, 1, 1, queries, keys, 1, options, heed::detail::parts(options.mask)};
-  const problem range_rules{1, 1, 1, queries, keys, 1, range_options, heed::detail::parts(range_options.mask)};
+  const rules all_rules{options}, range_rules{range_options};
   picture out{queries, keys, std::vector<cell>(static_cast<std::size_t>(queries * keys), cell::skipped), {}};
-  for (index_t number = 0; number < all_rules.sequences(); ++number) {
-    const sequence s = all_rules.sequence_at(number);
+  for (const sequence& s : heed::reference::detail::sequences_of(mask, 1, queries, keys)) {
     const auto sees = [&](index_t i, index_t j) { return visible(all_rules, s, i, j); };
     const auto in_range = [&](index_t i, index_t j) {
-      return run == how::always ? visible(range_rules, s, i, j) : sees(i, j);
+      return run == routine::always ? visible(range_rules, s, i, j) : sees(i, j);
     };
     for (index_t i = 0; i < s.queries; ++i) out.places.push_back(s.first_key + all_rules.place_of(s, i));
     for (index_t i = 0; i < s.queries; i += tile)
@@ -60,7 +57,7 @@ picture look(const heed::mask& mask, const heed::mask& ranges, const heed::align
           for (index_t b = j; b < j_end; ++b)
             none = none && !in_range(a, b), all = all && sees(a, b), alike = alike && sees(a, b) == sees(i, b);
         if (none) continue;
-        const bool plain = run != how::always && (all || (alike && run == how::ranges));
+        const bool plain = run != routine::always && (all || (alike && run == routine::ranges));
         for (index_t a = i; a < i_end; ++a)
           for (index_t b = j; b < j_end; ++b)
             out.at(s.first_query + a, s.first_key + b) =
@@ -70,7 +67,7 @@ picture look(const heed::mask& mask, const heed::mask& ranges, const heed::align
   return out;
 }
 
-// Runs of one kind of cell, as squares of size 1
+// Returns the outline of all cells of one kind, as squares of size 1.
 std::string path(picture& x, cell kind) {
   std::string d;
   for (index_t i = 0; i < x.queries; ++i)
@@ -89,11 +86,11 @@ std::string lines(index_t queries, index_t keys, index_t step) {
   return d;
 }
 
-void draw(const std::string& folder, const std::string& name, const heed::mask& mask, how run = how::ranges,
+void draw(const std::string& folder, const std::string& name, const heed::mask& mask, routine run = routine::ranges,
           const heed::mask& ranges = {}, const heed::alignment& align = heed::bottom_right, index_t queries = 12,
           index_t keys = 12) {
   constexpr index_t size = 14, left = 26, top = 26;
-  picture x = look(mask, ranges, align, run, queries, keys);
+  picture x = classify(mask, ranges, align, run, queries, keys);
   std::ofstream svg(folder + "/" + name + ".svg");
   const index_t width = left + size * keys + 6, height = top + size * queries + 6;
   svg << "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" << width << "\" height=\"" << height
@@ -146,12 +143,12 @@ int main(int argc, char** argv) {
   draw(folder, "packed", heed::packed(offsets, offsets));
   draw(folder, "packed_causal", heed::packed(offsets, offsets) & heed::causal());
   draw(folder, "prefix_lm", heed::prefix_lm(five));
-  draw(folder, "segments", heed::segments(ids, ids), how::pairs);
-  draw(folder, "keep", heed::keep({blocks.data(), {1, 1, 12, 12}, {0, 0, 12, 1}}), how::pairs);
-  draw(folder, "visible_if", third, how::always);
-  draw(folder, "causal_and_visible_if", heed::causal() & third, how::always, heed::causal());
+  draw(folder, "segments", heed::segments(ids, ids), routine::pairs);
+  draw(folder, "keep", heed::keep({blocks.data(), {1, 1, 12, 12}, {0, 0, 12, 1}}), routine::pairs);
+  draw(folder, "visible_if", third, routine::always);
+  draw(folder, "causal_and_visible_if", heed::causal() & third, routine::always, heed::causal());
   draw(folder, "causal_window_lengths", heed::causal() & heed::window(4) & heed::key_lengths(nine));
-  draw(folder, "bottom_right", heed::causal(), how::ranges, {}, heed::bottom_right, 3, 8);
-  draw(folder, "top_left", heed::causal(), how::ranges, {}, heed::top_left, 3, 8);
-  draw(folder, "first_place", heed::causal(), how::ranges, {}, heed::first_place(two), 3, 8);
+  draw(folder, "bottom_right", heed::causal(), routine::ranges, {}, heed::bottom_right, 3, 8);
+  draw(folder, "top_left", heed::causal(), routine::ranges, {}, heed::top_left, 3, 8);
+  draw(folder, "first_place", heed::causal(), routine::ranges, {}, heed::first_place(two), 3, 8);
 }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Attention over the squares of a board, as the networks of game engines have it: 64 squares (chess) or 361 (Go), 8
-// heads of 32, and a learned bias per head for every pair of squares. The first argument is the number of positions a
-// call.
+// Runs attention over the squares of a board, as the networks of game engines do: 64 squares (chess) or 361 (Go), 8
+// heads of 32, and a learned bias per head for every pair of squares. The first argument is the number of positions in
+// one call.
 // g++ -std=c++20 -O2 -march=native -I include board.cpp
 #include <algorithm>
 #include <chrono>
@@ -24,7 +24,7 @@ float element(const const_view& x, index_t b, index_t h, index_t i, index_t j) {
   return x.data()[b * x.stride(0) + h * x.stride(1) + i * x.stride(2) + j * x.stride(3)];
 }
 
-// The largest error of one position against plain loops in double
+// Returns the largest error of one position against plain loops in double.
 double error_of(const const_view& q, const const_view& k, const const_view& v, const const_view& bias,
                 const const_view& o, index_t position) {
   const index_t squares = q.extent(2);
@@ -58,14 +58,14 @@ double play(index_t squares, index_t positions) {
     return x;
   };
 
-  // One projection makes q, k and v of every square side by side; o is what the next matrix product reads.
+  // One projection writes q, k and v of every square side by side. The next matrix product reads o.
   const std::vector<float> qkv = numbers(positions * squares * 3 * heads * dim);
   const std::vector<float> bias_data = numbers(heads * squares * squares);
   std::vector<float> o_data(static_cast<std::size_t>(positions * squares * heads * dim));
   const auto [q, k, v] = heed::packed_qkv(qkv.data(), positions, squares, heads, heads, dim);
   const auto o = heed::bshd(o_data.data(), positions, squares, heads, dim);
 
-  // One bias for all positions: batch extent 1. A bias per position is the same call with batch extent `positions`.
+  // One bias serves all positions: its batch extent is 1. For a bias per position, set the batch extent to `positions`.
   const const_view bias = heed::bhsd(bias_data.data(), 1, heads, squares, squares);
   const heed::softmax::options<> options{.bias = bias};
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A grouped-query attention layer with Eigen: projections, split_heads, causal attention, output projection.
-// Eigen matrices are passed as they are; split_heads views a (tokens, heads * dim) matrix as heads without a copy.
+// Runs a grouped-query attention layer with Eigen: projections, split_heads, causal attention, output projection.
+// heed takes Eigen matrices as they are. split_heads views a (tokens, heads * dim) matrix as heads without a copy.
 
 // The reference and Eigen come after heed: heed/softmax.hpp keeps g++ 12 from warning about its own AVX-512 intrinsics.
 #include "heed/softmax.hpp"
@@ -27,7 +27,7 @@ struct attention_layer {
     wo = size * matrix::Random(heads * head_dim, width);
   }
 
-  // Heads of all tokens, before the output projection.
+  // Returns the heads of all tokens, before the output projection.
   template <class Forward> matrix heads_of(const matrix& x, Forward forward) const {
     const matrix q = x * wq, k = x * wk, v = x * wv;
     matrix o(x.rows(), heads * head_dim);

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Regression in context: a sequence shows inputs x_j and noisy values of a function f there; attention predicts f at
-// the next input. Keys are inputs, values are values, the query is the next input, causal; nothing is trained. f is not
-// stationary: its slope changes from place to place, so that no one linear map fits.
+// Predicts a function from examples in the context. A sequence has inputs x_j and noisy values of a function f at these
+// inputs; attention predicts f at the next input. Keys are the inputs, values the values of f, and the query is the
+// next input. Attention is causal, and nothing is trained. The slope of f changes from place to place, so no single
+// linear map fits.
 //
 //   softmax             a mean of the values, weighted by exp(scale q.k): the Nadaraya-Watson estimate
-//   local linear        a linear regression under the same weights, read at the query
+//   local linear        a linear regression under the same weights, evaluated at the query
 //   linear regression   the same with equal weights: local linear attention at scale 0
-//   linear attention    a mean weighted by phi(q).phi(k), phi(x) = exp(scale x) by coordinates: a D x E state
+//   linear attention    a mean weighted by phi(q).phi(k), with phi(x) = exp(scale x) per coordinate: a D x E state
 //
-// Prints the mean squared error by length of context, over the mean square of f. Every number is at the best scale and
-// ridge of its kernel for that length, chosen on other sequences of other functions.
+// Prints the mean squared error over the mean square of f, for each length of the context. Every number is at the best
+// scale and ridge of its kernel for that length, chosen on other sequences with other functions.
 //
 //   in_context_regression [PICTURE.svg]
 #include <algorithm>
@@ -37,7 +38,7 @@ using errors = std::array<double, contexts.size()>;  // one per context length
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
-// Sequences of inputs on the unit sphere, each with a function of its own:
+// Holds sequences of inputs on the unit sphere, each with its own function:
 //   f(x) = sum over places r of g_r(x) A_r x,   g(x) = softmax of 4 c_r . x,   A_r and the directions c_r random
 struct data {
   std::vector<float> inputs = std::vector<float>(at(sequences * (length + 1) * D)),
@@ -100,7 +101,7 @@ struct settings {
   double scale, ridge;
 };
 
-// One curve. To add another: its settings, its call, a line in `curves`.
+// Describes one curve. To add another, add its settings, its call, and a line in `curves`.
 struct curve {
   const char *name, *colour;
   std::vector<settings> choices;
@@ -130,7 +131,7 @@ std::vector<settings> every(const std::vector<double>& scales, const std::vector
   return out;
 }
 
-// Mean over the predictions from about `context` inputs: within a factor of 2^(1/4).
+// Returns the mean error of predictions from about `context` inputs, within a factor of 2^(1/4), for each context.
 errors measure(const curve& c, const settings& use, const data& x) {
   std::vector<float> o(at(sequences * length * E));
   c.predict(x, use, heed::bhsd(o.data(), sequences, 1, length, E));

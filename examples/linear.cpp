@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Linear attention on raw memory: causal, 4 query heads on 2 key/value heads. One call equals two with the state
-// carried over, and equals token by token.   g++ -std=c++20 -O2 -march=native -I include linear.cpp
+// Runs causal linear attention on raw memory, with 4 query heads on 2 key/value heads. One call gives the same result
+// as two calls that carry the state over, and the same as token by token.
+//   g++ -std=c++20 -O2 -march=native -I include linear.cpp
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -26,10 +27,10 @@ int main() {
   const auto k = heed::bhsd(k_data.data(), 1, kv_heads, seq, dim), v = heed::bhsd(v_data.data(), 1, kv_heads, seq, dim);
   const auto view = [&](std::vector<float>& x) { return heed::bhsd(x.data(), 1, heads, seq, dim); };
 
-  // elu(x) + 1 for both sides and a normaliser are the defaults.
+  // The default feature map of queries and keys is elu(x) + 1, with a normaliser.
   heed::linear::forward(q, k, v, view(whole), {.mask = heed::causal()});
 
-  // The memory of any number of tokens: sums of phi(k) v^T and of phi(k), for each key/value head.
+  // The state of any number of tokens: the sums of phi(k) v^T and of phi(k), for each key/value head.
   heed::state<float> memory(1, kv_heads, dim, dim);
   for (const auto& [first, count] : {std::pair{heed::index_t{0}, cut}, std::pair{cut, seq - cut}})
     heed::linear::forward(heed::slice(q, 2, first, count), heed::slice(k, 2, first, count),

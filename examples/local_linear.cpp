@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Local linear attention on raw memory: a linear regression of the values at every query, under the softmax weights.
-// How its solves went, its slopes, and the last pass alone.
+// Runs local linear attention on raw memory: a linear regression of the values at every query, under the softmax
+// weights. Shows the report of the solver, the slopes, and apply, which runs the last pass alone.
 //   g++ -std=c++20 -O2 -march=native -I include local_linear.cpp
 #include <algorithm>
 #include <cmath>
@@ -30,7 +30,7 @@ int main() {
              slope = heed::bhsd(slope_data.data(), 1, heads, seq, dim),
              again = heed::bhsd(again_data.data(), 1, heads, seq, dim);
 
-  // The ridge is in units of |k|^2: a number, or one for each head.
+  // The ridge is in units of |k|^2. Pass one number, or one for each head.
   heed::local_linear::report report;
   heed::local_linear::options<> options{.mask = heed::causal()};
   options.slope = slope, options.report = &report;
@@ -39,12 +39,12 @@ int main() {
   const heed::plan plan = heed::local_linear::plan_forward(q, k, v, 1.0, o, options);
   std::printf("%s on %s\n  %s\n  %td queries a tile, %zu bytes of scratch\n", plan.path, plan.isa, plan.why.data(),
               plan.query_tile, plan.workspace_bytes);
-  // Automatic: conjugate gradients, except where a tile sees few keys and where they did not converge.
+  // The automatic solver runs conjugate gradients, except where a tile sees few keys or they do not converge.
   std::printf("%td rows: %td solved directly, the others in %.1f iterations on average and at most %td\n", heads * seq,
               report.direct_rows, report.mean_iterations, report.max_iterations);
   std::printf("largest residual %.1e, %td rows above the tolerance\n", report.max_residual, report.unconverged);
 
-  // The slopes give the same result without a solve; slopes of your own (a trained probe) go in here as well.
+  // The slopes give the same result without a solve. You may pass your own slopes (a trained probe), too.
   const auto difference = [](const std::vector<float>& a, const std::vector<float>& b) {
     float most = 0;
     for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
@@ -53,7 +53,7 @@ int main() {
   heed::local_linear::apply(q, k, v, slope, again, {.mask = heed::causal()});
   const float from_slopes = difference(o_data, again_data);
 
-  // An infinite ridge leaves no slope: softmax attention.
+  // An infinite ridge makes the slope 0, which gives softmax attention.
   heed::local_linear::forward(q, k, v, INFINITY, o, {.mask = heed::causal()});
   heed::softmax::forward(q, k, v, again, {.mask = heed::causal()});
   const float from_softmax = difference(o_data, again_data);

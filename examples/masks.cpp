@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Who sees whom: the letters of a word under different masks. Each row shows, in percent, how much one letter attends
-// to each; a dot is a letter that it does not see. Equal letters attend to each other 20 times as much as others.
+// Shows who sees whom: the letters of a word under different masks. Each row shows in percent how much one letter
+// attends to each other letter; a dot is a letter that it does not see. A letter attends to an equal letter 20 times as
+// much as to another.
 // g++ -std=c++20 -O2 -march=native -I include masks.cpp
 #include <cmath>
 #include <cstdint>
@@ -14,7 +15,7 @@
 constexpr std::string_view word = "abracadabra";
 constexpr heed::index_t seq = 11, letters = 26;
 
-// o has the value of every key in the proportion of its weight. With one-hot values it is the matrix of the weights.
+// Returns the weights as a matrix: o sums the values by weight, so with one-hot values o is the matrix of the weights.
 class weights {
  public:
   weights() : codes_(seq * letters), one_hot_(seq * seq), o_(seq * seq) {
@@ -24,7 +25,7 @@ class weights {
     }
   }
 
-  // Of the letters from `first` on, one row each
+  // Takes the letters from `first` on, one row each.
   heed::tensor_view<const float, 4> under(const heed::mask& mask, heed::index_t first) {
     const auto codes = heed::matrix(codes_.data(), seq, letters);
     const auto o = heed::matrix(o_.data(), seq - first, seq);
@@ -38,7 +39,7 @@ class weights {
   std::vector<float> codes_, one_hot_, o_;
 };
 
-// Prints the weights; counts where they are not 0 exactly where sees(place, key) is false.
+// Prints the weights and counts errors: a weight must be 0 exactly where sees(place, key) is false.
 template <class Sees> int show(const char* name, const heed::mask& mask, const Sees& sees, heed::index_t first = 0) {
   weights all;
   const auto weight = all.under(mask, first);
@@ -73,7 +74,7 @@ int main() {
   wrong += show("window(2, 0, 1): the first letter stays visible", heed::window(2, 0, 1),
                 [](index_t place, index_t key) { return (place - 2 <= key || key < 1) && key <= place; });
 
-  // Three texts end to end: abra, cad, abra. Places and keys count from the start of each.
+  // Three texts lie end to end: abra, cad, abra. Places and keys count from the start of each.
   const std::vector<std::int32_t> offsets{0, 4, 7, 11};
   const auto text_of = [](index_t i) { return i < 4 ? 0 : i < 7 ? 1 : 2; };
   wrong += show("packed(offsets, offsets) & causal()", heed::packed(offsets, offsets) & heed::causal(),
@@ -83,13 +84,13 @@ int main() {
   wrong += show("prefix_lm(4): a prompt that sees itself whole, then causal", heed::prefix_lm(prefix),
                 [](index_t place, index_t key) { return key <= place || key < 4; });
 
-  // Any rule of your own, joined with the others. It is stored by value: 32 bytes, trivially copyable.
+  // Your own rule joins with the others. The mask stores it by value: at most 32 bytes, trivially copyable.
   std::int32_t gap = 3;
   const auto every_third = [gap](const heed::position& at) { return (at.place - at.key) % gap == 0; };
   wrong += show("causal() & visible_if(every third)", heed::causal() & heed::visible_if(every_third),
                 [](index_t place, index_t key) { return key <= place && (place - key) % 3 == 0; });
 
-  // Fewer queries than keys are the newest tokens: with the default alignment they sit at the end of the keys.
+  // With the default alignment, fewer queries than keys are the newest tokens: their places are at the end of the keys.
   wrong += show("causal() for the last two letters alone", heed::causal(),
                 [](index_t place, index_t key) { return key <= place; }, 9);
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A mixture-of-head attention layer: a router made of dense layers chooses the heads of each token, attention runs over
-// those alone, an output projection joins them. Half of the heads are on; the time of attention is about half.
+// Runs a mixture-of-head attention layer. A router made of dense layers chooses the heads of each token, attention runs
+// for those alone, and an output projection joins them. Half of the heads are on, so attention takes about half the
+// time.
 
 // The reference and Eigen come after heed: heed/softmax.hpp keeps g++ 12 from warning about its own AVX-512 intrinsics.
 #include "heed/mixture_of_head.hpp"
@@ -36,7 +37,7 @@ struct moh_layer {
     w_mix = size * matrix::Random(width, 2);
   }
 
-  // Gates (tokens, heads), and the load-balance loss that training would add. The transposes are views.
+  // Returns the gates (tokens, heads) and the load-balance loss that training would add. The transposes are views.
   matrix route(const matrix& x, double& loss) const {
     const matrix routed = x * w_routed, shared = x * w_shared, mix = x * w_mix;
     matrix gates(x.rows(), heads);
@@ -45,7 +46,7 @@ struct moh_layer {
     return gates;
   }
 
-  // forward(q, k, v, o) is the attention; o starts as the input of the output projection, (tokens, heads * dim).
+  // Runs the layer; forward(q, k, v, o) is the attention and writes o (tokens, heads * dim), which wo then projects.
   template <class Forward> matrix operator()(const matrix& x, Forward forward) const {
     const matrix q = x * wq, k = x * wk, v = x * wv;
     matrix o(x.rows(), heads * head_dim);
@@ -55,7 +56,7 @@ struct moh_layer {
   }
 };
 
-template <class F> double milliseconds(F f) {  // best of five
+template <class F> double milliseconds(F f) {  // the best of five runs
   double best = 1e300;
   for (int repeat = 0; repeat < 5; ++repeat) {
     const auto begin = std::chrono::steady_clock::now();
@@ -82,11 +83,12 @@ int main() {
   });
   std::printf("attention of the active heads %.2f ms, of all heads %.2f ms: %.2f\n", mixture_ms, all_ms,
               mixture_ms / all_ms);
-  std::printf("load-balance loss %.3f, %td where every head is kept as often\n", loss, layer.routing.active);
+  std::printf("load-balance loss %.3f; it is %td when all heads are kept equally often\n", loss, layer.routing.active);
   std::printf("gates of token 0:");
   for (index_t h = 0; h < layer.heads; ++h) std::printf(" %.2f", static_cast<double>(gates(0, h)));
 
-  const matrix exact = layer(x.topRows(200), [&](auto q, auto k, auto v, auto o) {  // what follows they do not see
+  // The first tokens again in double: under a causal mask they do not see the others.
+  const matrix exact = layer(x.topRows(200), [&](auto q, auto k, auto v, auto o) {
     heed::reference::mixture_of_head::forward(q, k, v, gates.topRows(200).transpose(), o, {.mask = heed::causal()});
   });
   const double error = static_cast<double>((y.topRows(200) - exact).cwiseAbs().maxCoeff());

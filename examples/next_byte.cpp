@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Attention predicts the next byte of a text, with nothing trained: the memory is the text so far.
+// Predicts the next byte of a text by attention. Nothing is trained: the keys and values are the text so far.
 //
 //   key of position t     sum over n = 1 .. 6 of a random code (+-1/sqrt(D)) of the hash of the n bytes before t
 //   value of position t   byte t, one-hot: E = 256, so an output row is a distribution over bytes
 //   query of position t   the key of position t
 //
-// Where two contexts share their last L bytes, q.k is about L: the weights exp(scale q.k) favour the bytes that
-// followed long matches. Byte t is predicted from positions before t only: row i of the queries is position i + 1, row
-// j of the keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
+// Where two contexts share their last L bytes, q.k is about L, so the weights exp(scale q.k) favour the bytes that
+// followed long matches. The prediction of byte t reads positions before t only: row i of the queries is position i +
+// 1, row j of the keys is position j, and causal attention (j <= i) sees exactly the positions before i + 1.
 //
-// A row of softmax attention is an average of one-hot rows: a distribution. One of local linear attention is the value
-// of a regression line: its sum is 1, but entries can be negative. They are clipped at 0 and the rest renormalised.
-// Linear and lightning attention keep no keys: all that came before is in D x E numbers, so they take far less time,
-// cannot look one context up among many, and predict little better than bytes counted without context.
+// A row of softmax attention is an average of one-hot rows, so it is a distribution. A row of local linear attention is
+// the value of a regression line: its sum is 1, but entries can be negative. The program clips them at 0 and
+// renormalises the rest. Linear and lightning attention keep no keys: they compress everything before into D x E
+// numbers. They take far less time, cannot look up one context among many, and predict little better than counts of
+// bytes without context.
 //
 //   next_byte [FILE] [--kernel NAME]     default text: the library's own headers
 #include <unistd.h>
@@ -29,11 +30,11 @@
 #include <utility>
 #include <vector>
 
-#include "../bench/support/meters.hpp"
 #include "support/compressors.hpp"
 #include "support/kernels.hpp"
 #include "support/memory.hpp"
 #include "support/orders.hpp"
+#include "support/peak.hpp"
 #include "support/source_text.hpp"
 
 namespace {
@@ -43,7 +44,7 @@ using next_byte::at, next_byte::const_rows, next_byte::D, next_byte::E, next_byt
 using next_byte::kernel, next_byte::kernels, next_byte::settings;
 constexpr index_t max_bytes = 16384, continued_bytes = 200;
 
-// One line on stderr, overwritten on a terminal.
+// Prints one line to stderr, over the last one on a terminal.
 template <class... T> void progress(const char* format, T... values) {
   const bool terminal = isatty(STDERR_FILENO) != 0;
   if (terminal) std::fputs("\r\033[K", stderr);
@@ -56,7 +57,8 @@ template <class... T> void progress(const char* format, T... values) {
 
 // ---- scores --------------------------------------------------------------------------------------------------------
 
-// A byte never seen has probability 0; mixing in a little of the uniform distribution keeps its cost finite.
+// Returns the bits of one byte. A byte never seen has probability 0; mixing in a little of the uniform distribution
+// (`floor`) keeps its cost finite.
 double bits(const float* distribution, char byte, double floor) {
   double sum = 0;
   for (index_t e = 0; e < E; ++e) sum += std::max(0.f, distribution[e]);
@@ -64,14 +66,14 @@ double bits(const float* distribution, char byte, double floor) {
   return -std::log2((1 - floor) * p + floor / static_cast<double>(E));
 }
 
-// Mean over the bytes first .. end - 1; byte t is predicted by row t - first of o.
+// Returns the mean over the bytes first .. end - 1. Row t - first of o predicts byte t.
 double mean_bits(const float* o, const std::string& text, index_t first, index_t end, double floor) {
   double sum = 0;
   for (index_t t = first; t < end; ++t) sum += bits(o + (t - first) * E, text[at(t)], floor);
   return sum / static_cast<double>(end - first);
 }
 
-// Rows that predict the bytes first .. m.size() - 1
+// Computes the rows that predict the bytes first .. m.size() - 1; returns the FLOPs.
 double predict(const kernel& kernel, const memory& m, index_t first, const settings& use, std::vector<float>& o) {
   const index_t count = m.size() - first;
   return kernel.forward(heed::slice(m.queries(), 2, first - 1, count), heed::slice(m.keys(), 2, 0, m.size() - 1),
@@ -79,8 +81,8 @@ double predict(const kernel& kernel, const memory& m, index_t first, const setti
 }
 
 struct choice {
-  settings best, at_one;  // at_one: of those with scale 1
-  index_t first;          // chosen on the bytes first .. size - 1
+  settings best, at_one;  // at_one: the best of those with scale 1
+  index_t first;          // the bytes first .. size - 1 chose them
 };
 
 choice choose_settings(const kernel& kernel, const memory& m, std::vector<float>& o) {
@@ -100,7 +102,7 @@ choice choose_settings(const kernel& kernel, const memory& m, std::vector<float>
   return out;
 }
 
-// Changing byte t must change no prediction of the bytes up to t, to the last bit, and must change a later one.
+// Checks that a change of byte t changes no bit of the predictions of the bytes up to t, and changes a later one.
 bool is_causal(const kernel& kernel, const std::string& text, const settings& use) {
   const auto all_rows = [&](const std::string& bytes) {
     const memory m(bytes);
@@ -120,7 +122,7 @@ bool is_causal(const kernel& kernel, const std::string& text, const settings& us
   return true;
 }
 
-// Samples from the predictions, sharpened a little (p^1.5).
+// Samples bytes from the predictions, which it sharpens a little (p^1.5).
 std::string continuation(const kernel& kernel, memory m, const settings& use) {
   std::mt19937 random(1);
   std::vector<float> o(at(E));
@@ -146,18 +148,18 @@ timing time_kernel(const kernel& kernel, const memory& m, const settings& use, s
   timing best{.seconds = 1e9};
   const double n = static_cast<double>(m.size()), pairs = n * (n + 1) / 2;
   for (int round = 0; round < kernel.rounds; ++round) {
-    const double start = heed_bench::now();
+    const double start = next_byte::now();
     const double flops = kernel.forward(m.queries(), m.keys(), m.values(), heed::matrix(o.data(), m.size(), E), use);
-    best.seconds = std::min(best.seconds, heed_bench::now() - start);
+    best.seconds = std::min(best.seconds, next_byte::now() - start);
     best.gflops = flops / best.seconds * 1e-9;
   }
   const index_t step = std::min(kernel.naive_step, m.size());
   progress("%s: %.0f ms; now plain loops on 1/%td of the queries", kernel.name, best.seconds * 1e3, step);
   std::vector<float> plain(o.size());
   double naive_pairs = 0, largest = 1;
-  const double start = heed_bench::now();
+  const double start = next_byte::now();
   kernel.naive(m.queries(), m.keys(), m.values(), heed::matrix(plain.data(), m.size(), E), use, step);
-  best.naive_seconds = heed_bench::now() - start;
+  best.naive_seconds = next_byte::now() - start;
   for (index_t i = step - 1; i < m.size(); i += step) {
     naive_pairs += static_cast<double>(i + 1);
     for (std::size_t e = at(i * E); e < at((i + 1) * E); ++e) {
@@ -166,7 +168,7 @@ timing time_kernel(const kernel& kernel, const memory& m, const settings& use, s
     }
   }
   best.naive_seconds *= pairs / naive_pairs;
-  best.naive_difference /= largest;  // lightning attention is not normalised
+  best.naive_difference /= largest;  // because lightning attention is not normalised
   return best;
 }
 
@@ -181,9 +183,9 @@ result evaluate(const kernel& kernel, const memory& whole, const memory& half) {
   std::vector<float> o(at(whole.size() * E));
   result r;
   r.chosen = choose_settings(kernel, half, o);
-  r.peak = heed_bench::multiply_add_peak<float>();
+  r.peak = next_byte::multiply_add_peak();
   r.time = time_kernel(kernel, whole, r.chosen.best, o);
-  r.peak = std::max(r.peak, heed_bench::multiply_add_peak<float>());
+  r.peak = std::max(r.peak, next_byte::multiply_add_peak());
   const index_t first = half.size();
   r.bits = mean_bits(o.data() + (first - 1) * E, whole.text(), first, whole.size(), r.chosen.best.floor);
   progress("%s: at scale 1", kernel.name);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Biases that depend on how far a key is from the query, without an N x N matrix: T5's buckets as a view of 2N - 1
-// numbers per head, ALiBi as an option and as such a view, Swin's bias over two axes as a score function.
+// Shows biases that depend on the distance between key and query, without an N x N matrix: T5's buckets as a view of
+// 2N - 1 numbers per head, ALiBi as an option and as such a view, Swin's bias over two axes as a score function.
 // g++ -std=c++20 -O2 -march=native -I include relative_bias.cpp
 #include <algorithm>
 #include <chrono>
@@ -28,8 +28,8 @@ std::vector<float> numbers(index_t count) {
   return x;
 }
 
-// One table of 2 seq - 1 numbers per head, f(head, query - key), and the matrices that it stands for:
-// bias(i, j) = table[seq - 1 + i - j]. One key further is one number back: the stride of the key axis is -1.
+// Makes one table of 2 seq - 1 numbers per head, f(head, query - key), and views it as the matrices
+// bias(i, j) = table[seq - 1 + i - j]. One step along the keys is one step back, so the stride of the key axis is -1.
 template <class F> std::vector<float> distance_table(index_t seq, const F& f) {
   std::vector<float> table;
   for (index_t h = 0; h < heads; ++h)
@@ -40,7 +40,7 @@ bias_view toeplitz(const std::vector<float>& table, index_t seq) {
   return {table.data() + seq - 1, {1, heads, seq, seq}, {0, 2 * seq - 1, 1, -1}};
 }
 
-// What the view saves: all of it written out, head after head
+// Writes the whole bias out, head after head, which the view makes unnecessary.
 std::vector<float> written_out(const bias_view& x) {
   std::vector<float> all;
   for (index_t h = 0; h < heads; ++h)
@@ -50,7 +50,7 @@ std::vector<float> written_out(const bias_view& x) {
   return all;
 }
 
-// T5's bucket of key - query, both directions, 32 buckets: exact up to 8, then logarithmic up to 128
+// Returns T5's bucket of key - query, for both directions and 32 buckets: exact up to 8, then logarithmic up to 128.
 int t5_bucket(index_t key_minus_query) {
   const int side = key_minus_query > 0 ? 16 : 0;
   const auto distance = std::abs(static_cast<double>(key_minus_query));
@@ -113,8 +113,8 @@ int main() {
   const auto alibi_table = text("the same as a table", {.mask = heed::causal(), .bias = toeplitz(lines, seq)});
   std::printf("  largest difference %.1e\n", static_cast<double>(difference(alibi, alibi_table)));
 
-  // Two axes: bias(i, j) = table[y_i - y_j][x_i - x_j]. No two strides reach that, so it is read by a function, or
-  // written out once and shared by all windows (batch extent 1).
+  // Two axes: bias(i, j) = table[y_i - y_j][x_i - x_j]. Two strides cannot express that. Read the table in a function,
+  // or write the bias out once for all windows (batch extent 1).
   std::printf("Swin, %td windows of %td x %td\n", windows.batch, side, side);
   constexpr index_t width = 2 * side - 1;
   const std::vector<float> plane = numbers(heads * width * width);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Softmax attention on raw memory: 8 query heads share 2 key/value heads, causal, with lse; then the same result from
-// two halves of the keys, joined.   g++ -std=c++20 -O2 -march=native -I include softmax.cpp
+// Runs causal softmax attention on raw memory, with lse; 8 query heads share 2 key/value heads. Then computes the same
+// result from two halves of the keys and merges them.   g++ -std=c++20 -O2 -march=native -I include softmax.cpp
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -23,7 +23,7 @@ int main() {
                            v_data = numbers(kv_heads * seq * dim);
   std::vector<float> o_data(q_data.size()), lse(heads * seq);
 
-  // Views say how memory is laid out: here (batch, head, seq, dim); bshd, packed_qkv and any strides work as well.
+  // Views describe the layout of memory: here (batch, head, seq, dim). bshd, packed_qkv and any strides work as well.
   const auto q = heed::bhsd(q_data.data(), 1, heads, seq, dim);
   const auto k = heed::bhsd(k_data.data(), 1, kv_heads, seq, dim);
   const auto v = heed::bhsd(v_data.data(), 1, kv_heads, seq, dim);
@@ -37,8 +37,8 @@ int main() {
   std::printf("%s on %s, %td queries x %td keys a tile, %zu bytes of scratch\n", plan.path, plan.isa, plan.query_tile,
               plan.key_tile, plan.workspace_bytes);
 
-  // Attention over some of the keys is a partial result; two of them merge. Query i is at place i of the whole, which
-  // is place i of the first half and place i - seq / 2 of the second.
+  // Attention over some of the keys gives a partial result, and merge joins two of them. Query i is at place i of the
+  // whole, which is place i of the first half and place i - seq / 2 of the second.
   std::vector<float> a_data(o_data.size()), b_data(o_data.size()), a_lse(lse.size()), b_lse(lse.size());
   const auto a = heed::bhsd(a_data.data(), 1, heads, seq, dim), b = heed::bhsd(b_data.data(), 1, heads, seq, dim);
   const std::vector<std::int32_t> first{-seq / 2};

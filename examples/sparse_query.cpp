@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A causal attention layer whose head counts choose_heads decides: what each variant costs in score FLOPs and cached
-// numbers, beside multi-head and grouped-query attention, and the time of a forward pass of the whole layer.
+// Runs a causal attention layer with the head counts of choose_heads. Prints for each variant the score FLOPs and the
+// cached numbers, beside multi-head and grouped-query attention, and the time of a forward pass of the whole layer.
 
 // The reference and Eigen come after heed: heed/softmax.hpp keeps g++ 12 from warning about its own AVX-512 intrinsics.
 #include "heed/sparse_query.hpp"
@@ -29,7 +29,7 @@ struct attention_layer {
     wo = size * matrix::Random(heads.out_heads * heads.head_dim, m.width);
   }
 
-  // forward(q, k, v, o) is the attention
+  // Runs the layer; forward(q, k, v, o) is the attention.
   template <class Forward> matrix operator()(const matrix& x, Forward forward) const {
     const matrix q = x * wq, k = x * wk, v = x * wv;
     matrix o(x.rows(), wo.rows());
@@ -39,7 +39,7 @@ struct attention_layer {
   }
 };
 
-template <class F> double milliseconds(F f) {  // best of three
+template <class F> double milliseconds(F f) {  // the best of three runs
   double best = 1e300;
   for (int repeat = 0; repeat < 3; ++repeat) {
     const auto begin = std::chrono::steady_clock::now();
@@ -78,7 +78,7 @@ int main() {
       });
     });
 
-    // the first tokens again in double: under a causal mask they do not see the others
+    // The first tokens again in double: under a causal mask they do not see the others.
     const matrix start = x.topRows(64);
     const matrix exact = layer(start, [](auto q, auto k, auto values, auto o) {
       heed::reference::sparse_query::forward(q, k, values, o, {.mask = heed::causal()});

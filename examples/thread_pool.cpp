@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// A pool of threads behind the two members that heed asks of an executor, and causal attention through it: the bits of
-// the serial call, sooner. The first argument is the number of threads.
+// Runs causal attention on a pool of threads, through the two members that heed needs of an executor. The result has
+// the bits of the serial call. The first argument is the number of threads.
 // g++ -std=c++20 -O2 -march=native -pthread -I include thread_pool.cpp
 #include <algorithm>
 #include <chrono>
@@ -20,8 +20,8 @@
 
 #include "heed/softmax.hpp"
 
-// The calling thread and threads - 1 workers, which sleep between calls. A call from inside f, or while another thread
-// has the pool, runs on its own thread alone.
+// Runs tasks on the calling thread and threads - 1 workers, which sleep between calls. A call from inside f, or while
+// another thread uses the pool, runs on its own thread alone.
 class thread_pool {
  public:
   explicit thread_pool(heed::index_t threads) {
@@ -47,7 +47,7 @@ class thread_pool {
   }
 
  private:
-  void work(std::unique_lock<std::mutex>& lock) {  // locked before and after, not while f runs
+  void work(std::unique_lock<std::mutex>& lock) {  // holds the lock, except while f runs
     while (next_ < count_) {
       const heed::index_t index = next_++;
       const auto& f = *job_;
@@ -66,12 +66,12 @@ class thread_pool {
     }
   }
 
-  std::mutex mutex_;  // guards what follows
-  std::condition_variable_any wake_;  // _any: it knows stop tokens
+  std::mutex mutex_;  // guards the members below
+  std::condition_variable_any wake_;  // _any: it takes stop tokens
   std::condition_variable done_;
   const std::function<void(heed::index_t)>* job_ = nullptr;
   heed::index_t next_ = 0, count_ = 0, running_ = 0;
-  std::vector<std::jthread> workers_;  // last: stopped and joined while the rest still lives
+  std::vector<std::jthread> workers_;  // last, so that they stop and join before the other members go
 };
 
 int main(int argc, char** argv) {
@@ -86,15 +86,15 @@ int main(int argc, char** argv) {
   const auto q = view(q_data), k = view(k_data), v = view(v_data);
   const heed::softmax::options<> options{.mask = heed::causal()};
 
-  // The best of five calls, in milliseconds; the scratch is allocated once.
-  const auto time = [&](std::vector<float>& o_data, heed::context where) {
+  // Returns the best of five calls in milliseconds. Allocates the scratch once.
+  const auto time = [&](std::vector<float>& o_data, heed::context context) {
     const auto o = view(o_data);
-    std::vector<std::byte> scratch(heed::softmax::plan_forward(q, k, v, o, options, where).workspace_bytes);
-    where.workspace = scratch;
+    std::vector<std::byte> scratch(heed::softmax::plan_forward(q, k, v, o, options, context).workspace_bytes);
+    context.workspace = scratch;
     double best = 1e300;
     for (int repeat = 0; repeat < 5; ++repeat) {
       const auto begin = std::chrono::steady_clock::now();
-      heed::softmax::forward(q, k, v, o, options, where);
+      heed::softmax::forward(q, k, v, o, options, context);
       const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
       best = std::min(best, took.count());
     }

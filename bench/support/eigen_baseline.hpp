@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Softmax attention as a user of Eigen writes it with care: two matrix products around a score matrix that is allocated
-// once, the exponentials vectorised by Eigen, one thread, the flags of the rest. Hidden keys cost their share of both
-// products (their weight is set to 0); the exponentials are taken of visible scores only.
+// Computes softmax attention as a careful user of Eigen writes it: two matrix products around a score matrix that is
+// allocated once, with exponentials that Eigen vectorises, on one thread, with the flags of the rest. Hidden keys cost
+// their share of both products (their weight is set to 0). The exponentials run over visible scores only.
 
 // Include it before anything else that includes Eigen or intrinsics.
 

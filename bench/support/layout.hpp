@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Rows of every kernel: what it costs that tensors lie otherwise than head by head, rows end to end.
+// Rows of every kernel for the cost of other layouts than head by head with rows end to end.
 //   layout/<layout>/H<H>/D<D>/N<N>   ratio: time over that of the same numbers as bhsd
-// Layouts: bshd and packed_qkv (o bshd) are token-major; padded is bhsd with 64 bytes after each row. Where all heads
-// would take long, the call has some of the H heads: a view of the same rows.
+// Layouts: bshd and packed_qkv (with o as bshd) are token-major; padded is bhsd with 64 bytes after each row. Where all
+// heads would take long, the call has only some of the H heads: a view of the same rows.
 
 #include <algorithm>
 #include <cstdint>
@@ -24,8 +24,8 @@ struct laid_shape {
   index_t heads = 1, d = 64, n = 1, used = 1;  // used: heads of the call, the first of `heads`
 };
 
-// q, k, v, o of E = D, M = N, about normally distributed, and gates (head, seq), half of them 0; the same numbers in
-// every layout.
+// Holds q, k, v, o of E = D, M = N, about normally distributed, and gates (head, seq), half of them 0. The numbers are
+// the same in every layout.
 class laid_tensors {
  public:
   laid_tensors(const laid_shape& s, laid how) : at(s) {
@@ -81,8 +81,8 @@ class laid_tensors {
   std::vector<float> gates_;
 };
 
-// prefix: "" or "<option>/". run(tensors): one call. flops(shape): about how many one head of it takes, at the peak's
-// half; rows of more than `most_n` tokens are left out.
+// Adds the rows. prefix is "" or "<option>/". run(tensors) makes one call. flops(shape) returns about how many FLOPs
+// one head of it takes, at half of the peak. Leaves out rows of more than `most_n` tokens.
 template <class Run, class Flops>
 void add_layout_rows(const std::string& prefix, Run run, Flops flops, index_t most_n = 4096) {
   constexpr struct {
@@ -105,7 +105,7 @@ void add_layout_rows(const std::string& prefix, Run run, Flops flops, index_t mo
               const laid_tensors x(s, kind), plain(s, laid::bhsd);
               run(x), run(plain);
               std::vector<double> ratios;
-              for (auto _ : state) {  // plain before and after: a change of speed meets both
+              for (auto _ : state) {  // plain before and after: a change of speed affects both
                 const double before = seconds_of([&] { run(plain); });
                 const double ours = seconds_of([&] { run(x); });
                 const double after = seconds_of([&] { run(plain); });

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What this machine can do, measured in the process that compares itself with it: the multiply-add rate of one core and
-// its read bandwidth. The inner loops are assembly, so that neither the compiler nor its flags can change them: a loop
-// of C++ accumulators measures the register allocator. Needs nothing but a C++20 compiler.
+// Measures what this machine can do, in the process that compares itself with it: the multiply-add rate of one core and
+// its read bandwidth. The inner loops are assembly, so that neither the compiler nor its flags can change them; a loop
+// of C++ accumulators would measure the register allocator. Needs nothing but a C++20 compiler.
 
 #include <algorithm>
 #include <chrono>
@@ -24,9 +24,9 @@ inline double now() {  // seconds
 }
 
 // ---- multiply-adds ----------------------------------------------------------------------------------------------
-// With FMA: 14 independent chains hide a latency of 4 cycles on two pipes (8 would do). Without: 7 chains of multiplies
-// and 7 of adds, as many of each, because that is what a kernel without FMA executes. All registers hold 0. A turn of
-// the loop is 56 vector operations; the dec and the branch fit beside them. .irp is the assembler's own loop.
+// With FMA, 14 independent chains hide a latency of 4 cycles on two pipes (8 would do). Without FMA, 7 chains multiply
+// and 7 add, because a kernel without FMA executes as many of each. All registers hold 0. A turn of the loop is 56
+// vector operations; the dec and the branch fit beside them. .irp is the assembler's own loop.
 
 #if BENCH_X86
 #if defined(__AVX512F__)
@@ -95,11 +95,12 @@ template <class T> double run_multiply_adds(long turns) {
 #undef BENCH_TURN
 #undef BENCH_CLOBBERS
 #else
-inline constexpr bool has_meters = false;  // no loop written for this CPU yet: every share of the peak reads 0
+inline constexpr bool has_meters = false;  // no loop is written for this CPU yet, so every share of the peak is 0
 template <class T> double run_multiply_adds(long) { return 0; }
 #endif
 
-// GFLOP/s of one core. The best of many short pieces: whatever else runs on the machine only ever slows a piece down.
+// Returns the GFLOP/s of one core: the best of many short pieces, because whatever else runs on the machine only slows
+// a piece down.
 template <class T> double multiply_add_peak(double seconds = 0.1) {
   double best = 0;
   for (const double end = now() + seconds; now() < end;) {
@@ -112,7 +113,7 @@ template <class T> double multiply_add_peak(double seconds = 0.1) {
 
 // ---- reading memory ---------------------------------------------------------------------------------------------
 
-// Touches every 64-byte line of 8 * `lines` lines once, as `Streams` equally long streams side by side.
+// Reads every 64-byte line of 8 * `lines` lines once, as `Streams` equally long streams side by side.
 template <int Streams> void read_lines(const std::byte* data, std::size_t lines) {
   const std::size_t stride = lines * 8 / Streams * 64;
   for (std::size_t at = 0; at < stride; at += 64) {
@@ -127,8 +128,8 @@ template <int Streams> void read_lines(const std::byte* data, std::size_t lines)
   }
 }
 
-// GB/s of one core from a buffer far larger than the caches; the best of one, two, four and eight streams. Its pages
-// are those of an ordinary allocation, as the benchmark's tensors have them.
+// Returns the GB/s of one core from a buffer far larger than the caches: the best of one, two, four and eight streams.
+// Its pages are those of an ordinary allocation, like those of the benchmark's tensors.
 inline double read_bandwidth(std::size_t bytes = std::size_t{256} << 20, int rounds = 3) {
   const std::vector<std::byte> data(bytes, std::byte{1});
   const std::size_t lines = bytes / 64 / 8;

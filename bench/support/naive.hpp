@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Softmax attention as a textbook prints it, in plain loops: the code that a program without a library has.
-// Compiled with the flags of the rest.
+// Computes softmax attention in plain loops as a textbook prints it: the code of a program without a library. It is
+// compiled with the flags of the rest.
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 
 namespace heed_bench {
 
-// One head: q (n, d), k (m, d), v (m, e), o (n, e), rows end to end. Query i sees keys first(i) <= j < end(i).
+// Computes one head: q (n, d), k (m, d), v (m, e), o (n, e), rows end to end. Query i sees keys first(i) <= j < end(i).
 template <class T, class First, class End>
 void naive_attention(const T* q, const T* k, const T* v, T* o, std::ptrdiff_t n, std::ptrdiff_t d, std::ptrdiff_t e,
                      T scale, std::vector<T>& p, First first, End end) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Rows numbers/<name>: one call on numbers that some machines are slow with, over the same call on mild ones (standard
-// normal, scores of variance 1), both timed in every iteration. N = M = 768, D = E = 64. `ratio` is 1 where time does
-// not depend on numbers; nan and inf rows compute their tiles twice, and look for who sees what: up to 2.3. T, T_mild:
-// iterations of a tile, where the kernel iterates.
+// Rows numbers/<name> time a call on numbers that are slow on some machines, over the same call on mild numbers
+// (standard normal, scores of variance 1), both in every iteration. N = M = 768, D = E = 64. `ratio` is 1 where time
+// does not depend on numbers. nan and inf rows compute their tiles twice and find out which rows see what: up to 2.3. T
+// and T_mild are the iterations of a tile, where the kernel iterates.
 
 #include <cmath>
 #include <limits>
@@ -18,7 +18,7 @@ namespace heed_bench {
 
 inline constexpr index_t numbers_n = 768;
 
-// Both calls return their iterations, or 0.
+// Times hard() over mild(). Both return their iterations, or 0.
 template <class Hard, class Mild>
 void time_ratio(benchmark::State& state, const std::string& row, Hard hard, Mild mild) {
   show_progress(row);
@@ -34,8 +34,8 @@ void time_ratio(benchmark::State& state, const std::string& row, Hard hard, Mild
   if (iterations > 0) state.counters["T"] = iterations, state.counters["T_mild"] = mild_iterations;
 }
 
-// One row; run(tensors, options) is the call, hard(tensors, options) makes numbers of it, mild(options) the options of
-// the call beside it.
+// Adds one row. run(tensors, options) makes the call, hard(tensors, options) sets its numbers, mild(options) sets the
+// options of the call beside it.
 template <class Tensors, class Options, class Run, class Hard, class Mild>
 void add_numbers(const std::string& name, const decltype(Tensors::at)& s, Options, Run run, Hard hard, Mild mild) {
   add("numbers/" + name, [=](benchmark::State& state, const std::string& row) {
@@ -47,12 +47,12 @@ void add_numbers(const std::string& name, const decltype(Tensors::at)& s, Option
   })->UseManualTime();
 }
 
-// Every element becomes subnormal.
+// Makes every element subnormal.
 template <class Range> void make_subnormal(Range& x) {
   for (auto& value : x) value *= 1e-39f;
 }
 
-// The rows of kernels with softmax weights. Options: as softmax's
+// Adds the rows of kernels with softmax weights. Options has the members of softmax's options.
 template <class Options, class Run> void add_pair_numbers(const std::string& prefix, const shape& s, Run run) {
   using tensors_of = tensors<float>;
   const auto row = [&](const std::string& name, auto hard, auto mild) {

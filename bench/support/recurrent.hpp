@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Shapes, tensors and neighbours of the recurrent kernels: chunked matrix products by Eigen, and the recurrence in
-// plain loops.
+// Shapes and tensors for the recurrent kernels, and two neighbours: chunked matrix products by Eigen, and the
+// recurrence in plain loops.
 
 // Include it before anything else that includes Eigen or intrinsics.
 
@@ -21,7 +21,8 @@
 
 namespace heed_bench {
 
-// Nominal work, whatever the chunk: a state read and updated, and where it is causal 65 pairs per two tokens.
+// Counts nominal work, whatever the chunk: each token reads and updates the state; causal calls have 65 pairs per two
+// tokens more.
 struct recurrent_shape {
   index_t n = 1, d = 64, e = 64, heads = 1;
   index_t features = 0;  // of the state; 0: d
@@ -31,8 +32,8 @@ struct recurrent_shape {
   double flops() const {
     return tokens() * static_cast<double>(4 * (features > 0 ? features : d) * e + (causal ? 65 * (d + e) : 0));
   }
-  // What causal chunks of c tokens multiply on vectors of w lanes: the first chunk reads no state, queries fill whole
-  // vectors, and the pairs of a chunk are a staircase of steps of max(8, w) keys.
+  // Counts what causal chunks of c tokens multiply on vectors of w lanes. The first chunk reads no state, queries fill
+  // whole vectors, and the pairs of a chunk are a staircase of steps of max(8, w) keys.
   double counted_flops(index_t c, index_t w) const {
     const index_t step = std::max<index_t>(8, w);
     double read = 0, pairs = 0;  // lanes of queries that read the state; lanes times keys
@@ -50,7 +51,7 @@ struct recurrent_shape {
   }
 };
 
-// Rows end to end, zero at first. huge: asks for pages of 2 MiB, which spare the address translation of long streams.
+// Allocates rows end to end, zero at first. huge: asks for pages of 2 MiB, which need less address translation.
 template <class T> class pages {
  public:
   pages(index_t count, bool huge) {
@@ -73,7 +74,7 @@ template <class T> class pages {
   index_t size_ = 0;
 };
 
-// Random tensors in (head, seq, dim) order, about normally distributed, always the same.
+// Holds random tensors in (head, seq, dim) order, about normally distributed, always the same.
 template <class T> struct recurrent_tensors {
   recurrent_shape at;
   pages<T> q, k, v, o, gates;
@@ -115,13 +116,13 @@ template <class T> struct recurrent_tensors {
   }
 };
 
-// Chunks of 64 tokens by Eigen's matrix products, as a user writes them with care.
+// Computes chunks of 64 tokens by Eigen's matrix products, as a careful user writes them.
 template <class T> class eigen_lightning {
  public:
   using matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
   static constexpr index_t chunk = 64;
 
-  explicit eigen_lightning(const recurrent_shape& s) : s_(s.d, s.e), scores_(chunk, chunk), faded_(chunk, s.d) {}
+  explicit eigen_lightning(const recurrent_shape& s) : s_(s.d, s.e), scores_(chunk, chunk), decayed_(chunk, s.d) {}
 
   void operator()(recurrent_tensors<T>& x) {
     const recurrent_shape& s = x.at;
@@ -144,19 +145,19 @@ template <class T> class eigen_lightning {
         o.noalias() = q * s_;
         o.array().colwise() *= power.segment(1, c).array();
         o.noalias() += scores * v;
-        auto faded = faded_.topRows(c);
-        faded = k.array().colwise() * power.head(c).reverse().array();
+        auto decayed = decayed_.topRows(c);
+        decayed = k.array().colwise() * power.head(c).reverse().array();
         s_ *= power(c);
-        s_.noalias() += faded.transpose() * v;
+        s_.noalias() += decayed.transpose() * v;
       }
     }
   }
 
  private:
-  matrix s_, scores_, faded_;
+  matrix s_, scores_, decayed_;
 };
 
-// S = lambda S + k v^T, o = q S, token by token
+// Computes S = lambda S + k v^T, o = q S, token by token.
 template <class T> void naive_lightning(recurrent_tensors<T>& x, std::vector<T>& state) {
   const recurrent_shape& s = x.at;
   for (index_t h = 0; h < s.heads; ++h) {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Runs the registered rows between two measurements of the machine and reports them at the end, when the larger peak is
-// known: one line per row (the median of its repetitions), all repetitions as JSON with --benchmark_out=FILE.
-// A row NAME is compared with the rows NAME/eigen and NAME/naive where they ran.
+// Runs the registered rows between two measurements of the machine. Reports them at the end, when the larger peak is
+// known: one line per row (the median of its repetitions), and all repetitions as JSON with --benchmark_out=FILE.
+// Compares a row NAME with the rows NAME/eigen and NAME/naive where they ran.
 
 #include <benchmark/benchmark.h>
 #include <unistd.h>
@@ -43,7 +43,7 @@ template <class T> double& best_peak() {
     return m.gflops_float;
 }
 
-// Fails a row whose rate is above 101 % of the peak: its FLOPs are miscounted, or its work was optimised away.
+// Fails a row whose rate is above 101 % of the peak: its FLOPs are miscounted, or the compiler removed its work.
 template <class T> void check_against_peak(benchmark::State& state, double gflops) {
   if (!has_meters || gflops <= 1.01 * best_peak<T>()) return;
   best_peak<T>() = std::max(best_peak<T>(), multiply_add_peak<T>());  // the clock may have risen
@@ -61,7 +61,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
     row.insert(row.end(), runs.begin(), runs.end());
   }
 
-  // Shares of the final peak, and times relative to the neighbour rows.
+  // Computes shares of the final peak, and times relative to the neighbour rows.
   void complete(const machine& peak) {
     std::map<std::string, double> seconds;
     for (const auto& [index, group] : groups_)
@@ -134,7 +134,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
     const double in_unit = run.run_name.time_type.empty() ? run.GetAdjustedCPUTime() : run.GetAdjustedRealTime();
     return in_unit / benchmark::GetTimeUnitMultiplier(run.time_unit);
   }
-  // The median, or the only repetition, or nothing if the row failed.
+  // Returns the median, or the only repetition, or nothing if the row failed.
   static const Run* shown(const std::vector<Run>& group) {
     const Run* found = nullptr;
     for (const Run& run : group) {
@@ -147,7 +147,7 @@ class late_reporter : public benchmark::BenchmarkReporter {
   std::map<std::int64_t, std::vector<Run>> groups_;  // in the order of registration
 };
 
-// What the rows were compiled with.
+// Returns the compiler and flags of the rows.
 inline std::string build_flags() {
 #if defined(__clang__)
   std::string text = "clang++ " __clang_version__;
@@ -164,8 +164,8 @@ inline std::string build_flags() {
   return text;
 }
 
-// main() of a benchmark: short defaults in front of the caller's flags, meters around the rows, exit code 1 if a row
-// failed or none matched.
+// Is main() of a benchmark: puts short defaults in front of the caller's flags, measures the machine before and after
+// the rows, and returns 1 if a row failed or none matched.
 inline int run_all(int argc, char** argv) {
   std::vector<std::string> words{argv[0], "--benchmark_min_time=0.05", "--benchmark_repetitions=3",
                                  "--benchmark_enable_random_interleaving=true"};

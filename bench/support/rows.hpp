@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// How a row is registered, timed and rated.
+// Registers, times and rates rows.
 
 #include <benchmark/benchmark.h>
 #include <time.h>
@@ -17,12 +17,12 @@ namespace heed_bench {
 
 inline std::string number(const char* letter, index_t value) { return letter + std::to_string(value); }
 
-// row(state, name)
+// Registers a row; row(state, name) runs it.
 template <class Row> auto* add(const std::string& name, Row row) {
   return benchmark::RegisterBenchmark(name.c_str(), [name, row](benchmark::State& state) { row(state, name); });
 }
 
-// The rates of a row whose iteration is one call of shape s: n tokens, flops() and bytes<T>().
+// Sets the rates of a row whose iteration is one call of shape s: n tokens, flops() and bytes<T>().
 template <class T, class Shape> void set_rates(benchmark::State& state, const Shape& s) {
   state.counters["GFLOP/s"] = benchmark::Counter(s.flops() * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["GB/s"] =
@@ -31,8 +31,8 @@ template <class T, class Shape> void set_rates(benchmark::State& state, const Sh
       benchmark::Counter(static_cast<double>(s.n), benchmark::Counter::kIsIterationInvariantRate);
 }
 
-// One row: `call` again and again, on a workspace made once. done: the FLOPs of a call where they can be fewer than
-// those of the shape, for the comparison with the peak.
+// Times one row by repeating `call`. done: the FLOPs of a call for the comparison with the peak, where they can be
+// fewer than those of the shape.
 template <class T, class Shape, class Call>
 void time_row(benchmark::State& state, const std::string& name, const Shape& s, Call call, double done = 0) {
   show_progress(name);
@@ -48,9 +48,9 @@ void time_row(benchmark::State& state, const std::string& name, const Shape& s, 
   set_rates<T>(state, s);
 }
 
-// For rows that compare two things: both are timed in every iteration, one after the other.
+// Rows that compare two things time both in every iteration, one after the other.
 
-inline double cpu_now() {  // seconds of this thread: what else runs on its core does not count
+inline double cpu_now() {  // seconds of this thread, without what else runs on its core
   timespec time{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;

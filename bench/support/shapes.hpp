@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// A benchmark's shape, the work that it cannot avoid, and its tensors.
+// Describes a benchmark's shape, the work that it cannot avoid, and its tensors.
 
 #include <algorithm>
 #include <cstdint>
@@ -26,7 +26,7 @@ struct shape {
   index_t heads = 1, kv_heads = 1;
   masking mask = masking::dense;
 
-  // The keys first <= j < end that query i sees (places bottom right, as heed's default).
+  // Query i sees the keys first(i) <= j < end(i) (places are bottom right, heed's default).
   index_t first(index_t i) const {
     return mask == masking::window ? std::clamp<index_t>(i + m - n + 1 - window_keys, 0, m) : 0;
   }
@@ -44,7 +44,7 @@ struct shape {
   }
 };
 
-// Random tensors in (head, seq, dim) order, about normally distributed, always the same.
+// Holds random tensors in (head, seq, dim) order, about normally distributed, always the same.
 template <class T> struct tensors {
   shape at;
   std::vector<T> q, k, v, o;

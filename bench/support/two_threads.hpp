@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Two std::threads that wait for work, as an executor: made once, so that a row does not time the making of threads.
+// Makes an executor of two std::threads that wait for work. It starts them once, so that a row does not time the start.
 
 #include <condition_variable>
 #include <mutex>

@@ -17,7 +17,7 @@
 
 namespace next_byte {
 
-// Bits per byte of text[from ..], predicted by the counts of what followed the last 0 .. order bytes so far:
+// Returns the bits per byte of text[from ..], predicted by counts of the bytes that followed the last 0 .. order bytes:
 // p_n(x) = (count(x) + kinds p_{n-1}(x)) / (total + kinds), with kinds the number of different bytes seen after that
 // context and p_{-1} = 1/256 (Witten and Bell 1991).
 inline double witten_bell(std::string_view text, std::size_t from, int order) {
@@ -46,8 +46,8 @@ inline double witten_bell(std::string_view text, std::size_t from, int order) {
   return bits / static_cast<double>(text.size() - from);
 }
 
-// Bits per byte that `command` (gzip -9, xz -9) needs for text[from ..] after text[.. from]: the difference of two
-// compressed sizes. Nothing where the command does not exist.
+// Returns the bits per byte that `command` (gzip -9, xz -9) needs for text[from ..] after text[.. from]: the difference
+// of two compressed sizes. Returns nothing where the command does not exist.
 inline std::optional<double> compressor(const std::string& command, std::string_view text, std::size_t from) {
   const std::string program = command.substr(0, command.find(' '));
   if (std::system(("command -v " + program + " > /dev/null 2>&1").c_str()) != 0) return std::nullopt;

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <span>
 #include <vector>
 
-#include "../../bench/support/naive.hpp"
 #include "heed/lightning.hpp"
 #include "heed/linear.hpp"
 #include "heed/local_linear.hpp"
@@ -24,7 +24,8 @@ struct settings {
   double scale = 0, extra = 0, floor = 0, bits = 1e9;  // extra: ridge or slope; bits: of the text that chose them
 };
 
-// Each returns the FLOPs of the call; causal, the last query beside the last key.
+// Returns the visible pairs of a causal call whose last query is at the last key. The kernels below are such calls and
+// return their FLOPs.
 inline double visible_pairs(const_rows q, const_rows k) {
   const auto n = static_cast<double>(q.extent(2)), m = static_cast<double>(k.extent(2));
   return n * (m - n) + n * (n + 1) / 2;
@@ -52,13 +53,13 @@ inline const_rows code_rows(const std::vector<float>& x) {
   return heed::matrix(x.data(), static_cast<index_t>(x.size()) / D, D);
 }
 
-// Nominal, as in bench/lightning_bench.cpp: a state read and updated, 65 pairs per two tokens
+// Returns nominal FLOPs: each token reads and updates the state, and two tokens have 65 pairs.
 inline double recurrent_flops(const_rows k) {
   return static_cast<double>(k.extent(2)) * static_cast<double>(4 * D * E + 65 * (D + E));
 }
 
-// phi(x): softmax of scale x over its D numbers. Scores of phi cannot be sharpened otherwise: normalising cancels a
-// factor on them.
+// Runs linear attention with phi(x) = softmax of scale * x over its D numbers. The scale must act before phi, because
+// normalising cancels a factor of the scores.
 inline double linear(const_rows q, const_rows k, const_rows v, rows o, const settings& use) {
   const std::vector<float> sharp_q = scaled(q, use.scale), sharp_k = scaled(k, use.scale);
   heed::linear::forward(code_rows(sharp_q), code_rows(sharp_k), v, o,
@@ -66,7 +67,7 @@ inline double linear(const_rows q, const_rows k, const_rows v, rows o, const set
   return recurrent_flops(k);
 }
 
-// What came before the first query enters by its state.
+// Runs the tokens before the first query to get the state that the queries start from.
 inline double lightning(const_rows q, const_rows k, const_rows v, rows o, const settings& use) {
   const index_t n = q.extent(2), before = k.extent(2) - n;
   heed::state<float> memory(1, 1, D, E);
@@ -80,13 +81,27 @@ inline double lightning(const_rows q, const_rows k, const_rows v, rows o, const 
   return recurrent_flops(k);
 }
 
-// Plain loops for the queries step - 1, 2 step - 1, ...; query i sees the keys 0 .. i
+// Attends to the first `keys` keys from one query, in plain loops: softmax attention as a textbook prints it.
+inline void plain_softmax(const float* q, const float* k, const float* v, float* o, index_t keys, float scale) {
+  std::vector<float> p(at(keys));
+  float row_max = -std::numeric_limits<float>::infinity(), sum = 0;
+  for (index_t j = 0; j < keys; ++j) {
+    float s = 0;
+    for (index_t d = 0; d < D; ++d) s += q[d] * k[j * D + d];
+    p[at(j)] = s * scale;
+    row_max = std::max(row_max, p[at(j)]);
+  }
+  for (float& w : p) sum += w = std::exp(w - row_max);
+  std::fill(o, o + E, 0.f);
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t e = 0; e < E; ++e) o[e] += p[at(j)] * v[j * E + e];
+  for (index_t e = 0; e < E; ++e) o[e] /= sum;
+}
+
+// Runs plain loops for the queries step - 1, 2 step - 1, ...; query i sees the keys 0 .. i.
 inline void naive_softmax(const_rows q, const_rows k, const_rows v, rows o, const settings& use, index_t step) {
-  std::vector<float> p;
   for (index_t i = step - 1; i < q.extent(2); i += step)
-    heed_bench::naive_attention(
-        q.data() + i * D, k.data(), v.data(), o.data() + i * E, 1, D, E, static_cast<float>(use.scale), p,
-        [](index_t) { return index_t{0}; }, [&](index_t) { return i + 1; });
+    plain_softmax(q.data() + i * D, k.data(), v.data(), o.data() + i * E, i + 1, static_cast<float>(use.scale));
 }
 
 inline void naive_local_linear(const_rows q, const_rows k, const_rows v, rows o, const settings& use, index_t step) {
@@ -95,12 +110,12 @@ inline void naive_local_linear(const_rows q, const_rows k, const_rows v, rows o,
                                     use.extra);
 }
 
-// S = lambda S + k v^T, o = S^T q, token by token; below: its column of ones
+// Runs S = lambda S + k v^T, o = S^T q, token by token. With `normalize`, divides o by q times the sum of the keys.
 inline void plain_recurrence(const float* q, const float* k, const float* v, float* o, index_t n, float lambda,
                              bool normalize) {
   std::vector<float> state(at(D * E)), ones(at(D));
   for (index_t t = 0; t < n; ++t, q += D, k += D, v += E, o += E) {
-    float below = normalize ? 1e-6f : 1;
+    float denominator = normalize ? 1e-6f : 1;
     std::fill(o, o + E, 0.f);
     for (index_t d = 0; d < D; ++d) {
       float* const s = state.data() + d * E;
@@ -108,9 +123,9 @@ inline void plain_recurrence(const float* q, const float* k, const float* v, flo
         s[e] = lambda * s[e] + k[d] * v[e];
         o[e] += q[d] * s[e];
       }
-      if (normalize) below += q[d] * (ones[at(d)] += k[d]);
+      if (normalize) denominator += q[d] * (ones[at(d)] += k[d]);
     }
-    for (index_t e = 0; e < E; ++e) o[e] /= below;
+    for (index_t e = 0; e < E; ++e) o[e] /= denominator;
   }
 }
 
@@ -145,10 +160,10 @@ struct kernel {
   const char* name;
   double (*forward)(const_rows q, const_rows k, const_rows v, rows o, const settings&);
   void (*naive)(const_rows q, const_rows k, const_rows v, rows o, const settings&, index_t step);
-  std::span<const double> scales, extras;  // to choose from; 1 is among the scales
+  std::span<const double> scales, extras;  // to choose from; the scales include 1
   const char* extra;                       // its name
   index_t chosen_on;                       // 1/chosen_on of the first half, its end
-  int rounds;                              // timed
+  int rounds;                              // the best is reported
   index_t naive_step;                      // plain loops for 1/naive_step of the queries
   const char* note;
 };
@@ -158,9 +173,9 @@ inline constexpr kernel kernels[] = {
     {"local_linear", local_linear, naive_local_linear, local_linear_scales, ridges, "ridge", 8, 1, 512,
      "negative entries clipped at 0, the rest renormalised; x naive: a D x D matrix per query"},
     {"linear", linear, naive_linear, linear_scales, no_extra, "", 1, 3, 1,
-     "128 features, softmax of scale x: a memory of 128 x 256 numbers, no looking up; x naive: token by token"},
+     "128 features, softmax of scale x: a state of 128 x 256 numbers, no looking up; x naive: token by token"},
     {"lightning", lightning, naive_lightning, scale_one, slopes, "slope", 1, 3, 1,
-     "a memory of 128 x 256 numbers that fades by exp(-slope) a byte; clipped at 0 and renormalised, so any scale "
+     "a state of 128 x 256 numbers that decays by exp(-slope) a byte; clipped at 0 and renormalised, so any scale "
      "does"},
 };
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Curves over common places as an SVG picture, both axes logarithmic.
+// Draws curves over common values of x as an SVG picture with logarithmic axes.
 
 #include <algorithm>
 #include <cmath>
@@ -55,7 +55,7 @@ class picture {
  private:
   static constexpr double left = 56, right = 544, above = 32, below = 290;
 
-  // Whole pixels: rounding of another instruction set does not show.
+  // Rounds to whole pixels, so that the picture is the same for every instruction set.
   static std::string number(double x) { return std::to_string(std::lround(x)); }
   static std::string shortest(double x) {
     char digits[32];

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What the attention of next_byte.cpp reads: a key, a value and a query per position of a text that can grow.
+// Holds what the attention of next_byte.cpp reads: a key, a value and a query per position of a text that can grow.
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "heed/core/factories.hpp"
+#include "heed/softmax.hpp"
 
 namespace next_byte {
 
@@ -27,7 +27,7 @@ inline std::uint64_t mix(std::uint64_t x) {  // splitmix64
   return x ^ x >> 31;
 }
 
-// Codes (positions 0 .. size, D) and one-hot values (positions 0 .. size - 1, E) of a text that can grow.
+// Stores codes (positions 0 .. size, D) and one-hot values (positions 0 .. size - 1, E) of a text that can grow.
 class memory {
  public:
   explicit memory(const std::string& text) {
@@ -49,7 +49,7 @@ class memory {
   const_rows values() const { return heed::matrix(values_.data(), size(), E); }
 
  private:
-  void add_code() {  // of the position after the last byte
+  void add_code() {  // for the position after the last byte
     codes_.resize(codes_.size() + at(D));
     float* const code = codes_.data() + codes_.size() - D;
     std::uint64_t hash = 0;

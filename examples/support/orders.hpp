@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Mixture-of-head rows of next_byte.cpp: six heads, one for each length of context. Head h compares the last h + 1
-// bytes alone (its key and query are a random code of their hash), so its softmax weighs what followed the same bytes
-// before. A context that has not been seen before has nothing to say: its gate is 0, and the others share its weight.
-// Longer contexts weigh more. Softmax attention computes all heads and the gates multiply zeros in; mixture_of_head
-// skips them: the same bits per byte in less time.
+// Computes the mixture-of-head rows of next_byte.cpp: six heads, one for each length of context. Head h compares only
+// the last h + 1 bytes (its key and query are a random code of their hash), so its softmax averages the bytes that
+// followed the same context before. A new context predicts nothing: its gate is 0, and the other heads share its
+// weight. Longer contexts weigh more. Softmax attention computes all heads and multiplies some by 0; mixture_of_head
+// skips these, which gives the same bits per byte in less time.
 
 #include <algorithm>
 #include <cmath>
@@ -16,10 +16,10 @@
 #include <utility>
 #include <vector>
 
-#include "../../bench/support/meters.hpp"
 #include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
 #include "memory.hpp"
+#include "peak.hpp"
 
 namespace next_byte {
 
@@ -27,7 +27,7 @@ class orders {
  public:
   static constexpr index_t heads = longest_context, dim = 32;
 
-  // base: how much more a context weighs than one a byte shorter
+  // base: the weight of a context over that of one a byte shorter
   orders(const std::string& text, double base)
       : size_(static_cast<index_t>(text.size())),
         codes_(at(heads * (size_ + 1) * dim)),
@@ -64,14 +64,14 @@ class orders {
   heed::plan plan() {
     return heed::mixture_of_head::plan_forward(queries(), keys(), values(), gates(), out(), {.mask = heed::causal()});
   }
-  // The distributions over bytes, (size, E): heads added up
+  // Returns the distributions over bytes, (size, E): the sum of the heads.
   std::vector<float> predictions() const {
     std::vector<float> sum(at(size_ * E));
     for (std::size_t i = 0; i < o.size(); ++i) sum[i % sum.size()] += o[i];
     return sum;
   }
   index_t size() const { return size_; }
-  double active_pairs() const {  // of the pairs that a causal mask lets through
+  double active_pairs() const {  // as a share of the causal pairs
     double active = 0, all = 0;
     for (index_t h = 0; h < heads; ++h)
       for (index_t i = 0; i < size_; ++i) {
@@ -105,8 +105,8 @@ struct orders_result {
   index_t size = 0;
 };
 
-// score(predictions, text, first, end, floor): bits per byte of first .. end - 1, byte t by row t - 1. Scale, base and
-// floor are chosen on the first half.
+// Chooses scale, base and floor on the first half of the text, and measures with them. score(predictions, text, first,
+// end, floor) returns the bits per byte of first .. end - 1; row t - 1 predicts byte t.
 template <class Score> orders_result run_orders(const std::string& whole, Score score) {
   const std::string text = whole.substr(0, 8192), half = text.substr(0, text.size() / 2);
   orders_result r;
@@ -126,13 +126,13 @@ template <class Score> orders_result run_orders(const std::string& whole, Score 
   r.seconds = r.all_seconds = 1e9;
   std::vector<float> all;
   for (int round = 0; round < 2; ++round) {
-    double start = heed_bench::now();
+    double start = now();
     m.all_heads(r.scale);
-    r.all_seconds = std::min(r.all_seconds, heed_bench::now() - start);
+    r.all_seconds = std::min(r.all_seconds, now() - start);
     all = m.o;
-    start = heed_bench::now();
+    start = now();
     m.gated(r.scale);
-    r.seconds = std::min(r.seconds, heed_bench::now() - start);
+    r.seconds = std::min(r.seconds, now() - start);
   }
   r.bits = score(m.predictions(), text, first, r.size, r.floor);
   for (std::size_t i = 0; i < all.size(); ++i)

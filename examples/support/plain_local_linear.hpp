@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Local linear attention of one query as a textbook prints it: a D x D matrix, its Cholesky factor, in double.
+// Computes local linear attention of one query as a textbook does, with a D x D matrix and its Cholesky factor, in
+// double.
 
 #include <algorithm>
 #include <cmath>
@@ -15,7 +16,7 @@ class plain_local_linear {
   plain_local_linear(std::ptrdiff_t d, std::ptrdiff_t e)
       : d_(at(d)), e_(at(e)), mean_(d_), y_(d_), x_(d_), c_(d_ * d_) {}
 
-  // q (d), k (keys, d), v (keys, e), o (e); rows end to end
+  // Reads q (d), k (keys, d) and v (keys, e) and writes o (e); rows lie end to end.
   void attend(const float* q, const float* k, const float* v, float* o, std::ptrdiff_t keys, double scale,
               double ridge) {
     weigh(q, k, at(keys), scale);
@@ -55,7 +56,7 @@ class plain_local_linear {
       for (std::size_t a = 0; a < d_; ++a) mean_[a] += p_[j] * static_cast<double>(k[j * d_ + a]);
     }
   }
-  // y <- C^-1 y; c: the lower triangle of C, then its Cholesky factor
+  // Computes y <- C^-1 y. c_ holds the lower triangle of C, then its Cholesky factor.
   void solve() {
     for (std::size_t a = 0; a < d_; ++a)
       for (std::size_t b = 0; b <= a; ++b) {

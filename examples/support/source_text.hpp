@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The text of the demonstration: a file, or the library's own headers one after the other.
+// Reads the text of the demonstration: a file, or the library's own headers one after the other.
 
 #include <algorithm>
 #include <filesystem>
@@ -17,7 +17,7 @@ inline std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
 }
 
-// Empty if the headers are not found in the source tree that built this program, nor in a folder above this one.
+// Returns the headers of the source tree that built this program or of a folder above this one, else an empty text.
 inline std::string read_headers() {
   namespace fs = std::filesystem;
   std::vector<fs::path> roots;

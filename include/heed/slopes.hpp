@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Slopes per head of published models; lambda = exp(-slope).
-
-#include "heed/core/config.hpp"
+// The slopes per head of published models: ALiBi subtracts slope |place - key| from scores, lightning attention decays
+// by lambda = exp(-slope) per token.
 
 #include <cmath>
 #include <vector>
@@ -16,13 +15,13 @@ namespace heed {
 namespace detail {
 inline namespace HEED_ISA {
 
-// slope(head) for every head
+// Returns slope(head) for every head.
 template <class F> std::vector<double> slopes_of(const char* name, index_t heads, F slope) {
   if (heads < 0) fail("%: heads is %, must be at least 0", name, heads);
   constexpr index_t most = index_t{1} << 24;
   if (heads > most) fail("%: heads is %, must be at most %", name, heads, most);
-  std::vector<double> all(static_cast<std::size_t>(heads));
-  for (index_t h = 0; h < heads; ++h) all[static_cast<std::size_t>(h)] = slope(static_cast<double>(h));
+  std::vector<double> all;
+  for (index_t h = 0; h < heads; ++h) all.push_back(slope(static_cast<double>(h)));
   return all;
 }
 inline void check_layer(const char* name, index_t layer, index_t layers) {
@@ -35,8 +34,8 @@ inline void check_layer(const char* name, index_t layer, index_t layers) {
 
 inline namespace HEED_ISA {
 
-// start^(h + 1) with start = 2^(-8 / heads) for a power of two; else the slopes of the next lower power of two, then
-// every other one of the next higher. ALiBi (arXiv 2108.12409), Lightning Attention (arXiv 2401.04658).
+// 2^(-8 (h + 1) / heads) where heads is a power of two; else the slopes of the next lower power of two, then every
+// other slope of the next higher. ALiBi (arXiv 2108.12409), Lightning Attention (arXiv 2401.04658).
 inline std::vector<double> alibi_slopes(index_t heads) {
   double whole = 1;
   while (2 * whole <= static_cast<double>(heads)) whole *= 2;
@@ -45,8 +44,7 @@ inline std::vector<double> alibi_slopes(index_t heads) {
   });
 }
 
-// alibi_slopes, fading towards the last layer: times 1 - layer / (layers - 1) + 1e-5. TransNormerLLM
-// (arXiv 2307.14995).
+// alibi_slopes times 1 - layer / (layers - 1) + 1e-5: the last layers hardly decay. TransNormerLLM (arXiv 2307.14995).
 inline std::vector<double> transnormer_slopes(index_t heads, index_t layer, index_t layers) {
   detail::check_layer("transnormer_slopes", layer, layers);
   const double depth = layers == 1 ? 0 : static_cast<double>(layer) / static_cast<double>(layers - 1);
@@ -55,7 +53,7 @@ inline std::vector<double> transnormer_slopes(index_t heads, index_t layer, inde
   return all;
 }
 
-// 8 / heads (1 - layer / layers) h: linear in the head, from no decay in the first on.
+// 8 / heads (1 - layer / layers) h: no decay in head 0, then linear in the head.
 inline std::vector<double> fla_slopes(index_t heads, index_t layer, index_t layers) {
   detail::check_layer("fla_slopes", layer, layers);
   const double factor = 8 / static_cast<double>(heads) * (1 - static_cast<double>(layer) / static_cast<double>(layers));

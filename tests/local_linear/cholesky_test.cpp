@@ -7,13 +7,15 @@
 #include <cmath>
 #include <vector>
 
+#include "heed/local_linear/conjugate_gradients.hpp"
+
 #include "support/catch.hpp"
 #include "support/random.hpp"
 
 namespace {
 
 using heed::index_t;
-namespace tile = heed::tile;
+using namespace heed::local_linear::detail;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 template <class T> constexpr double tolerance = std::is_same_v<T, float> ? 1e-5 : 1e-13;
@@ -32,39 +34,42 @@ TEMPLATE_TEST_CASE("vector steps of conjugate gradients", "[solve]", float, doub
   const index_t w = heed::simd::width<T>, lanes = 2 * w, row = lanes + 1, rows = 7;
   const auto matrix = [&] { return numbers<T>(random, rows * row); };
   const auto lane = [&] { return numbers<T>(random, lanes); };
-  const std::vector<T> p = matrix(), z = matrix(), mean = matrix(), y = matrix(), r = matrix();
-  const std::vector<T> s = lane(), ridge = lane(), step = lane(), turn = lane();
-  std::vector<T> image = z, next_y = y, next_r = r, next_p = p;
-  std::vector<T> dot(at(lanes)), curve = dot, square = dot, shift = dot;
-  lane_dot(p.data(), z.data(), row, rows, lanes, dot.data());
-  complete_image(image.data(), s.data(), mean.data(), ridge.data(), p.data(), row, rows, lanes, curve.data());
-  take_step(next_y.data(), next_r.data(), p.data(), z.data(), step.data(), step.data(), row, rows, lanes,
-                  square.data());
-  turn(next_p.data(), r.data(), turn.data(), mean.data(), row, rows, lanes, shift.data());
+  const std::vector<T> p = matrix(), Ap = matrix(), mean = matrix(), x = matrix(), r = matrix();
+  const std::vector<T> sum = lane(), ridge = lane(), alpha = lane(), beta = lane();
+  std::vector<T> next_Ap = Ap, next_x = x, next_r = r, next_p = p, fixed_p = p, fixed_r = r, fixed_Ap = Ap;
+  std::vector<T> dot(at(lanes)), pAp = dot, rr = dot, mean_p = dot;
+  lane_dot(p.data(), Ap.data(), row, rows, lanes, dot.data());
+  add_mean_and_ridge<T>({nullptr, nullptr, fixed_p.data(), next_Ap.data(), row, rows, lanes}, sum.data(), mean.data(),
+                        ridge.data(), pAp.data());
+  update_x_r<T>({next_x.data(), next_r.data(), fixed_p.data(), fixed_Ap.data(), row, rows, lanes}, alpha.data(),
+                alpha.data(), rr.data());
+  update_p<T>({nullptr, fixed_r.data(), next_p.data(), nullptr, row, rows, lanes}, beta.data(), mean.data(),
+              mean_p.data());
+  CHECK((fixed_p == p && fixed_r == r && fixed_Ap == Ap));
   for (index_t l = 0; l < row; ++l) {
     double sums[4] = {0, 0, 0, 0};
     for (index_t d = 0; d < rows; ++d) {
       const std::size_t i = at(d * row + l);
       if (l >= lanes) {  // what is behind the lanes is not touched
-        CHECK((image[i] == z[i] && next_y[i] == y[i] && next_r[i] == r[i] && next_p[i] == p[i]));
+        CHECK((next_Ap[i] == Ap[i] && next_x[i] == x[i] && next_r[i] == r[i] && next_p[i] == p[i]));
         continue;
       }
-      const std::size_t x = at(l);
+      const std::size_t of = at(l);
       const auto close = [](T got, double want) {
         CHECK(double(got) == Approx(want).epsilon(tolerance<T>).margin(tolerance<T>));
       };
-      const double whole = double(z[i]) - double(s[x]) * double(mean[i]) + double(ridge[x]) * double(p[i]);
-      close(image[i], whole);
-      close(next_y[i], double(y[i]) + double(step[x]) * double(p[i]));
-      const double rest = double(r[i]) - double(step[x]) * double(z[i]);
-      close(next_r[i], rest);
-      const double direction = double(r[i]) + double(turn[x]) * double(p[i]);
+      const double image = double(Ap[i]) - double(sum[of]) * double(mean[i]) + double(ridge[of]) * double(p[i]);
+      close(next_Ap[i], image);
+      close(next_x[i], double(x[i]) + double(alpha[of]) * double(p[i]));
+      const double residual = double(r[i]) - double(alpha[of]) * double(Ap[i]);
+      close(next_r[i], residual);
+      const double direction = double(r[i]) + double(beta[of]) * double(p[i]);
       close(next_p[i], direction);
-      sums[0] += double(p[i]) * double(z[i]), sums[1] += double(p[i]) * whole;
-      sums[2] += rest * rest, sums[3] += double(mean[i]) * direction;
+      sums[0] += double(p[i]) * double(Ap[i]), sums[1] += double(p[i]) * image;
+      sums[2] += residual * residual, sums[3] += double(mean[i]) * direction;
     }
     if (l >= lanes) continue;
-    const T got[4] = {dot[at(l)], curve[at(l)], square[at(l)], shift[at(l)]};
+    const T got[4] = {dot[at(l)], pAp[at(l)], rr[at(l)], mean_p[at(l)]};
     for (int i = 0; i < 4; ++i)
       CHECK(double(got[i]) == Approx(sums[i]).epsilon(20 * tolerance<T>).margin(20 * tolerance<T>));
   }

@@ -18,7 +18,7 @@ using per_row = heed::tensor_view<float, 3>;
 #define PAGE_ARGUMENTS                                                                                            \
   [[maybe_unused]] input q, [[maybe_unused]] input k, [[maybe_unused]] input v, [[maybe_unused]] output o,        \
       [[maybe_unused]] per_row lse, [[maybe_unused]] output part, [[maybe_unused]] per_row part_lse,              \
-      [[maybe_unused]] heed::context where
+      [[maybe_unused]] heed::context context
 PRELUDE
 
 cd "$SOURCE"

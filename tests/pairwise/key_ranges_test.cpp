@@ -15,7 +15,7 @@
 namespace {
 
 using heed::index_t;
-namespace tile = heed::tile;
+namespace pairwise = heed::pairwise;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -27,13 +27,22 @@ bool sees(const pairwise::key_rule& rule, index_t place, index_t j) {
   return rule.left < 0 || j >= place - rule.left || j < rule.keep_first;
 }
 
-pairwise::positions at_places(const pairwise::key_rule& rule, const std::vector<index_t>& places, index_t width) {
-  pairwise::positions p;
+pairwise::lane_ranges at_places(const pairwise::key_rule& rule, const std::vector<index_t>& places, index_t width) {
+  pairwise::lane_ranges p;
   p.lanes = static_cast<index_t>(places.size());
   p.keep_first = rule.keep_first;
-  for (index_t l = 0; l < p.lanes; ++l) p.lane[at(l)] = rule.at(places[at(l)]);
-  pairwise::summarize(p, width);
+  for (index_t l = 0; l < p.lanes; ++l) p.lane[l] = rule.at(places[at(l)]);
+  p.complete(width);
   return p;
+}
+
+pairwise::key_runs runs_of(const pairwise::lane_ranges& p, index_t first, index_t keys, index_t vectors, index_t step) {
+  pairwise::key_runs runs;
+  const auto classify = [&](index_t a, index_t b, index_t) {
+    return [&p, a, b](index_t vector) { return p.classify(vector, a, b); };
+  };
+  pairwise::make_runs(first, keys, vectors, step, classify, runs);
+  return runs;
 }
 
 struct pairs {  // which lanes see which keys
@@ -49,7 +58,7 @@ struct pairs {  // which lanes see which keys
 
 // Everything that must hold of one tile; the keys that spans hold without need are counted.
 index_t check_tile(const pairwise::key_rule& rule, const std::vector<index_t>& places, index_t m, index_t width) {
-  const pairwise::positions p = at_places(rule, places, width);
+  const pairwise::lane_ranges p = at_places(rule, places, width);
   const index_t lanes = p.lanes, vectors = (lanes + width - 1) / width;
   const pairs seen{rule, places};
   const pairwise::key_spans spans = pairwise::make_spans(p);
@@ -58,12 +67,12 @@ index_t check_tile(const pairwise::key_rule& rule, const std::vector<index_t>& p
   bool ordered = true, full_is_full = true, rule_is_definition = true;
   for (index_t l = 0; l < lanes; ++l)
     for (index_t j = 0; j < m; ++j) {
-      const pairwise::visible v = p.lane[at(l)];
+      const pairwise::visible v = p.lane[l];
       rule_is_definition =
           rule_is_definition && ((v.lo <= j || j < p.keep_first) && j < v.hi) == sees(rule, places[at(l)], j);
     }
   for (index_t s = 0; s < spans.count; ++s) {
-    const pairwise::key_span span = spans.span[at(s)];
+    const pairwise::key_span span = spans.span[s];
     ordered = ordered && last_end <= span.first && span.first < span.end && span.end <= m;
     if (!ordered) break;
     last_end = span.end;
@@ -85,16 +94,16 @@ index_t check_tile(const pairwise::key_rule& rule, const std::vector<index_t>& p
 
   bool covered = true, inside = true, tight = true, whole = true, ranges = true;
   for (index_t s = 0; s < spans.count; ++s) {
-    const pairwise::key_span span = spans.span[at(s)];
+    const pairwise::key_span span = spans.span[s];
     if (!span.partial) continue;
     for (const index_t step : {index_t(1), index_t(4), index_t(16)})
       for (index_t first = span.first; first < span.end; first += 48) {
         const index_t keys = std::min<index_t>(48, span.end - first);
-        const pairwise::key_runs runs = pairwise::make_runs(p, first, keys, vectors, step);
-        inside = inside && runs.count <= pairwise::key_runs::most;
+        const pairwise::key_runs runs = runs_of(p, first, keys, vectors, step);
+        inside = inside && runs.count <= pairwise::key_runs::capacity;
         index_t end = 0;
         for (index_t r = 0; r < runs.count; ++r) {
-          const pairwise::key_run run = runs.run[at(r)];
+          const pairwise::key_run run = runs.run[r];
           inside = inside && end <= run.first && 0 < run.keys && run.first + run.keys <= keys && 0 <= run.from &&
                    run.from < run.to && run.to <= vectors;
           whole = whole && run.first % step == 0 && (run.keys % step == 0 || run.first + run.keys == keys);
@@ -105,7 +114,7 @@ index_t check_tile(const pairwise::key_rule& rule, const std::vector<index_t>& p
           for (index_t j = 0; j < keys; ++j) {
             bool in_run = false;
             for (index_t r = 0; r < runs.count; ++r) {
-              const pairwise::key_run run = runs.run[at(r)];
+              const pairwise::key_run run = runs.run[r];
               in_run = in_run || (run.first <= j && j < run.first + run.keys && run.from <= v && v < run.to);
             }
             if (in_run) first_run = std::min(first_run, j), end_run = j + 1;
@@ -113,13 +122,13 @@ index_t check_tile(const pairwise::key_rule& rule, const std::vector<index_t>& p
             covered = covered && in_run;
             first_seen = std::min(first_seen, j), end_seen = j + 1;
           }
-          ranges = ranges && runs.first_key[at(v)] == first_run && runs.end_key[at(v)] == end_run;
+          ranges = ranges && runs.first_key[v] == first_run && runs.end_key[v] == end_run;
           covered =
-              covered && (end_seen == 0 || (runs.first_key[at(v)] <= first_seen && end_seen <= runs.end_key[at(v)]));
+              covered && (end_seen == 0 || (runs.first_key[v] <= first_seen && end_seen <= runs.end_key[v]));
         }
         // the outermost vectors of a step see something of it
         for (index_t r = 0; r < runs.count; ++r) {
-          const pairwise::key_run run = runs.run[at(r)];
+          const pairwise::key_run run = runs.run[r];
           for (const index_t v : {run.from, run.to - 1}) {
             index_t n = 0;
             for (index_t j = run.first; j < run.first + run.keys; ++j)
@@ -145,11 +154,11 @@ std::vector<index_t> in_a_row(index_t first, index_t lanes) {
 
 }  // namespace
 
-TEST_CASE("spans and runs hold every visible pair: random masks", "[positions]") {
+TEST_CASE("spans and runs hold every visible pair: random masks", "[key_ranges]") {
   heed_test::random_numbers random(5);
   for (int trial = 0; trial < 3000; ++trial) {
     const index_t m = 1 + random.below(200), width = index_t(1) << random.below(5);
-    const index_t most = std::min(pairwise::most_lanes, width * pairwise::most_vectors);
+    const index_t most = std::min(pairwise::lane_capacity, width * pairwise::vector_capacity);
     const index_t lanes = 1 + random.below(static_cast<std::int32_t>(most));
     pairwise::key_rule rule{.keys = m};
     if (random.below(2)) rule.keys = random.below(static_cast<std::int32_t>(m) + 1);
@@ -170,7 +179,7 @@ TEST_CASE("spans and runs hold every visible pair: random masks", "[positions]")
   }
 }
 
-TEST_CASE("lanes with equal places, as heads of a group have them", "[positions]") {
+TEST_CASE("lanes with equal places, as heads of a group have them", "[key_ranges]") {
   std::vector<index_t> places;
   for (int head = 0; head < 4; ++head)
     for (index_t i = 0; i < 8; ++i) places.push_back(40 + i);
@@ -178,8 +187,8 @@ TEST_CASE("lanes with equal places, as heads of a group have them", "[positions]
   CHECK(check_tile({.keys = 44, .left = 5, .right = 0}, places, 64, 16) == 0);
 }
 
-TEST_CASE("no mask is one full span, no key is none", "[positions]") {
-  const pairwise::positions p = at_places({.keys = 100}, in_a_row(7, 20), 16);
+TEST_CASE("no mask is one full span, no key is none", "[key_ranges]") {
+  const pairwise::lane_ranges p = at_places({.keys = 100}, in_a_row(7, 20), 16);
   const pairwise::key_spans spans = pairwise::make_spans(p);
   REQUIRE(spans.count == 1);
   CHECK(spans.span[0].first == 0);
@@ -189,7 +198,7 @@ TEST_CASE("no mask is one full span, no key is none", "[positions]") {
   CHECK(pairwise::make_spans(at_places({.keys = 100, .right = 0}, in_a_row(-30, 20), 16)).count == 0);
 }
 
-TEST_CASE("window with keep_first leaves the gap out", "[positions]") {
+TEST_CASE("window with keep_first leaves the gap out", "[key_ranges]") {
   const pairwise::key_spans spans =
       pairwise::make_spans(at_places({.keys = 1000, .left = 10, .right = 0, .keep_first = 4}, in_a_row(500, 32), 16));
   REQUIRE(spans.count >= 2);
@@ -197,24 +206,26 @@ TEST_CASE("window with keep_first leaves the gap out", "[positions]") {
   CHECK(spans.span[0].end == 4);
   CHECK_FALSE(spans.span[0].partial);
   CHECK(spans.span[1].first == 490);
-  CHECK(spans.span[at(spans.count - 1)].end == 532);
+  CHECK(spans.span[spans.count - 1].end == 532);
 }
 
-TEST_CASE("a prefix is one full span, then the diagonal", "[positions]") {
-  const pairwise::key_spans spans = pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
+TEST_CASE("a prefix is one full span, then the diagonal", "[key_ranges]") {
+  const pairwise::key_spans spans =
+      pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
   REQUIRE(spans.count >= 2);
   CHECK(spans.span[0].first == 0);
   CHECK(spans.span[0].end >= 299);
   CHECK_FALSE(spans.span[0].partial);
-  CHECK(spans.span[at(spans.count - 1)].end == 322);
-  const pairwise::key_spans inside = pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(100, 32), 16));
+  CHECK(spans.span[spans.count - 1].end == 322);
+  const pairwise::key_spans inside =
+      pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(100, 32), 16));
   REQUIRE(inside.count == 1);  // nobody is beyond it
   CHECK(inside.span[0].end == 300);
   CHECK_FALSE(inside.span[0].partial);
   CHECK(pairwise::make_spans(at_places({.keys = 50, .prefix = 0}, in_a_row(-40, 20), 16)).count == 0);
 }
 
-TEST_CASE("places and rules at the ends of their ranges", "[positions]") {
+TEST_CASE("places and rules at the ends of their ranges", "[key_ranges]") {
   constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
   const std::int32_t lengths[] = {7};
   const heed::mask far = heed::window(std::numeric_limits<index_t>::max(), std::numeric_limits<index_t>::max(),
@@ -233,9 +244,9 @@ TEST_CASE("places and rules at the ends of their ranges", "[positions]") {
   }
 }
 
-TEST_CASE("the diagonal of a causal square is a staircase", "[positions]") {
+TEST_CASE("the diagonal of a causal square is a staircase", "[key_ranges]") {
   constexpr index_t width = 16, lanes = 64, first = 128;
-  const pairwise::positions p = at_places({.keys = 1000, .right = 0}, in_a_row(first, lanes), width);
+  const pairwise::lane_ranges p = at_places({.keys = 1000, .right = 0}, in_a_row(first, lanes), width);
   const pairwise::key_spans spans = pairwise::make_spans(p);
   REQUIRE(spans.count == 2);
   CHECK(spans.span[0].first == 0);
@@ -244,26 +255,26 @@ TEST_CASE("the diagonal of a causal square is a staircase", "[positions]") {
   CHECK(spans.span[1].first == first);
   CHECK(spans.span[1].end == first + lanes);
   CHECK(spans.span[1].partial);
-  const pairwise::key_runs runs = pairwise::make_runs(p, first, lanes, lanes / width, width);
+  const pairwise::key_runs runs = runs_of(p, first, lanes, lanes / width, width);
   REQUIRE(runs.count == lanes / width);
   for (index_t r = 0; r < runs.count; ++r) {
-    CHECK(runs.run[at(r)].first == r * width);
-    CHECK(runs.run[at(r)].keys == width);
-    CHECK(runs.run[at(r)].from == r);
-    CHECK(runs.run[at(r)].to == lanes / width);
-    CHECK(runs.first_key[at(r)] == 0);
-    CHECK(runs.end_key[at(r)] == (r + 1) * width);
+    CHECK(runs.run[r].first == r * width);
+    CHECK(runs.run[r].keys == width);
+    CHECK(runs.run[r].from == r);
+    CHECK(runs.run[r].to == lanes / width);
+    CHECK(runs.first_key[r] == 0);
+    CHECK(runs.end_key[r] == (r + 1) * width);
   }
 }
 
-TEST_CASE("summarize repeats the last lane to the end of its vector", "[positions]") {
-  const pairwise::positions p = at_places({.keys = 50, .left = 3, .right = 0}, in_a_row(10, 5), 8);
+TEST_CASE("complete repeats the last lane to the end of its vector", "[key_ranges]") {
+  const pairwise::lane_ranges p = at_places({.keys = 50, .left = 3, .right = 0}, in_a_row(10, 5), 8);
   for (index_t l = 5; l < 8; ++l) {
-    CHECK(p.lane[at(l)].lo == p.lane[4].lo);
-    CHECK(p.lane[at(l)].hi == p.lane[4].hi);
+    CHECK(p.lane[l].lo == p.lane[4].lo);
+    CHECK(p.lane[l].hi == p.lane[4].hi);
   }
   CHECK(p.vector[0].min_hi == 11);
   CHECK(p.vector[0].max_hi == 15);
-  CHECK(p.tile.min_lo == 7);
-  CHECK(p.tile.max_lo == 11);
+  CHECK(p.all.min_lo == 7);
+  CHECK(p.all.max_lo == 11);
 }

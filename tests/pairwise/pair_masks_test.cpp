@@ -17,7 +17,7 @@
 namespace {
 
 using heed::index_t;
-namespace tile = heed::tile;
+namespace pairwise = heed::pairwise;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
@@ -90,26 +90,22 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
   constexpr index_t w = heed::simd::width<T>, step = w < 8 ? 8 : w;
   const auto& m = heed::detail::parts(mask);
   std::vector<lane> lanes;
+  pairwise::row_tile tile;
+  tile.take(0, heads, 0, rows);
   for (index_t r = 0; r < rows; ++r) lanes.push_back({r % heads, r / heads, 7 + r / heads});
-  pairwise::pair_mask<T> pairs;
-  pairwise::score_steps<T> steps;
-  pairwise::positions all;
-  all.lanes = rows;
-  pairs.begin(m, origin);
-  steps.begin({}, origin, true);
-  for (index_t r = 0; r < rows; ++r) {
-    pairs.set(r, lanes[at(r)].head, lanes[at(r)].query);
-    steps.set({}, r, lanes[at(r)].head, lanes[at(r)].query, lanes[at(r)].place);
-    all.lane[at(r)] = {0, keys};
-  }
-  pairs.complete(rows), steps.complete(rows), pairwise::summarize(all, w);
-  CHECK(pairs.any() == (m.present != 0));
+  pairwise::pair_masks<T> pairs;
+  pairwise::score_mods<T> mods;
+  pairs.begin(m, origin, tile);
+  mods.begin({}, origin, tile, 7, true, rows, pairwise::lane_per_row{});
+  CHECK(pairwise::pair_masks<T>::any_in(m) == (m.present != 0));
   const index_t vectors = (rows + w - 1) / w;
-  pairwise::joint_sight<T> eyes(all, pairs, first);
   pairwise::key_runs runs;
-  pairwise::make_runs(eyes, first, count, vectors, step, runs);
+  const auto classify = [&](index_t a, index_t b, index_t number) {
+    return [&pairs, keys_of = pairs.step(a, b, number)](index_t vector) { return pairs.classify(keys_of, vector); };
+  };
+  pairwise::make_runs(first, count, vectors, step, classify, runs);
 
-  int wrong_sees = 0, wrong_sight = 0, wrong_hidden = 0, left_out = 0;
+  int wrong_sees = 0, wrong_hides_all = 0, wrong_coverage = 0, wrong_hidden = 0, left_out = 0;
   std::vector<T> memory(at(step * w) + 64 / sizeof(T));
   T* const scores = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64) % 64 / sizeof(T);
   for (index_t a = 0; a < count; a += step)
@@ -124,20 +120,24 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
           wrong_sees += pairs.sees(l, first + j) != seen;
           but_for_user += seen, visible += sees(m, lanes[at(l)], first + j);
         }
-      const pairwise::sight said = runs.step_sight[at(a / step)][at(x)];
+      const pairwise::coverage said = runs.step_coverage[a / step][x];
+      const bool all_hidden = pairs.hides_all(pairs.step(first + a, first + a + n, 0), rows);
+      wrong_hides_all += all_hidden && visible > 0;
       const index_t area = (end - x * w) * n;
-      // none and all are promises; where keep alone or ids alone decide they are exact
-      wrong_sight += (said == pairwise::sight::none && visible > 0) || (said == pairwise::sight::all && visible < area);
-      if (m.has(m.keep) && !m.has(m.segments)) wrong_sight += said == pairwise::sight::some && but_for_user == 0;
+      // empty and full are promises; where keep alone or ids alone decide they are exact
+      wrong_coverage += (said == pairwise::coverage::empty && visible > 0) ||
+                        (said == pairwise::coverage::full && visible < area);
+      if (m.has(m.keep) && !m.has(m.segments))
+        wrong_coverage += said == pairwise::coverage::partial && but_for_user == 0;
       bool in_run = false;
       for (index_t r = 0; r < runs.count; ++r)
-        in_run = in_run || (runs.run[at(r)].first <= a && a < runs.run[at(r)].first + runs.run[at(r)].keys &&
-                            runs.run[at(r)].from <= x && x < runs.run[at(r)].to);
+        in_run = in_run || (runs.run[r].first <= a && a < runs.run[r].first + runs.run[r].keys &&
+                            runs.run[r].from <= x && x < runs.run[r].to);
       left_out += visible > 0 && !in_run;
-      if (said != pairwise::sight::some) continue;
+      if (said != pairwise::coverage::partial) continue;
       std::fill_n(scores, step * w, T(2));
       const pairwise::score_region<T> region{scores, w, first + a, n, x, x + 1};
-      pairs.hide(region), pairs.hide_by_user(region, steps);
+      pairs.hide(region, a / step), pairs.hide_by_user(region, mods);
       for (index_t l = x * w; l < end; ++l)
         for (index_t j = 0; j < n; ++j)
           wrong_hidden += scores[j * w + l - x * w] !=
@@ -147,13 +147,15 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
     }
   INFO("masks " << m.present << ", " << rows << " rows, " << count << " keys from " << first);
   CHECK(wrong_sees == 0);
-  CHECK(wrong_sight == 0);
+  CHECK(wrong_hides_all == 0);
+  CHECK(wrong_coverage == 0);
   CHECK(wrong_hidden == 0);
   CHECK(left_out == 0);
 }
 
 template <class T> void check_all() {
-  constexpr index_t w = heed::simd::width<T>, most = std::min<index_t>(pairwise::most_lanes, pairwise::most_vectors * w);
+  constexpr index_t w = heed::simd::width<T>;
+  constexpr index_t most = std::min<index_t>(pairwise::lane_capacity, pairwise::vector_capacity * w);
   for (const int documents : {1, 2, 5})
     for (const double share : {0.0, 0.6, 1.0})
       for (const index_t block : {1, 4, 16, 33}) {
@@ -170,5 +172,5 @@ template <class T> void check_all() {
 
 }  // namespace
 
-TEST_CASE("pair masks, float", "[pair_mask]") { check_all<float>(); }
-TEST_CASE("pair masks, double", "[pair_mask]") { check_all<double>(); }
+TEST_CASE("pair masks, float", "[pair_masks]") { check_all<float>(); }
+TEST_CASE("pair masks, double", "[pair_masks]") { check_all<double>(); }

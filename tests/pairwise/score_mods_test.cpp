@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// Score steps over regions of a tile, in both arrangements of lanes, beside one pair after the other in double.
+// Score mods over regions of a tile, in both arrangements of lanes, beside one pair after the other in double.
 
 #include "heed/pairwise/score_mods.hpp"
 
@@ -18,7 +18,7 @@
 namespace {
 
 using heed::index_t;
-namespace tile = heed::tile;
+namespace pairwise = heed::pairwise;
 
 std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -86,25 +86,21 @@ template <class T>
 void check_region(unsigned which, index_t arrangement, index_t step, index_t count, index_t first, index_t from) {
   constexpr index_t w = heed::simd::width<T>;
   const terms<T> t = make_terms<T>(which, arrangement);
-  const auto rules = pairwise::make_score_rules<T>(t.options, 16);
+  const auto rules = pairwise::make_score_mod_rules<T>(t.options, 16);
   CHECK(rules.any() == (which != 0));
   const index_t rows = step == 1 ? 2 * w + 1 : w / step,
                 to = step == 1 ? 3 : from + 1;  // the third vector has one lane
-  pairwise::score_steps<T> steps;
-  steps.begin(rules, origin, (which & function) != 0);
+  pairwise::score_mods<T> mods;
   std::vector<lane> lanes;
   for (index_t r = 0; r < rows; ++r) lanes.push_back({r % heads, r / heads, 30 + r / heads});
-  if (step == 1) {
-    for (index_t r = 0; r < rows; ++r) steps.set(rules, r, lanes[at(r)].head, lanes[at(r)].query, lanes[at(r)].place);
-    steps.complete(rows);
-  } else {
-    for (index_t x = 0; x <= from; ++x)
-      for (index_t i = 0; i < w; ++i) {
-        const lane& l = lanes[at(i % rows)];
-        steps.set(rules, x * w + i, l.head, l.query, l.place, i / rows);
-      }
-    steps.complete((from + 1) * w);
-  }
+  pairwise::row_tile tile;
+  tile.take(0, heads, 0, rows);
+  const bool called = (which & function) != 0;
+  if (step == 1)
+    mods.begin(rules, origin, tile, 30, called, rows, pairwise::lane_per_row{});
+  else
+    mods.begin(rules, origin, tile, 30, called, (from + 1) * w,
+               [&](index_t l) { return pairwise::lane_place{l % w % rows, l % w / rows}; });
   const index_t row = step == 1 ? 3 * w : w, lines = (count + step - 1) / step;
   std::vector<T> scores(at(lines * row) + 64 / sizeof(T), T(7));
   T* const aligned = scores.data() + (64 - reinterpret_cast<std::uintptr_t>(scores.data()) % 64) % 64 / sizeof(T);
@@ -117,7 +113,7 @@ void check_region(unsigned which, index_t arrangement, index_t step, index_t cou
     x[at(i)] = static_cast<double>(aligned[i]) / to_score;
   }
   const pairwise::score_region<T> region{aligned + (step == 1 ? from * w : 0), row, first, count, from, to, step};
-  if (rules.any()) steps.apply(rules, region);
+  if (rules.any()) mods.apply(rules, region);
   double worst = 0;
   for (index_t j = 0; j < lines; ++j)
     for (index_t i = step == 1 ? from * w : 0; i < (step == 1 ? rows : w); ++i) {
@@ -147,16 +143,16 @@ template <class T> void check_all() {
 
 }  // namespace
 
-TEST_CASE("score steps, float: every set of terms over every arrangement of the bias", "[scores]") {
+TEST_CASE("score mods, float: every set of terms over every arrangement of the bias", "[score_mods]") {
   check_all<float>();
 }
-TEST_CASE("score steps, double: every set of terms over every arrangement of the bias", "[scores]") {
+TEST_CASE("score mods, double: every set of terms over every arrangement of the bias", "[score_mods]") {
   check_all<double>();
 }
 
-TEST_CASE("rules: units, limits of the soft-cap, scale", "[scores]") {
+TEST_CASE("rules: units, limits of the soft-cap, scale", "[score_mods]") {
   using options = heed::softmax::options<float>;
-  const auto rules = [](const options& o) { return pairwise::make_score_rules<float>(o, 16); };
+  const auto rules = [](const options& o) { return pairwise::make_score_mod_rules<float>(o, 16); };
   CHECK(rules({}).query_factor == Approx(0.25 / std::log(2.0)));
   CHECK(rules({.scale = 0}).query_factor == 0);
   CHECK(rules({.score = [](float s, const heed::position&) { return s; }}).query_factor == 0.25f);
@@ -172,20 +168,20 @@ TEST_CASE("rules: units, limits of the soft-cap, scale", "[scores]") {
   }
 }
 
-TEST_CASE("a bias of -inf hides a NaN score, a NaN bias reaches the score", "[scores]") {
+TEST_CASE("a bias of -inf hides a NaN score, a NaN bias reaches the score", "[score_mods]") {
   constexpr index_t w = heed::simd::width<float>;
   constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
   const float terms[] = {static_cast<float>(-inf), 0, nan_value, 1};
   const heed::softmax::options<float> o{.bias = {terms, {1, 1, 1, 4}, {0, 0, 0, 1}}};
-  const auto rules = pairwise::make_score_rules<float>(o, 16);
-  pairwise::score_steps<float> steps;
-  steps.begin(rules, {}, false);
-  steps.set(rules, 0, 0, 0, 0);
-  steps.complete(1);
+  const auto rules = pairwise::make_score_mod_rules<float>(o, 16);
+  pairwise::row_tile tile;
+  tile.take(0, 1, 0, 1);
+  pairwise::score_mods<float> mods;
+  mods.begin(rules, {}, tile, 0, false, 1, pairwise::lane_per_row{});
   alignas(64) float scores[4 * w];
   std::fill_n(scores, 4 * w, nan_value);
   scores[3 * w] = 2;
-  steps.apply(rules, {scores, w, 0, 4, 0, 1});
+  mods.apply(rules, {scores, w, 0, 4, 0, 1});
   CHECK(scores[0] == -HUGE_VALF);
   CHECK((std::isnan(scores[w]) && std::isnan(scores[2 * w])));
   CHECK(scores[3 * w] == Approx(2 + 1 / std::log(2.0)));

@@ -21,13 +21,8 @@ std::vector<fitted_row> fitted(const local_linear_case<T>& x, const heed::per_he
   reference::each_row(x.q.cview(), x.k.cview(), x.v.cview(), options, [&](const reference::row& row) {
     const double penalty = given != nullptr ? 1 : ridge.at(row.head);
     fitted_row f{row.batch, row.head, row.query, {}, {}, row.mean, row.lse, penalty, {}};
-    if (given == nullptr) {
-      f.y = reference::slope_of(row, penalty).y;
-    } else {
-      f.y.resize(row.q.size());
-      for (index_t c = 0; c < f.y.size(); ++c)
-        f.y(c) = reference::get(reference::row_at(*given, row.batch, row.head, row.query)[c]);
-    }
+    f.y = given == nullptr ? reference::slope_of(row, penalty).y
+                           : reference::row_of<reference::real>(*given, row.batch, row.head, row.query);
     f.o = reference::output_of(row, f.y);
     const auto number = [](reference::real a) { return static_cast<double>(a); };
     for (const reference::real score : row.scores) f.size.see_score(number(score));

@@ -49,10 +49,10 @@ struct stage {
   tile::row_stage<float> rows;
 };
 
-void check_rows(const heed::tensor_view<const float, 4>& x, tile::row_block<float> at, index_t first, index_t count) {
-  for (index_t r = 0; r < count; ++r)
+void check_rows(const heed::tensor_view<const float, 4>& x, const tile::lane_block<const float>& at, index_t first) {
+  for (index_t r = 0; r < at.rows; ++r)
     for (index_t d = 0; d < x.extent(3); ++d)
-      REQUIRE(at.data[r * at.row + d] == x.data()[(first + r) * x.stride(2) + d]);
+      REQUIRE(at.data[r * at.stride + d] == x.data()[(first + r) * x.stride(2) + d]);
 }
 
 }  // namespace
@@ -67,10 +67,10 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
       stage s(view, 32, true, 0);
       REQUIRE(s.rows.copies());
       for (const auto& [first, rows] : {std::pair<index_t, index_t>{0, 32}, {32, 31}, {63, 7}}) {
-        CHECK(s.rows.at(first).data == view.data() + first * stride);
+        CHECK(s.rows.at(first, rows).data == view.data() + first * stride);
         s.rows.copy(first, rows);
-        CHECK(s.rows.at(first).row < apart);
-        check_rows(view, s.rows.at(first), first, rows);
+        CHECK(s.rows.at(first, rows).stride < apart);
+        check_rows(view, s.rows.at(first, rows), first);
       }
     }
 }
@@ -86,7 +86,7 @@ TEST_CASE("rows side by side, or read once, are read where they lie") {
     stage s(view, 32, again, 1e9);
     CHECK(stage::bytes_of(view, 32, again, 1e9) == 64);  // no scratch
     s.rows.copy(0, 32);
-    CHECK(s.rows.at(0).data == view.data());
+    CHECK(s.rows.at(0, 1).data == view.data());
     CHECK(s.rows.stream(32, 32).left() == 32 * 4);  // prefetched
   }
 }
@@ -112,7 +112,7 @@ TEST_CASE("a product with a stream beside it has its bits, and the stream its ro
         tile::multiply_streaming(p, vectors, &stream);
         CHECK(plain == beside);
         stream.finish();
-        check_rows(view, s.rows.at(0), 0, 40);
+        check_rows(view, s.rows.at(0, 40), 0);
         tile::multiply_streaming(p, vectors, static_cast<tile::row_prefetcher<float>*>(nullptr));
         CHECK(plain == beside);
       }

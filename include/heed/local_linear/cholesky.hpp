@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Cholesky factors of small symmetric systems, one per lane.
-//
-// Vectors are [row][lane]. A symmetric matrix is the lower triangle of blocks of block x block entries, row after row,
-// each entry a vector of lanes: entry (i, j) of block row I is at 8 I (I + 1) + (i % 4) 4 (I + 1) + j for block 4.
+// Cholesky factors of small symmetric systems, one per lane. Vectors are [row][lane]. A symmetric matrix is stored as
+// the lower triangle of its block x block blocks, row after row, each entry a vector of lanes: entry (i, j) of block
+// row I is at 8 I (I + 1) + (i % 4) 4 (I + 1) + j for block 4.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
@@ -44,15 +44,15 @@ template <class T> class lane_matrix {
   // += sum over k < depth of x[k][i] x[k][j]; x: [depth][order()][lane]
   HEED_NOINLINE void add_products(const T* x, index_t depth) {
     for (index_t i = 0; i < n_; i += block)
-      for (index_t j = 0; j <= i; j += block) update<false>(i, j, x + i * w, x + j * w, w, n_ * w, depth, squares{});
+      for (index_t j = 0; j <= i; j += block) update<false>(i, j, x + i * w, x + j * w, depth, squares{});
   }
 
-  // L with L L^T in place of the matrix, 1 / L_ii on its diagonal. A pivot that is not above `least` per lane is taken
-  // for infinite: what the matrix does not see stays out of solutions.
+  // Replaces the matrix by L, L L^T the matrix, with 1 / L_ii on its diagonal. A pivot that is not above `least` per
+  // lane counts as infinite: its unknown is 0 in solutions.
   HEED_NOINLINE void factor(const T* least) {
     for (index_t i = 0; i < n_; i += block)
       for (index_t j = 0; j <= i; j += block) {
-        update<true>(i, j, row(i), row(j), 0, w, j, squares{});
+        update<true>(i, j, row(i), row(j), j, squares{});
         if (j < i)
           divide(i, j);
         else
@@ -83,19 +83,21 @@ template <class T> class lane_matrix {
   static index_t offset(index_t b) { return block * block * b * (b + 1) / 2; }
   HEED_INLINE static batch minus(batch a, batch b, batch c) { return simd::fma(batch(T(0)) - a, b, c); }
 
-  // Block (i, j) +- sum over k of x[k][row] y[k][row]. Rows of x and y are `apart` apart, or where that is 0 as long as
-  // those of the matrix.
+  // Block (i, j) -= or += sum over k < depth of x[k][row] y[k][row]: of rows of the matrix to subtract, else of
+  // [depth][order()] vectors.
   template <bool Minus, int... I>
-  HEED_INLINE void update(index_t i, index_t j, const T* x, const T* y, index_t apart, index_t step, index_t depth,
+  HEED_INLINE void update(index_t i, index_t j, const T* x, const T* y, index_t depth,
                           std::integer_sequence<int, I...>) const {
-    const index_t x_row = apart != 0 ? apart : row(i + 1) - row(i), y_row = apart != 0 ? apart : row(j + 1) - row(j);
+    const index_t step = Minus ? w : n_ * w, x_row = Minus ? row(i + 1) - row(i) : w,
+                  y_row = Minus ? row(j + 1) - row(j) : w;
     std::array<batch, block * block> sum{((void)I, batch(T(0)))...};
     for (index_t k = 0; k < depth; ++k, x += step, y += step)
       outer(sum, x, x_row, y, y_row, std::make_integer_sequence<int, block>{});
-    ((simd::store(entry(i + I / block, j + I % block), Minus
-                                                           ? simd::load(entry(i + I / block, j + I % block)) - sum[I]
-                                                           : simd::load(entry(i + I / block, j + I % block)) + sum[I])),
-     ...);
+    const auto update_entry = [&](int at, batch change) __attribute__((always_inline)) {
+      T* const e = entry(i + at / block, j + at % block);
+      simd::store(e, Minus ? simd::load(e) - change : simd::load(e) + change);
+    };
+    (update_entry(I, sum[I]), ...);
   }
   template <int... N>
   HEED_INLINE static void outer(std::array<batch, block * block>& sum, const T* x, index_t x_row, const T* y,

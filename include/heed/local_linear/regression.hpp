@@ -41,7 +41,7 @@ struct tally {
 
 template <class T> class lanes_driver {
  public:
-  using tile_type = pairwise::query_tile<T>;
+  using tile_type = pairwise::score_tiles<T>;
   static constexpr index_t w = simd::width<T>, lanes = tile_type::most_rows;
 
   lanes_driver(const problem<T>& p, heed::detail::arena& memory)
@@ -54,21 +54,19 @@ template <class T> class lanes_driver {
         r_(memory.take<T>(lanes * p.d)),
         q_(memory.take<T>(lanes * p.d)),
         t_(memory.take<T>(lanes * tile_type::most_keys)),
-        finite_(memory.take<T>(tile_type::most_keys * pairwise::lane_sums<T>::slice)),
+        finite_(memory.take<T>(tile_type::most_keys * pairwise::weighted_sums<T>::slice)),
         ridge_(memory.take<T>(lanes)),
         exact_ridge_(memory.take<double>(lanes)),
         shift_(memory.take<T>(lanes)),
         total_(memory.take<T>(lanes)),
         factor_(memory.take<T>(lanes)),
-        v_(p.v, tile_type::most_keys, true, p.key_value_bytes(), memory),
         cg_(with<conjugate_gradients<T>>(p, p.solves && p.opt.solver != solver::direct, memory)),
         direct_(with<direct_solver<T>>(p, p.solves && p.opt.solver != solver::conjugate_gradient, memory)) {}
 
-  void run(const pairwise::sequence& s, index_t kv_head, index_t tile) {
-    const index_t first = tile * lanes;
+  void run(const pairwise::sequence& s, index_t kv_head, index_t number) {
+    const index_t first = number * lanes;
     rows_.take(kv_head, p_.group, first, std::min(lanes, p_.rows(s) - first));
     weights_.begin(s, kv_head, rows_, mean_);
-    if (s.keys > 0) v_.begin(p_.value(s, kv_head, 0));
     solved_directly_ = 0;
     if (p_.solves)
       solve(s);
@@ -92,14 +90,10 @@ template <class T> class lanes_driver {
   }
 
   void gather_queries(const pairwise::sequence& s) {
-    std::array<const T*, pairwise::most_lanes> q;
-    pairwise::find_rows(rows_, p_.q, s, p_.repeat, q);
-    tile::gather(q.data(), rows_.count, p_.d, T(1), q_, weights_.row());
+    tile::gather(pairwise::find_rows(rows_, p_.q, s, p_.repeat).data(), rows_.count, p_.d, T(1), q_, weights_.row());
   }
   void take_slopes(const pairwise::sequence& s) {
-    std::array<const T*, pairwise::most_lanes> y;
-    pairwise::find_rows(rows_, p_.given, s, 1, y);
-    tile::gather(y.data(), rows_.count, p_.d, T(1), y_, weights_.row());
+    tile::gather(pairwise::find_rows(rows_, p_.given, s).data(), rows_.count, p_.d, T(1), y_, weights_.row());
   }
 
   void solve(const pairwise::sequence& s) {
@@ -107,16 +101,16 @@ template <class T> class lanes_driver {
     gather_queries(s);
     std::uint64_t open = 0;  // lanes that have something to solve
     for (index_t l = 0; l < row; ++l) {
-      const double ridge = l < rows_.count ? p_.ridge.at(rows_.row[at(l)].head) : 1;
+      const double ridge = l < rows_.count ? p_.ridge.at(rows_.row[l].head) : 1;
       const bool finite = std::isfinite(ridge);
       exact_ridge_[l] = finite ? ridge : 1;
       ridge_[l] = static_cast<T>(
           std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max() / 4));
       if (l < rows_.count && finite && weights_.l()[l] > T(0)) open |= bit(l);
-      const bool lost = (weights_.spoiled() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
+      const bool lost = (weights_.nonfinite_rows() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
       for (index_t d = 0; d < p_.d; ++d) y_[d * row + l] = lost ? std::numeric_limits<T>::quiet_NaN() : T(0);
     }
-    open &= ~weights_.spoiled();
+    open &= ~weights_.nonfinite_rows();
     if (open == 0) return;
     if (p_.opt.solver != solver::direct && !(p_.opt.solver == solver::automatic && few_keys())) iterate(open);
     if (open != 0 && p_.opt.solver != solver::conjugate_gradient) solve_directly(open);
@@ -130,15 +124,16 @@ template <class T> class lanes_driver {
   void iterate(std::uint64_t& open) {
     const index_t row = weights_.row();
     subtract_mean();
-    const auto out = cg_.solve(weights_, open, q_, mean_, ridge_, r_, y_, p_.opt.tolerance, p_.opt.max_iterations);
+    const auto out =
+        cg_.solve(weights_, open, {q_, mean_, ridge_, r_, y_}, p_.opt.tolerance, p_.opt.max_iterations);
     counts_.tiles += 1, counts_.tile_iterations += out.iterations;
     std::uint64_t unconverged = 0;
     for (index_t l = 0; l < row; ++l) {
       if ((open & bit(l)) == 0) continue;
-      counts_.rows += 1, counts_.iterations += out.each[at(l)];
-      counts_.most = std::max(counts_.most, out.each[at(l)]);
-      if (!(out.residual[at(l)] <= p_.opt.tolerance)) unconverged |= bit(l);
-      if (p_.opt.solver != solver::automatic || (unconverged & bit(l)) == 0) settle(out.residual[at(l)]);
+      counts_.rows += 1, counts_.iterations += out.each[l];
+      counts_.most = std::max(counts_.most, out.each[l]);
+      if (!(out.residual[l] <= p_.opt.tolerance)) unconverged |= bit(l);
+      if (p_.opt.solver != solver::automatic || (unconverged & bit(l)) == 0) settle(out.residual[l]);
     }
     open = unconverged;
   }
@@ -178,46 +173,45 @@ template <class T> class lanes_driver {
   }
 
   // sums = sum_j p_j (1 + (k_j - mean) . y) v_j, total the sum of these weights; flat: as if y were 0
-  void attend(pairwise::lane_sums<T>& sums, bool flat, bool careful) {
+  void attend(pairwise::weighted_sums<T>& sums, bool flat, bool nonfinite_pass) {
     const index_t row = weights_.row();
     lane_dot(mean_, y_, row, p_.d, row, shift_);
     for (index_t l = 0; l < row; ++l) shift_[l] = flat ? T(-1) : shift_[l] - T(1);
     std::fill(total_, total_ + row, T(0));
     each_group(solved_directly_, [&](index_t g) { direct_.begin_weights(g); });
     sums.begin(weights_.vectors(), factor_);
-    const auto visit = [&](const pairwise::key_tile& keys, const tile::known_weights<T>& p, const T* k, index_t k_row) {
-      v_.copy(keys.key, keys.keys);
-      const auto [v, v_row] = v_.at(keys.key);
-      const bool check = careful && !tile::all_finite(v, v_row, keys.keys, p_.e);
+    const auto visit = [&](pairwise::key_tile<T>& keys, const tile::known_weights<T>& p) {
+      weights_.copy_values(keys);
+      const bool check = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
       for (index_t i = 0; i < keys.count; ++i) {
-        const pairwise::weight_block& b = keys.block[at(i)];
-        make_weights(b, p, k, k_row, flat);
+        const pairwise::weight_block& b = keys.block[i];
+        make_weights(keys, b, p, flat);
         if (check) {
-          pairwise::note_seen(weights_.scores(), row, b, seen_);
-          sums.add_visible(v, v_row, t_, b, seen_, finite_);
+          pairwise::note_seen<T>({weights_.scores(), row, keys.keys, row}, b, seen_);
+          sums.add_visible(keys.v, {t_, row, keys.keys, row}, b, seen_, finite_);
         } else {
-          sums.add(v, v_row, t_, b);
+          sums.add(keys.v, {t_, row, keys.keys, row}, b);
         }
       }
     };
-    careful ? weights_.each_with_scores(visit) : weights_.each(visit);
+    nonfinite_pass ? weights_.each_with_scores(visit) : weights_.each(visit);
     sums.finish();
   }
-  void attend(pairwise::lane_sums<T>& sums, bool flat) {
+  void attend(pairwise::weighted_sums<T>& sums, bool flat) {
     attend(sums, flat, false);
     if (!sums.finite()) attend(sums, flat, true);  // perhaps by a value that some lane must not see
   }
-  void make_weights(const pairwise::weight_block& b, const tile::known_weights<T>& p, const T* k, index_t k_row,
-                    bool flat) {
+  void make_weights(const pairwise::key_tile<T>& keys, const pairwise::weight_block& b,
+                    const tile::known_weights<T>& p, bool flat) {
     constexpr index_t wide = direct_solver<T>::wide;
     const index_t row = weights_.row(), lane = b.from * w, end = b.to * w;
     if (flat)
       tile::fill(t_ + b.first * row + lane, row, b.keys, end - lane, T(0));
     else
-      key_products(k, k_row, b, y_, p_.d, row, t_);
+      key_products<T>(keys, b, {y_, row, p_.d, row}, t_);
     tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift_ + lane, total_ + lane);
     for (index_t g = lane / wide; !flat && g * wide < end; ++g)
-      if (in_group(solved_directly_, g)) direct_.weigh(g, solved_directly_, b, p, k, k_row, t_);
+      if (in_group(solved_directly_, g)) direct_.weigh(g, solved_directly_, b, p, keys.k, t_);
   }
 
   void settle_direct() {
@@ -229,12 +223,12 @@ template <class T> class lanes_driver {
   // together. What their sum lacks, o lacks in mean values; direct weights are made in double and lack nothing.
   void make_sums_one() {
     const index_t row = weights_.row();
-    std::array<T, static_cast<std::size_t>(lanes)> missing;
+    tile::lane_array<T, lanes> missing;
     bool any = false;
     for (index_t l = 0; l < row; ++l) {
       const bool whole = (solved_directly_ & bit(l)) != 0 || heed::detail::equals(weights_.l()[l], T(0)) ||
                          std::abs(T(1) - total_[l]) <= 64 * std::numeric_limits<T>::epsilon();
-      missing[at(l)] = whole ? T(0) : T(1) - total_[l];
+      missing[l] = whole ? T(0) : T(1) - total_[l];
       any = any || !whole;
     }
     if (!any) return;
@@ -242,7 +236,7 @@ template <class T> class lanes_driver {
     for (index_t e = 0; e < p_.e; ++e)
       for (index_t l = 0; l < row; l += w) {
         T* const o = out_.data() + e * row + l;
-        const simd::batch<T> lack = simd::load(&missing[at(l)]), sum = simd::load(o);
+        const simd::batch<T> lack = simd::load(&missing[l]), sum = simd::load(o);
         const simd::batch<T> whole = simd::fma(lack, simd::load(mean_values_.data() + e * row + l), sum);
         simd::store(o, simd::select<T>(lack == simd::batch<T>(T(0)), sum, whole));
       }
@@ -251,8 +245,8 @@ template <class T> class lanes_driver {
   void finish(const pairwise::sequence& s) {
     const index_t row = weights_.row();
     for (index_t l = 0; l < rows_.count; ++l) {
-      const auto [head, query] = rows_.row[at(l)];
-      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = tile::natural_lse(weights_.m()[l], weights_.l()[l]);
+      const auto [head, query] = rows_.row[l];
+      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = weights_.lse(l);
     }
     std::fill(factor_, factor_ + row, T(1));
     write(out_.data(), p_.e, p_.o, s);
@@ -262,21 +256,18 @@ template <class T> class lanes_driver {
   // to = rows, [dim][lane]; a null tensor is not wanted
   void write(const T* rows, index_t dim, const tensor_view<T, 4>& to, const pairwise::sequence& s) {
     if (to.data() == nullptr) return;
-    std::array<T*, pairwise::most_lanes> out;
-    pairwise::find_rows(rows_, to, s, 1, out);
-    tile::scatter(rows, weights_.row(), factor_, out.data(), rows_.count, dim);
+    tile::scatter(rows, weights_.row(), factor_, pairwise::find_rows(rows_, to, s).data(), rows_.count, dim);
   }
 
   const problem<T>& p_;
   tile_weights<T> weights_;
-  pairwise::lane_sums<T> out_, mean_values_;
+  pairwise::weighted_sums<T> out_, mean_values_;
   T *mean_, *y_, *r_, *q_, *t_, *finite_, *ridge_;
   double* exact_ridge_;
   T *shift_, *total_, *factor_;
-  tile::row_stage<T> v_;
   conjugate_gradients<T> cg_;
   direct_solver<T> direct_;
-  pairwise::tile_rows rows_;
+  pairwise::row_tile rows_;
   pairwise::seen_keys<T> seen_;
   std::uint64_t solved_directly_ = 0;
   tally counts_;

@@ -11,14 +11,16 @@
 #include <limits>
 
 #include "heed/mixture_of_head/options.hpp"
-#include "heed/simd/stream.hpp"
 #include "heed/pairwise/tasks.hpp"
+#include "heed/simd/stream.hpp"
 
 namespace heed::mixture_of_head::detail {
 inline namespace HEED_ISA {
 
 template <class T> struct problem : pairwise::softmax_problem<T> {
-  tensor_view<const T, 3> gates = {};
+  template <class Options, class... Tensors>
+  HEED_INLINE problem(const tensor_view<const T, 3>& each, const Options& opt, const Tensors&... x)
+      : pairwise::softmax_problem<T>(opt, x...), gates(heed::detail::with_canonical_strides(each)) {}
 
   HEED_INLINE const T* gate(const pairwise::sequence& s, index_t head, index_t query) const {
     return gates.data() + s.batch * gates.stride(0) + head * gates.stride(1) +
@@ -26,6 +28,8 @@ template <class T> struct problem : pairwise::softmax_problem<T> {
   }
   // (sequence, key/value head) pairs
   index_t pairs() const { return this->heads == 0 ? 0 : this->sequences() * this->kv_heads; }
+
+  tensor_view<const T, 3> gates;
 };
 
 // NaN is active; a subnormal gate counts as 0, in and out of tasks
@@ -44,7 +48,7 @@ template <class T> index_t count_active(const problem<T>& p, const pairwise::seq
 
 // Tasks of so many active rows of `rows`: tiles, few rows at once, or rows to clear
 template <class T> index_t tasks_of(index_t active, index_t rows) {
-  return active > 0 ? pairwise::softmax_tasks<T>(active) : rows > 0 ? 1 : 0;
+  return active > 0 ? pairwise::row_cut<T>{active}.tasks() : rows > 0 ? 1 : 0;
 }
 
 // Finds the rows of task after task, in ascending order of tasks.
@@ -57,18 +61,18 @@ template <class T> class row_finder {
   void find(index_t task) {
     while (task >= end_) enter(pair_ + 1);
     const index_t number = end_ - 1 - task;  // the last tile of a head comes first
-    const pairwise::row_range range = pairwise::rows_of_task<T>(active_[pair_], number);
-    while (left_ > range.first + range.count) step();  // tiles of other workers
-    rows_.count = range.count;
-    while (left_ > range.first || (number == 0 && !at_begin())) take_or_clear(range.first);
+    const index_t first = cut().first(number);
+    rows_.count = cut().count(number);
+    while (left_ > first + rows_.count) step();  // tiles of other workers
+    while (left_ > first || (number == 0 && !at_begin())) take_or_clear(first);
     if (far_) simd::stream_end();
   }
 
   const pairwise::sequence& sequence() const { return sequence_; }
   index_t kv_head() const { return pair_ % p_.kv_heads; }
-  const pairwise::tile_rows& rows() const { return rows_; }  // none: there was nothing but rows to clear
-  const T* gates() const { return gates_.data(); }       // of rows()
-  bool few() const { return active_[pair_] < pairwise::few_rows<T>; }
+  const pairwise::row_tile& rows() const { return rows_; }       // none: there was nothing but rows to clear
+  const T* gates() const { return gates_.data(); }               // of rows()
+  pairwise::row_cut<T> cut() const { return {active_[pair_]}; }  // of the pair's active rows
 
  private:
   static double elements(const tensor_view<T, 4>& x) {
@@ -104,8 +108,7 @@ template <class T> class row_finder {
     const T gate = step();
     const index_t head = kv_head() * p_.group + head_;
     if (is_active(gate)) {
-      const auto lane = static_cast<std::size_t>(left_ - first);
-      rows_.row[lane] = {head, query_}, gates_[lane] = gate;
+      rows_.row[left_ - first] = {head, query_}, gates_[left_ - first] = gate;
       prefetch(p_.query(sequence_, head, query_));
     } else {
       T* const o = p_.output(sequence_, head, query_);
@@ -121,8 +124,8 @@ template <class T> class row_finder {
   pairwise::sequence sequence_;
   index_t query_ = 0, head_ = 0;  // where the last step led; head_: within the group
   index_t left_ = 0;              // active rows before it
-  pairwise::tile_rows rows_;
-  std::array<T, pairwise::most_lanes> gates_;
+  pairwise::row_tile rows_;
+  tile::lane_array<T, pairwise::lane_capacity> gates_;
 };
 
 }  // namespace HEED_ISA

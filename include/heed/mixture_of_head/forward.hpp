@@ -45,7 +45,7 @@ template <class T> struct forward_call {
   tile::workload measure(index_t) {
     pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
       const index_t rows = p.rows(s);
-      cut.template add<T>(rows, count);
+      cut.add(pairwise::row_cut<T>{rows}, count);
       cut.most_few = std::max(cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // few may be active
     });
     if (cut.tasks == 0) return {};
@@ -57,7 +57,7 @@ template <class T> struct forward_call {
 
   // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.
   void describe(plan& out) const {
-    constexpr index_t w = simd::width<T>, most_rows = pairwise::query_tile<T>::most_rows;
+    constexpr index_t w = simd::width<T>, most_rows = pairwise::score_tiles<T>::most_rows;
     index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
     out.tasks = 0;
     for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
@@ -67,10 +67,10 @@ template <class T> struct forward_call {
       out.tasks += tasks_of<T>(count, p.rows(s));
       if (count == 0) {
         unused += p.rows(s) > 0 ? 1 : 0;
-      } else if (count < pairwise::few_rows<T>) {
+      } else if (pairwise::row_cut<T>{count}.few()) {
         ++few;
       } else {
-        in_lanes += count, tiles += pairwise::query_tile<T>::tiles(count);
+        in_lanes += count, tiles += pairwise::row_cut<T>{count}.tasks();
         lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
       }
     }
@@ -79,8 +79,10 @@ template <class T> struct forward_call {
                : few > 0 ? "mixture_of_head: head dim in lanes"
                          : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-    out.key_tile = tiles > 0 ? pairwise::query_tile<T>::most_keys : few > 0 ? pairwise::softmax_rows<T>::key_tile : 0;
-    out.chunk = tiles > 0 && p.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+    out.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys
+                   : few > 0 ? pairwise::dims_in_lanes<T>::most_keys
+                             : 0;
+    out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     text << active << " of " << rows << " rows active";
     if (tiles > 0) text << "; " << tiles << " tiles, " << in_lanes << " of " << lanes << " lanes filled";
@@ -105,17 +107,11 @@ template <class T> struct forward_call {
       claim([&](index_t task) {
         finder.find(task);
         if (finder.rows().count > 0)
-          driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.few(), finder.gates());
+          driver.run(finder.sequence(), finder.kv_head(), finder.rows(), finder.cut().few(), finder.gates());
       });
     });
   }
 };
-
-template <class T>
-problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                        tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  return {pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::with_canonical_strides(gates)};
-}
 
 }  // namespace HEED_ISA
 }  // namespace detail
@@ -129,10 +125,9 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(
-      detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, heed::detail::planned_output<T>(o), opt,
-                                                      heed::detail::one_axis<Q, K, V, O>)},
-      context);
+  return tile::plan_call(detail::forward_call<T>{{gates, opt, q, k, v, heed::detail::planned_output<T>(o),
+                                                  heed::detail::one_axis<Q, K, V, O>}},
+                         context);
 }
 
 // Computes o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0,
@@ -144,9 +139,9 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
-                                                                 heed::detail::one_axis<Q, K, V, O>)},
-                 context);
+  tile::run_call(
+      detail::forward_call<T>{{gates, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
+      context);
 }
 
 // Refuses a pointer in place of a tensor.

@@ -12,110 +12,97 @@
 // Online softmax: Milakov and Gimelshein (arXiv 1805.02867), tiles as in FlashAttention (arXiv 2205.14135). Tile sizes:
 // bench/softmax_bench.cpp, prefill rows.
 //
-// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more,
-// with care.
+// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more:
+// the nonfinite pass.
 
-#include "heed/core/context.hpp"
 #include "heed/pairwise/weighted_sums.hpp"
-#include "heed/pairwise/score_tiles.hpp"
-#include "heed/pairwise/problem.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
 
-template <class T> class softmax_lanes {
+template <class T> class queries_in_lanes {
  public:
-  using tile_type = query_tile<T>;
+  using tiles = score_tiles<T>;
   static constexpr index_t w = simd::width<T>;
 
-  softmax_lanes(const softmax_problem<T>& p, heed::detail::arena& memory)
+  queries_in_lanes(const softmax_problem<T>& p, heed::detail::arena& memory)
       : p_(p),
-        tile_(p, memory),
+        tiles_(p, memory),
         sums_(p.e, memory),
-        scores_(memory.take<T>(tile_type::most_rows * tile_type::most_keys)),
-        finite_(memory.take<T>(tile_type::most_keys * lane_sums<T>::slice)),
-        m_(memory.take<T>(tile_type::most_rows)),
-        l_(memory.take<T>(tile_type::most_rows)),
-        factor_(memory.take<T>(tile_type::most_rows)),
-        v_(p.v, tile_type::most_keys, true, p.key_value_bytes(), memory) {}
+        scores_(memory.take<T>(tiles::most_rows * tiles::most_keys)),
+        finite_(memory.take<T>(tiles::most_keys * weighted_sums<T>::slice)),
+        state_{memory.take<T>(tiles::most_rows), memory.take<T>(tiles::most_rows)},
+        factor_(memory.take<T>(tiles::most_rows)) {}
 
-  // o and lse of rows of key/value head kv_head; gain: if not null, what o of each row is multiplied with
-  void run(const sequence& s, index_t kv_head, const tile_rows& rows, const T* gain = nullptr) {
-    tile_.begin(s, kv_head, rows);
-    if (s.keys > 0) v_.begin(p_.value(s, kv_head, 0));
+  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr) {
+    tiles_.begin(s, kv_head, rows);
     attend(rows, false);
     if (!sums_.finite()) attend(rows, true);
-    finish(s, rows, gain);
+    finish(s, rows, gate);
   }
 
  private:
-  void attend(const tile_rows& rows, bool careful) {
-    std::fill(m_, m_ + tile_.row(), std::numeric_limits<T>::lowest());
-    std::fill(l_, l_ + tile_.row(), T(0));
-    for (index_t l = 0; p_.sink_logits.set() && l < rows.count; ++l)
-      p_.start(rows.row[static_cast<std::size_t>(l)].head, m_[l], l_[l]);
-    sums_.begin(tile_.vectors(), factor_);
-    tile_.each([&](index_t, const key_tile& keys) { visit(keys, careful); });
+  void attend(const row_tile& rows, bool nonfinite_pass) {
+    state_.init(tiles_.stride());
+    for (index_t l = 0; p_.sink_logits.set() && l < rows.count; ++l) state_.set(l, p_.init_row(rows.row[l].head));
+    sums_.begin(tiles_.vectors(), factor_);
+    tiles_.each([&](index_t, key_tile<T>& keys) {
+      if (keys.count > 0) visit(keys, nonfinite_pass);
+    });
     sums_.finish();
   }
 
-  void visit(const key_tile& keys, bool careful) {
-    if (keys.count == 0) return;
-    const index_t row = tile_.row();
-    tile::row_stream<T> values = v_.stream(keys.key, keys.keys);
-    tile_.scores(keys, scores_, m_, factor_, &values);
-    values.finish();
-    const auto [v, v_row] = v_.at(keys.key);
-    careful = careful && !tile::all_finite(v, v_row, keys.keys, p_.e);
-    tile::row_stream<T> next = tile_.next_keys(keys);
+  void visit(key_tile<T>& keys, bool nonfinite_pass) {
+    tile::row_prefetcher<T> values = tiles_.kv().v().stream(keys.key, keys.keys);
+    tiles_.scores(keys, scores_, state_.m, factor_, &values);
+    values.finish(), tiles_.kv().place_values(keys);
+    nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
+    tile::row_prefetcher<T> next = tiles_.next_keys(keys);
+    const tile::lane_block<T> scores = tiles_.lanes_of(scores_, keys.keys);
     for (index_t i = 0; i < keys.count; ++i) {
-      const weight_block& b = keys.block[static_cast<std::size_t>(i)];
-      const index_t lane = b.from * w;
-      if (careful) note_seen(scores_, row, b, seen_);
-      tile::online_softmax(scores_ + b.first * row + lane, row, b.keys, b.to - b.from, m_ + lane, l_ + lane, factor_ + lane);
+      const weight_block& b = keys.block[i];
+      if (nonfinite_pass) note_seen<T>(scores, b, seen_);
+      state_.update(b.of(scores), b.from * w, factor_);
       sums_.rescale_next(b.from, b.to);
-      if (careful)
-        sums_.add_visible(v, v_row, scores_, b, seen_, finite_);
+      if (nonfinite_pass)
+        sums_.add_visible(keys.v, scores, b, seen_, finite_);
       else
-        sums_.add(v, v_row, scores_, b, &next);
+        sums_.add(keys.v, scores, b, &next);
     }
     next.finish();
   }
 
-  // o = gain sums / l, lse = log(2) m + log(l); a row without a key: 0 and -inf
-  void finish(const sequence& s, const tile_rows& rows, const T* gain) {
-    std::array<T*, most_lanes> o;
-    find_rows(rows, p_.o, s, 1, o);
-    for (index_t lane = 0; p_.lse.data() != nullptr && lane < rows.count; ++lane) {
-      const auto [head, query] = rows.row[static_cast<std::size_t>(lane)];
-      *p_.lse_at(s, head, query) = tile::natural_lse(m_[lane], l_[lane]);
-    }
-    tile::reciprocals(l_, tile_.row(), factor_);
-    for (index_t lane = 0; gain != nullptr && lane < rows.count; ++lane)
-      factor_[lane] = gained(rows.row[static_cast<std::size_t>(lane)].head, lane, gain[lane]);
-    tile::scatter(sums_.data(), tile_.row(), factor_, o.data(), rows.count, p_.e);
+  // o = gate sums / l, and lse; a row without a key: 0 and -inf
+  void finish(const sequence& s, const row_tile& rows, const T* gate) {
+    for (index_t l = 0; p_.lse.data() != nullptr && l < rows.count; ++l)
+      *p_.lse_at(s, rows.row[l].head, rows.row[l].query) = state_.at(l).lse();
+    state_.reciprocals(tiles_.stride(), factor_);
+    for (index_t l = 0; gate != nullptr && l < rows.count; ++l) factor_[l] = gated(rows.row[l].head, l, gate[l]);
+    tile::scatter(sums_.data(), tiles_.stride(), factor_, find_rows(rows, p_.o, s).data(), rows.count, p_.e);
   }
 
-  T gained(index_t head, index_t lane, T gain) {
+  T gated(index_t head, index_t lane, T gate) {
     T* const sum = sums_.data() + lane;
-    const index_t row = tile_.row(), end = p_.e * row;
+    const index_t stride = tiles_.stride(), end = p_.e * stride;
     const auto scale = [&](T factor) {
-      for (index_t i = 0; i < end; i += row) sum[i] *= factor;
+      for (index_t i = 0; i < end; i += stride) sum[i] *= factor;
     };
     const auto all_zero = [&] {
-      for (index_t i = 0; i < end; i += row)
+      for (index_t i = 0; i < end; i += stride)
         if (!heed::detail::equals(sum[i], T(0))) return false;
       return true;
     };
-    return p_.finish_factor(head, m_[lane], l_[lane], gain, scale, all_zero);
+    return state_.at(lane).finish(gate, p_.init_row(head), scale, all_zero);
   }
 
   const softmax_problem<T>& p_;
-  tile_type tile_;
-  lane_sums<T> sums_;
-  T *scores_, *finite_, *m_, *l_, *factor_;
+  tiles tiles_;
+  weighted_sums<T> sums_;
+  T *scores_, *finite_;
+  tile::lane_states<T> state_;
+  T* factor_;  // row_max of a tile, then what the sums are to be multiplied with
   seen_keys<T> seen_;
-  tile::row_stage<T> v_;
 };
 
 }  // namespace HEED_ISA

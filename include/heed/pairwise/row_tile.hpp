@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include <array>
+#include <algorithm>
 
+#include "heed/core/call.hpp"
 #include "heed/core/view.hpp"
-#include "heed/pairwise/problem.hpp"
+#include "heed/pairwise/key_ranges.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -15,29 +16,35 @@ struct lane_row {
 };
 
 // Rows that share a key/value head; row r of them is query r / group of head r % group.
-struct tile_rows {
-  std::array<lane_row, most_lanes> row;
+struct row_tile {
+  tile::lane_array<lane_row, lane_capacity> row;
   index_t count = 0;
 
   void take(index_t kv_head, index_t group, index_t first, index_t rows) {
     index_t i = first / group, g = first % group;
     for (count = 0; count < rows; ++count) {
-      row[static_cast<std::size_t>(count)] = {kv_head * group + g, i};
+      row[count] = {kv_head * group + g, i};
       if (++g == group) g = 0, ++i;
     }
   }
+  // What is behind the last row repeats it, up to whole vectors.
+  lane_row at(index_t lane) const { return row[std::min(lane, count - 1)]; }
+  index_t padded(index_t width) const { return (count + width - 1) / width * width; }
 };
 
-// Where the rows of a tile are in a tensor (batch, head, query, anything) each head of which serves `repeat` compute
-// heads. A division per row would be felt.
+template <class E> using row_pointers = tile::lane_array<E*, lane_capacity>;
+
+// Finds the rows of a tile in a tensor (batch, head, query, anything) each head of which serves `repeat` compute heads.
+// A division per row would be felt.
 template <class E>
-HEED_INLINE void find_rows(const tile_rows& rows, const tensor_view<E, 4>& x, const sequence& s, index_t repeat,
-                           std::array<E*, most_lanes>& out) {
+HEED_INLINE row_pointers<E> find_rows(const row_tile& rows, const tensor_view<E, 4>& x, const heed::detail::sequence& s,
+                                      index_t repeat = 1) {
   E* const first = x.data() + s.batch * x.stride(0) + s.first_query * x.stride(2);
   const index_t head = x.stride(1), query = x.stride(2);
-  const auto count = static_cast<std::size_t>(rows.count);
-  for (std::size_t l = 0; l < count; ++l)
+  row_pointers<E> out;
+  for (index_t l = 0; l < rows.count; ++l)
     out[l] = first + (repeat == 1 ? rows.row[l].head : rows.row[l].head / repeat) * head + rows.row[l].query * query;
+  return out;
 }
 
 }  // namespace HEED_ISA

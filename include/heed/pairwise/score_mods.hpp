@@ -8,7 +8,6 @@
 // Scores leave in units of log 2. Without a user function every step works in that unit already; with one, the steps
 // before it work in natural units. A bias of -inf hides its key, whatever the score was.
 
-#include <array>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -18,8 +17,8 @@
 #include "heed/core/score_function.hpp"
 #include "heed/core/view.hpp"
 #include "heed/simd/math.hpp"
+#include "heed/pairwise/row_tile.hpp"
 #include "heed/tile/pack.hpp"
-#include "heed/pairwise/key_ranges.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -30,25 +29,25 @@ template <class T> T finite_factor(double x, double unit = 1) {
   return static_cast<T>(std::isinf(x) || std::isnan(x) ? x : std::clamp(x * unit, -most, most));
 }
 
-// The steps of one call, from the options that softmax and local-linear share.
-template <class T> struct score_rules {
+// The score mods of one call, from the options that softmax and local-linear share.
+template <class T> struct score_mod_rules {
   T query_factor = 0;  // scale and units, for the packed queries
   T cap = 0;           // 0: no soft-cap; else what tanh is multiplied with
-  T unit = 0;          // of scores in the steps: log2(e), or 1 where a user function follows
+  T unit = 0;          // of scores in the mods: log2(e), or 1 where a user function follows
   heed::detail::per_head_view slopes = {};
   tensor_view<const T, 4> bias = {};
-  heed::detail::score_parts<T> function = {};
+  const heed::detail::score_parts<T>* function = nullptr;
 
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
-  HEED_INLINE bool has_function() const { return function.map_value != nullptr; }
+  HEED_INLINE bool has_function() const { return function->map_value != nullptr; }
   HEED_INLINE bool any() const {
     return !heed::detail::equals(cap, T(0)) || slopes.set() || has_bias() || has_function();
   }
 };
 
-template <class T, class Options> score_rules<T> make_score_rules(const Options& opt, index_t head_dim) {
-  score_rules<T> rules;
-  rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = heed::detail::parts(opt.score);
+template <class T, class Options> score_mod_rules<T> make_score_mod_rules(const Options& opt, index_t head_dim) {
+  score_mod_rules<T> rules;
+  rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = &heed::detail::parts(opt.score);
   const double unit = rules.has_function() ? 1 : std::numbers::log2e;
   const double scale = opt.scale ? *opt.scale : 1 / std::sqrt(static_cast<double>(head_dim));
   // a cap that no score of type T comes near is none, and one that T does not hold is its smallest
@@ -62,17 +61,12 @@ template <class T, class Options> score_rules<T> make_score_rules(const Options&
   return rules;
 }
 
-// Where a sequence's queries and keys begin in the tensors that have one entry per pair of them.
-struct sequence_origin {
-  index_t number = 0, batch = 0, first_query = 0, first_key = 0;
-};
-
 // A tensor with one entry per pair, whose axes of extent 1 hold for every index, from a sequence's first pair on
 template <class Element> struct pair_tensor {
   const Element* first = nullptr;
   index_t head = 0, query = 0, key = 0;  // strides
 
-  HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const sequence_origin& s) {
+  HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const heed::detail::sequence& s) {
     if (x.empty()) return static_cast<void>(*this = {});  // no pair will be asked for
     const auto stride = [&](int axis) { return x.extent(axis) == 1 ? 0 : x.stride(axis); };
     head = stride(1), query = stride(2), key = stride(3);
@@ -81,75 +75,54 @@ template <class Element> struct pair_tensor {
   HEED_INLINE const Element* row(index_t h, index_t i) const { return first + h * head + i * query; }
 };
 
-// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of `row` elements holds
-// key_step keys: 1 where lanes are queries; more where lane i is row i % (width / key_step) at key
+// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on, in rows `stride` apart. A row
+// holds key_step keys: 1 where lanes are queries; more where lane i is row i % (width / key_step) at key
 // i / (width / key_step) of the row's keys.
 template <class T> struct score_region {
   T* scores;
-  index_t row, first, keys, from, to, key_step = 1;
+  index_t stride, first, keys, from, to, key_step = 1;
 
   HEED_INLINE index_t rows() const { return (keys + key_step - 1) / key_step; }
 };
 
-// The steps for the lanes of one tile.
-template <class T> class score_steps {
+// The row of a tile that a lane stands for, and at which key of a row of scores
+struct lane_place {
+  index_t row, key_offset;
+};
+// Where lanes are queries
+struct lane_per_row {
+  HEED_INLINE lane_place operator()(index_t lane) const { return {lane, 0}; }
+};
+
+// What changes the scores of one tile of rows.
+template <class T> class score_mods {
  public:
   using batch = simd::batch<T>;
   static constexpr index_t w = simd::width<T>;
 
-  // Before the first set() of a tile; called: positions are needed by functions of the user
-  void begin(const score_rules<T>& rules, const sequence_origin& s, bool called) {
+  // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for.
+  // What is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
+  template <class PlaceOf>
+  void begin(const score_mod_rules<T>& rules, const heed::detail::sequence& s, const row_tile& rows, index_t first_place,
+             bool called, index_t lanes, PlaceOf place_of) {
     called_ = called, distances_ = rules.slopes.set(), biased_ = rules.has_bias();
     number_ = static_cast<std::int32_t>(s.number);
     bias_ = {};
     if (biased_) bias_.begin(rules.bias, s);
-  }
-  // lane: its query and place in the sequence; key_offset: of the lane within a row's keys
-  void set(const score_rules<T>& rules, index_t lane, index_t head, index_t query, index_t place,
-           index_t key_offset = 0) {
-    const auto l = static_cast<std::size_t>(lane);
-    constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
-    if (called_) {
-      head_[l] = static_cast<std::int32_t>(head);
-      query_[l] = static_cast<std::int32_t>(query);
-      place_[l] = static_cast<std::int32_t>(std::clamp(place, least, most));
+    const index_t end = (lanes + w - 1) / w * w;
+    for (index_t l = 0; l < end; ++l) {
+      const lane_place at = place_of(std::min(l, lanes - 1));
+      set(rules, l, rows.row[at.row], first_place + rows.row[at.row].query, at.key_offset);
     }
-    if (distances_) {
-      distance_from_[l] = place - key_offset;
-      slope_[l] = finite_factor<T>(-rules.slopes.at(head), static_cast<double>(rules.unit));
-    }
-    if (biased_) row_[l] = bias_.row(head, query) + key_offset * bias_.key, offset_[l] = key_offset;
+    for (index_t x = 0; bias_.first != nullptr && x * w < lanes; ++x) shape_[x] = shape_of(x * w, lanes);
   }
 
-  // After the last set(): what is behind the last lane, up to whole vectors, repeats it.
-  void complete(index_t lanes) {
-    const auto last = static_cast<std::size_t>(lanes - 1);
-    for (auto l = static_cast<std::size_t>(lanes); l % static_cast<std::size_t>(w) != 0; ++l) {
-      if (called_) head_[l] = head_[last], query_[l] = query_[last], place_[l] = place_[last];
-      if (distances_) distance_from_[l] = distance_from_[last], slope_[l] = slope_[last];
-      if (biased_) row_[l] = row_[last], offset_[l] = offset_[last];
-    }
-    for (index_t x = 0; bias_.first != nullptr && x * w < lanes; ++x) {
-      const auto first = static_cast<std::size_t>(x * w), end = first + static_cast<std::size_t>(w);
-      bool same = row_[first] == row_[first + 1];                         // one row for all lanes
-      bool next = row_[first] + 1 == row_[first + 1] && end <= last + 1;  // lanes next to each other
-      for (std::size_t l = first + 1; (same || next) && l < end; ++l) {
-        same = same && row_[l] == row_[l - 1];
-        next = next && row_[l] == row_[l - 1] + 1;
-      }
-      shape_[static_cast<std::size_t>(x)] = bias_.key == 0 ? shape::one_number
-                                            : same         ? shape::one_row
-                                            : next         ? shape::adjacent
-                                                           : shape::rows;
-    }
-  }
-
-  void apply(const score_rules<T>& rules, const score_region<T>& r) const {
+  void apply(const score_mod_rules<T>& rules, const score_region<T>& r) const {
     if (!heed::detail::equals(rules.cap, T(0))) soft_cap(rules.cap, r);
     if (distances_) add_distance(r);
     for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x);
     if (!rules.has_function()) return;
-    call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
+    call(r, [&](const auto& tile) { heed::detail::map_value(*rules.function, tile); });
     each_vector(r, [](T* s) {
       const batch x = simd::load(s);
       simd::store(s, unless_hidden(x, x * batch(static_cast<T>(std::numbers::log2e))));
@@ -158,18 +131,40 @@ template <class T> class score_steps {
 
   // f(score_tile) over a region, for functions of the user
   template <class F> void call(const score_region<T>& r, F f) const {
-    const auto l = static_cast<std::size_t>(r.from * w);
-    const index_t lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
-    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.row : lanes, r.first, r.keys, lanes, number_, &head_[l],
-                                  &query_[l], &place_[l]});
+    const index_t l = r.from * w, lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
+    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.stride : lanes, r.first, r.keys, lanes, number_,
+                                  &head_[l], &query_[l], &place_[l]});
   }
 
  private:
   enum class shape { rows, adjacent, one_row, one_number };  // one_number: for all keys of a lane
 
+  void set(const score_mod_rules<T>& rules, index_t lane, const lane_row& row, index_t place, index_t key_offset) {
+    constexpr index_t least = std::numeric_limits<std::int32_t>::min(), most = std::numeric_limits<std::int32_t>::max();
+    if (called_) {
+      head_[lane] = static_cast<std::int32_t>(row.head);
+      query_[lane] = static_cast<std::int32_t>(row.query);
+      place_[lane] = static_cast<std::int32_t>(std::clamp(place, least, most));
+    }
+    if (distances_) {
+      distance_from_[lane] = place - key_offset;
+      slope_[lane] = finite_factor<T>(-rules.slopes.at(row.head), static_cast<double>(rules.unit));
+    }
+    if (biased_) row_[lane] = bias_.row(row.head, row.query) + key_offset * bias_.key, offset_[lane] = key_offset;
+  }
+
+  // How the bias of a vector of lanes lies in memory
+  shape shape_of(index_t first, index_t lanes) const {
+    if (bias_.key == 0) return shape::one_number;
+    bool same = true, next = first + w <= lanes;
+    for (index_t l = first + 1; (same || next) && l < first + w; ++l)
+      same = same && row_[l] == row_[l - 1], next = next && row_[l] == row_[l - 1] + 1;
+    return same ? shape::one_row : next ? shape::adjacent : shape::rows;
+  }
+
   template <class F> HEED_INLINE static void each_vector(const score_region<T>& r, F f) {
     for (index_t j = 0; j < r.rows(); ++j)
-      for (T* s = r.scores + j * r.row; s < r.scores + j * r.row + (r.to - r.from) * w; s += w) f(s);
+      for (T* s = r.scores + j * r.stride; s < r.scores + j * r.stride + (r.to - r.from) * w; s += w) f(s);
   }
 
   HEED_NOINLINE static void soft_cap(T cap, const score_region<T>& r) {
@@ -181,12 +176,12 @@ template <class T> class score_steps {
     for (index_t x = r.from; x < r.to; ++x) {
       T from[std::size_t{w}];
       for (index_t i = 0; i < w; ++i)
-        from[i] = static_cast<T>(distance_from_[static_cast<std::size_t>(x * w + i)] - r.first);
-      const batch slope = simd::load(&slope_[static_cast<std::size_t>(x * w)]), step(static_cast<T>(r.key_step));
+        from[i] = static_cast<T>(distance_from_[x * w + i] - r.first);
+      const batch slope = simd::load(&slope_[x * w]), step(static_cast<T>(r.key_step));
       const batch place = simd::load(from);
       batch key(T(0));
       T* s = r.scores + (x - r.from) * w;
-      for (index_t j = r.rows(); j > 0; --j, s += r.row, key = key + step)
+      for (index_t j = r.rows(); j > 0; --j, s += r.stride, key = key + step)
         simd::store(s, simd::fma(slope, simd::abs(place - key), simd::load(s)));
     }
   }
@@ -203,41 +198,41 @@ template <class T> class score_steps {
 
   // Terms of ordinary size cannot hide or underflow: a sum will do.
   template <int... Y>
-  HEED_INLINE static void add_square(T* s, index_t row, index_t count, const simd::square<T>& terms, batch unit,
+  HEED_INLINE static void add_square(T* s, index_t stride, index_t count, const simd::square<T>& terms, batch unit,
                                      std::integer_sequence<int, Y...>) {
     const batch ordinary(std::numeric_limits<T>::lowest() / 4);
     batch least(T(0));
     ((least = simd::min(terms[Y], least)), ...);  // in this order NaN is passed over
     if (count == w && !simd::any_below(least, ordinary))
-      (simd::store(s + Y * row, simd::fma(terms[Y], unit, simd::load(s + Y * row))), ...);
+      (simd::store(s + Y * stride, simd::fma(terms[Y], unit, simd::load(s + Y * stride))), ...);
     else
-      ((Y < count ? add(s + Y * row, terms[Y], unit) : void()), ...);
+      ((Y < count ? add(s + Y * stride, terms[Y], unit) : void()), ...);
   }
 
   HEED_NOINLINE void add_bias(T unit_of_scores, const score_region<T>& r, index_t x) const {
     const batch unit(unit_of_scores);
-    const T* const* rows = &row_[static_cast<std::size_t>(x * w)];
+    const T* const* rows = &row_[x * w];
     const T* const first = rows[0] + r.first * bias_.key;
     T* s = r.scores + (x - r.from) * w;
-    shape how = shape_[static_cast<std::size_t>(x)];
-    if (r.key_step != 1 && how != shape::one_number) how = shape::rows;
-    if (how == shape::one_number) {
+    shape lies = shape_[x];
+    if (r.key_step != 1 && lies != shape::one_number) lies = shape::rows;
+    if (lies == shape::one_number) {
       alignas(64) T numbers[std::size_t{w}];
       for (index_t i = 0; i < w; ++i) numbers[i] = *rows[i];
-      for (index_t j = 0; j < r.rows(); ++j) add(s + j * r.row, simd::load(numbers), unit);
-    } else if (how == shape::one_row) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, batch(first[j * bias_.key]), unit);
-    } else if (how == shape::adjacent) {
-      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.row, simd::load(first + j * bias_.key), unit);
+      for (index_t j = 0; j < r.rows(); ++j) add(s + j * r.stride, simd::load(numbers), unit);
+    } else if (lies == shape::one_row) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.stride, batch(first[j * bias_.key]), unit);
+    } else if (lies == shape::adjacent) {
+      for (index_t j = 0; j < r.keys; ++j) add(s + j * r.stride, simd::load(first + j * bias_.key), unit);
     } else {
-      const index_t* const offsets = &offset_[static_cast<std::size_t>(x * w)];
-      for (index_t j = 0; j < r.rows(); j += w, s += w * r.row) {
+      const index_t* const offsets = &offset_[x * w];
+      for (index_t j = 0; j < r.rows(); j += w, s += w * r.stride) {
         simd::square<T> terms;
         const index_t count = std::min(w, r.rows() - j), at = j * r.key_step;
         if (bias_.key == 1 && r.key_step == 1) {
           for (index_t i = 0; i < w; ++i) simd::prefetch(rows[i], r.first + at + 64);
           tile::read_square<T>(rows, r.first + at, count, terms);
-          add_square(s, r.row, count, terms, unit, tile::detail::lanes_of_vector<T>{});
+          add_square(s, r.stride, count, terms, unit, tile::detail::lanes_of_vector<T>{});
           continue;
         }
         const auto there = [&](index_t i, index_t y) { return at + y * r.key_step + offsets[i] < r.keys; };
@@ -245,7 +240,7 @@ template <class T> class score_steps {
           alignas(64) T cells[std::size_t{w}];
           for (index_t i = 0; i < w; ++i)
             cells[i] = there(i, y) ? rows[i][(r.first + at + y * r.key_step) * bias_.key] : T(0);
-          add(s + y * r.row, simd::load(cells), unit);
+          add(s + y * r.stride, simd::load(cells), unit);
         }
       }
     }
@@ -254,11 +249,11 @@ template <class T> class score_steps {
   bool called_ = false, distances_ = false, biased_ = false;
   std::int32_t number_ = 0;
   pair_tensor<T> bias_;
-  std::array<std::int32_t, most_lanes> head_, query_, place_;
-  std::array<index_t, most_lanes> offset_, distance_from_;
-  std::array<T, most_lanes> slope_;
-  std::array<const T*, most_lanes> row_;
-  std::array<shape, most_vectors> shape_;
+  tile::lane_array<std::int32_t, lane_capacity> head_, query_, place_;
+  tile::lane_array<index_t, lane_capacity> offset_, distance_from_;
+  tile::lane_array<T, lane_capacity> slope_;
+  tile::lane_array<const T*, lane_capacity> row_;
+  tile::lane_array<shape, vector_capacity> shape_;
 };
 
 }  // namespace HEED_ISA

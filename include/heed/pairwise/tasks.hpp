@@ -8,10 +8,10 @@
 #include <optional>
 #include <span>
 
-#include "heed/pairwise/problem.hpp"
-#include "heed/tile/run_tasks.hpp"
-#include "heed/pairwise/queries_in_lanes.hpp"
 #include "heed/pairwise/dims_in_lanes.hpp"
+#include "heed/pairwise/problem.hpp"
+#include "heed/pairwise/queries_in_lanes.hpp"
+#include "heed/tile/run_tasks.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -63,22 +63,20 @@ template <class T, class Tiles> class task_list {
 };
 
 // Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
-template <class T> inline constexpr index_t few_rows = softmax_rows<T>::most_rows;
+template <class T> inline constexpr index_t few_rows = dims_in_lanes<T>::most_rows;
 
-// Tasks of so many rows of one key/value head
-template <class T> index_t softmax_tasks(index_t rows) {
-  return rows == 0 ? 0 : rows < few_rows<T> ? 1 : query_tile<T>::tiles(rows);
-}
+// How the rows that share a key/value head run: few of them in one task with the head dim in lanes, others in tiles
+// with queries in lanes.
+template <class T> struct row_cut {
+  index_t rows;
 
-// The rows of one of these tasks
-struct row_range {
-  index_t first, count;
+  bool few() const { return rows < few_rows<T>; }
+  index_t tasks() const { return rows == 0 ? 0 : few() ? 1 : score_tiles<T>::tiles(rows); }
+  static index_t tasks_of(index_t rows) { return row_cut{rows}.tasks(); }
+
+  index_t first(index_t task) const { return few() ? 0 : task * score_tiles<T>::most_rows; }
+  index_t count(index_t task) const { return few() ? rows : std::min(score_tiles<T>::most_rows, rows - first(task)); }
 };
-template <class T> row_range rows_of_task(index_t rows, index_t task) {
-  constexpr index_t most = query_tile<T>::most_rows;
-  if (rows < few_rows<T>) return {0, rows};
-  return {task * most, std::min(most, rows - task * most)};
-}
 
 // How the rows of a call are cut
 struct softmax_cut {
@@ -87,25 +85,25 @@ struct softmax_cut {
   bool many = false;     // some run with queries in lanes
 
   // times: so many key/value heads with so many rows each
-  template <class T> void add(index_t rows, index_t times) {
+  template <class T> void add(const row_cut<T>& cut, index_t times) {
     if (times == 0) return;
-    tasks += times * softmax_tasks<T>(rows);
-    if (rows < few_rows<T>)
-      most_few = std::max(most_few, rows);
+    tasks += times * cut.tasks();
+    if (cut.few())
+      most_few = std::max(most_few, cut.rows);
     else
       many = true;
   }
 };
 
 template <class T> class softmax_driver {
-  static_assert(few_rows<T> <= most_lanes);
+  static_assert(few_rows<T> <= lane_capacity);
 
  public:
   static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     heed::detail::arena few, many;
-    if (cut.most_few > 0) static_cast<void>(typename softmax_rows<T>::scratch(p, cut.most_few, few));
-    if (cut.many) static_cast<void>(softmax_lanes<T>(p, many));
-    return std::max(few.needed(), many.needed());
+    if (cut.most_few > 0) static_cast<void>(dims_in_lanes<T>(p, cut.most_few, few));
+    if (cut.many) static_cast<void>(queries_in_lanes<T>(p, many));
+    return std::max(few.used(), many.used());
   }
 
   softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory)
@@ -114,15 +112,15 @@ template <class T> class softmax_driver {
     if (cut.many) many_.emplace(p, many_scratch_);
   }
 
-  // few: the rows are all that share this key/value head, and less than few_rows. gain: as the drivers
-  void run(const sequence& s, index_t kv_head, const tile_rows& rows, bool few, const T* gain = nullptr) {
-    few ? few_->run(s, kv_head, rows, gain) : many_->run(s, kv_head, rows, gain);
+  // few: as row_cut says of all rows that share this key/value head. gate: as the drivers
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, bool few, const T* gate = nullptr) {
+    few ? few_->run(s, kv_head, rows, gate) : many_->run(s, kv_head, rows, gate);
   }
 
  private:
   heed::detail::arena few_scratch_, many_scratch_;  // the same memory: one driver at a time uses it
-  std::optional<softmax_rows<T>> few_;
-  std::optional<softmax_lanes<T>> many_;
+  std::optional<dims_in_lanes<T>> few_;
+  std::optional<queries_in_lanes<T>> many_;
 };
 
 }  // namespace HEED_ISA

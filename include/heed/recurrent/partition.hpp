@@ -144,7 +144,7 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
   chunk_cut cut;
   const index_t count = p.sequences() * p.states;
   const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
-  if (count <= 0 || p.heads == 0 || nothing) return cut;
+  if (count <= 0 || p.query_heads == 0 || nothing) return cut;
   sequence longest;
   const bool differ = p.packed() || p.mask.has(p.mask.key_lengths);
   for (index_t number = 0; number < (differ ? p.sequences() : 1); ++number) {

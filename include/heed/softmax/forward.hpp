@@ -13,58 +13,52 @@ namespace heed::softmax {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> class forward_call {
- public:
-  forward_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v, tensor_view<T, 4> o,
-               const options<T>& opt, unsigned one_axis)
-      : p_(pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis)) {}
+template <class T> struct forward_call {
+  pairwise::softmax_problem<T> p;
+  pairwise::softmax_cut cut = {};
 
-  void check(heed::detail::checker& check) const { pairwise::check_softmax(check, p_); }
+  void check(heed::detail::checker& check) const { pairwise::check_softmax(check, p); }
 
   // Packed sequences are cut one by one, each as a call of its own would be.
   tile::workload measure(index_t) {
     pairwise::each_size<T>(
-        p_, [&](const pairwise::sequence& s, index_t count) { cut_.template add<T>(p_.rows(s), count); });
-    return {.tasks = cut_.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p_, cut_)};
+        p, [&](const pairwise::sequence& s, index_t count) { cut.add(pairwise::row_cut<T>{p.rows(s)}, count); });
+    return {.tasks = cut.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
   }
 
   void describe(plan& out) const {
-    const bool few = !cut_.many;
-    out.path = few                  ? "softmax: head dim in lanes"
-               : cut_.most_few == 0 ? "softmax: queries in lanes"
-                                    : "softmax: queries in lanes, head dim in lanes for short sequences";
-    out.query_tile = few ? cut_.most_few : pairwise::query_tile<T>::most_rows;
-    out.key_tile = few ? pairwise::softmax_rows<T>::key_tile : pairwise::query_tile<T>::most_keys;
-    out.chunk = !few && p_.scores.any() ? pairwise::query_tile<T>::chunk : 0;
+    const bool few = !cut.many;
+    out.path = few                 ? "softmax: head dim in lanes"
+               : cut.most_few == 0 ? "softmax: queries in lanes"
+                                   : "softmax: queries in lanes, head dim in lanes for short sequences";
+    out.query_tile = few ? cut.most_few : pairwise::score_tiles<T>::most_rows;
+    out.key_tile = few ? pairwise::dims_in_lanes<T>::most_keys : pairwise::score_tiles<T>::most_keys;
+    out.chunk = !few && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";
-    else if (p_.packed())
+    else if (p.packed())
       text << "packed: each sequence as a call of its own";
     else
-      text << p_.rows(p_.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
-    pairwise::name_options(text, p_);
-    if (!few) tile::name_copies(text, p_.k, false, p_.v);
+      text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
+    pairwise::name_options(text, p);
+    if (!few) tile::name_copies(text, p.k, false, p.v);
   }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &pairwise::softmax_tasks<T>);
-      pairwise::softmax_driver<T> driver(p_, cut_, scratch);
-      pairwise::tile_rows rows;
+      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::row_cut<T>::tasks_of);
+      pairwise::softmax_driver<T> driver(p, cut, scratch);
+      pairwise::row_tile rows;
       claim([&](index_t task) {
         tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
-          const pairwise::row_range range = pairwise::rows_of_task<T>(p_.rows(s), number);
-          rows.take(kv_head, p_.group, range.first, range.count);
-          driver.run(s, kv_head, rows, p_.rows(s) < pairwise::few_rows<T>);
+          const pairwise::row_cut<T> all{p.rows(s)};
+          rows.take(kv_head, p.group, all.first(number), all.count(number));
+          driver.run(s, kv_head, rows, all.few());
         });
       });
     });
   }
-
- private:
-  pairwise::softmax_problem<T> p_;
-  pairwise::softmax_cut cut_;
 };
 
 }  // namespace HEED_ISA
@@ -79,7 +73,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   return tile::plan_call(
-      detail::forward_call<T>(q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      detail::forward_call<T>{{opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>}},
       context);
 }
 
@@ -93,7 +87,7 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>(q, k, v, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+  tile::run_call(detail::forward_call<T>{{opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
                  context);
 }
 

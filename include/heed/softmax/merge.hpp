@@ -8,6 +8,7 @@
 #include "heed/core/error.hpp"
 #include "heed/core/view.hpp"
 #include "heed/simd/float_control.hpp"
+#include "heed/tile/online_softmax.hpp"
 
 namespace heed::softmax {
 namespace detail {
@@ -48,15 +49,14 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
           for (index_t c = 0; heed::detail::equals(mine, empty) && c < o.extent(3); ++c) x[c * o.stride(3)] = T(0);
           continue;
         }
-        const double top = other > mine || std::isnan(other) ? other : mine;
-        const double total = std::exp(mine - top) + std::exp(other - top);
-        const T keep = static_cast<T>(std::exp(mine - top) / total),
-                add = static_cast<T>(std::exp(other - top) / total);
+        tile::row_state<double> state{mine, 1};  // in natural logarithms
+        const auto factors = state.merge({other, 1}, [](double difference) { return std::exp(difference); });
+        const T keep = static_cast<T>(factors.first / state.l), add = static_cast<T>(factors.second / state.l);
         for (index_t c = 0; c < o.extent(3); ++c) {
           const T old = heed::detail::equals(mine, empty) ? T(0) : keep * x[c * o.stride(3)];
           x[c * o.stride(3)] = old + add * y[c * part.stride(3)];
         }
-        to = static_cast<T>(top + std::log(total));
+        to = static_cast<T>(state.m + std::log(state.l));
       }
 }
 

@@ -1,30 +1,29 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Sparse query attention: softmax attention with fewer query heads than the width of the model would give, so that the
-// FLOPs of scores and values fall. The kernel is softmax's, whose head map goes both ways: of max(query_heads,
-// kv_heads) heads of o, head c reads query head c / (max / query_heads) and key/value head c / (max / kv_heads).
-// What is added here is the choice of the head counts. Filipek, Sparse Query Attention (arXiv 2510.01817).
-
-#include "heed/core/config.hpp"
+// Sparse query attention is softmax attention with fewer query heads than the width of the model would give, which
+// saves FLOPs of scores and values. The kernel is softmax's, whose head map goes both ways: of max(query_heads,
+// kv_heads) heads of o, head c reads query head c / (max / query_heads) and key/value head c / (max / kv_heads). This
+// file adds the choice of head counts. Filipek, Sparse Query Attention (arXiv 2510.01817).
 
 #include <algorithm>
 
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
-#include "heed/softmax.hpp"
+#include "heed/softmax/forward.hpp"
+#include "heed/softmax/options.hpp"
 
 namespace heed::sparse_query {
 
 using softmax::options, softmax::gradients, softmax::forward, softmax::plan_forward;
 
-// Query and key/value heads of a model with H heads; what is not whole is an error:
+// Query and key/value heads of a model with H heads; a count that is not whole is an error:
 //   mha H, H     gqa H, H/4       mqa H, 1         sqa H/2, H/4     ssqa H/2, H/2
 //   xsqa H/4, H/4    xsmqa H/4, 1    lsqa 3H/4, H/4    rsqa H/4, H/2
 enum class variant { mha, gqa, mqa, sqa, ssqa, xsqa, xsmqa, lsqa, rsqa };
 
 struct model {
-  index_t width = 0, heads = 0;  // heads that the width is divided by, whatever the variant makes of them
+  index_t width = 0, heads = 0;  // head_dim is width / heads, whatever the variant
   sparse_query::variant variant = sparse_query::variant::sqa;
   index_t query_heads = 0, kv_heads = 0;  // 0: the variant decides
 };
@@ -32,52 +31,38 @@ struct model {
 // A token's projections are query_heads * head_dim (q), kv_heads * head_dim (k, and v) and out_heads * head_dim wide.
 struct layout {
   index_t query_heads, kv_heads, out_heads, head_dim;
-  double score_flops_ratio;    // FLOPs of scores and values over those of multi-head attention of the same width
-  double kv_floats_per_token;  // numbers that a cache of keys and values holds for each token
+  double score_flops_ratio;    // FLOPs of scores and values relative to multi-head attention of the same width
+  double kv_floats_per_token;  // numbers in a cache of keys and values, per token
 };
 
 namespace detail {
 inline namespace HEED_ISA {
 
-struct share {
-  index_t over, under;  // heads * over / under; under 0: one head
+struct fraction {
+  index_t numerator, denominator;  // of the heads; denominator 0: one head
 };
-struct shares {
+struct variant_heads {
   const char* name;
-  share query, kv;
+  fraction query, kv;
 };
 
-inline shares shares_of(variant v) {
-  switch (v) {
-    case variant::mha:
-      return {"mha", {1, 1}, {1, 1}};
-    case variant::gqa:
-      return {"gqa", {1, 1}, {1, 4}};
-    case variant::mqa:
-      return {"mqa", {1, 1}, {1, 0}};
-    case variant::sqa:
-      return {"sqa", {1, 2}, {1, 4}};
-    case variant::ssqa:
-      return {"ssqa", {1, 2}, {1, 2}};
-    case variant::xsqa:
-      return {"xsqa", {1, 4}, {1, 4}};
-    case variant::xsmqa:
-      return {"xsmqa", {1, 4}, {1, 0}};
-    case variant::lsqa:
-      return {"lsqa", {3, 4}, {1, 4}};
-    case variant::rsqa:
-      return {"rsqa", {1, 4}, {1, 2}};
-  }
-  heed::detail::fail("model.variant is %, must be one of the enumerators", static_cast<index_t>(v));
+inline variant_heads heads_of(variant v) {
+  constexpr variant_heads all[] = {{"mha", {1, 1}, {1, 1}},   {"gqa", {1, 1}, {1, 4}},  {"mqa", {1, 1}, {1, 0}},
+                                   {"sqa", {1, 2}, {1, 4}},   {"ssqa", {1, 2}, {1, 2}}, {"xsqa", {1, 4}, {1, 4}},
+                                   {"xsmqa", {1, 4}, {1, 0}}, {"lsqa", {3, 4}, {1, 4}}, {"rsqa", {1, 4}, {1, 2}}};
+  const auto number = static_cast<index_t>(v);
+  if (number < 0 || number > static_cast<index_t>(variant::rsqa))
+    heed::detail::fail("model.variant is %, must be one of the enumerators", number);
+  return all[number];
 }
 
-inline index_t count_of(const char* name, index_t given, index_t heads, const char* variant_name, share s) {
+inline index_t count_of(const char* name, index_t given, index_t heads, const char* variant_name, fraction f) {
   if (given < 0) heed::detail::fail("model.% is %, must be at least 0", name, given);
   if (given > 0) return given;
-  if (s.under == 0) return 1;
-  if (heads % s.under != 0)  // over and under have no common divisor
-    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, s.under, name, variant_name);
-  return heads / s.under * s.over;
+  if (f.denominator == 0) return 1;
+  if (heads % f.denominator != 0)  // the fractions are in lowest terms
+    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, f.denominator, name, variant_name);
+  return heads / f.denominator * f.numerator;
 }
 
 }  // namespace HEED_ISA
@@ -85,16 +70,16 @@ inline index_t count_of(const char* name, index_t given, index_t heads, const ch
 
 inline namespace HEED_ISA {
 
-// The head counts and costs of a variant, or of counts of the caller's. Throws heed::error where counts are not whole
-// or do not divide.
+// Returns the head counts and costs of a variant, or of the caller's own counts. Throws heed::error where a count is
+// not whole or one does not divide the other.
 inline layout choose_heads(const model& m) {
   using heed::detail::fail;
   if (m.heads < 1) fail("model.heads is %, must be at least 1", m.heads);
   if (m.width < 1) fail("model.width is %, must be at least 1", m.width);
   if (m.width % m.heads != 0) fail("model.width is %, must be a multiple of model.heads, %", m.width, m.heads);
-  const detail::shares shares = detail::shares_of(m.variant);
-  const index_t query = detail::count_of("query_heads", m.query_heads, m.heads, shares.name, shares.query);
-  const index_t kv = detail::count_of("kv_heads", m.kv_heads, m.heads, shares.name, shares.kv);
+  const detail::variant_heads v = detail::heads_of(m.variant);
+  const index_t query = detail::count_of("query_heads", m.query_heads, m.heads, v.name, v.query);
+  const index_t kv = detail::count_of("kv_heads", m.kv_heads, m.heads, v.name, v.kv);
   const index_t more = std::max(query, kv);
   if (more % std::min(query, kv) != 0)
     fail("model has query_heads % and kv_heads %, one must divide the other", query, kv);

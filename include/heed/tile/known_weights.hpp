@@ -11,12 +11,12 @@ inline namespace HEED_ISA {
 
 // Weights of keys at hand, as they were kept or as scores: p = factor * kept, or factor * 2^(score - m); per lane.
 template <class T> struct known_weights {
-  const T* p;  // [key][lane], stride row
-  index_t row;
+  const T* p;  // [key][lane]
+  index_t stride;
   const T *factor, *m = nullptr;  // m: p are scores
 
   HEED_INLINE known_weights at(index_t key, index_t lane) const {
-    return {p + key * row + lane, row, factor + lane, m == nullptr ? m : m + lane};
+    return {p + key * stride + lane, stride, factor + lane, m == nullptr ? m : m + lane};
   }
 };
 
@@ -34,7 +34,7 @@ HEED_NOINLINE void product(const known_weights<T>& p, index_t keys, T* t, const 
     ((total[N] = zero), ...);
     if constexpr (Scores) ((m[N] = simd::load(p.m + N * w)), ...);
     const T* x = p.p;
-    for (; keys > 0; --keys, x += p.row, t += p.row) {
+    for (; keys > 0; --keys, x += p.stride, t += p.stride) {
       std::array<batch, std::size_t{NR}> y{simd::load(x + N * w)...};
       if constexpr (Scores) ((y[N] = simd::exp2_nonpositive(y[N] - m[N])), ...);
       ((y[N] = simd::select<T>(y[N] == zero, zero, y[N] * simd::fma(simd::load(t + N * w), f[N], g[N]))), ...);
@@ -56,7 +56,7 @@ void product(const known_weights<T>& p, index_t keys, index_t vectors, T* t, con
 template <class T> HEED_NOINLINE void copy_weights(const known_weights<T>& p, index_t keys, T* out) {
   constexpr index_t w = simd::width<T>;
   for (index_t j = 0; j < keys; ++j) {
-    const simd::batch<T> x = simd::load(p.p + j * p.row), f = simd::load(p.factor);
+    const simd::batch<T> x = simd::load(p.p + j * p.stride), f = simd::load(p.factor);
     simd::store(out + j * w, f * (p.m != nullptr ? simd::exp2_nonpositive(x - simd::load(p.m)) : x));
   }
 }

@@ -35,7 +35,7 @@ template <class T> struct matrix_product {
   index_t rows = 0, depth = 0;  // m < rows, k < depth
   tile::accumulate accumulate = tile::accumulate::zero;
   const T* factor = nullptr;  // one per lane, for accumulate::scale
-  T* top = nullptr;           // one per lane, or null: top = max(top, C), while C is in registers
+  T* row_max = nullptr;       // one per lane, or null: row_max = max(row_max, C), while C is in registers
 };
 
 // C = A B, A(m, k) = a[m * a_row + k * a_col]
@@ -66,8 +66,8 @@ template <class T> constexpr index_t whole_vectors(index_t count) {
 namespace detail {
 
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
-template <int MR, int NR, class T, class Meanwhile, int... I>
-HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwhile, std::integer_sequence<int, I...>) {
+template <int MR, int NR, class T, class Prefetch, int... I>
+HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetch, std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
@@ -76,7 +76,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
   ((sum[I] = batch(T(0))), ...);
   const T* a = p.a + m0 * a_row;
   const T* b = p.b;
-  Meanwhile step = meanwhile;
+  Prefetch step = prefetch;
   HEED_UNROLL_2
   for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
     step();
@@ -99,49 +99,49 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Meanwhile& meanwh
       (std::make_integer_sequence<int, MR>{});
     }
   }
-  meanwhile = step;
+  prefetch = step;
   if (p.accumulate == accumulate::keep)
     ((sum[I] += simd::load(c + (I / NR) * c_row + (I % NR) * w)), ...);
   else if (p.accumulate == accumulate::scale)
     ((sum[I] = simd::fma(simd::load(c + (I / NR) * c_row + (I % NR) * w), simd::load(p.factor + (I % NR) * w), sum[I])),
      ...);
   ((simd::store(c + (I / NR) * c_row + (I % NR) * w, sum[I])), ...);
-  if (p.top == nullptr) return;
+  if (p.row_max == nullptr) return;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    std::array<batch, std::size_t{NR}> top{simd::load(p.top + N * w)...};
-    ((top[I % NR] = simd::max(top[I % NR], sum[I])), ...);
-    (simd::store(p.top + N * w, top[N]), ...);
+    std::array<batch, std::size_t{NR}> most{simd::load(p.row_max + N * w)...};
+    ((most[I % NR] = simd::max(most[I % NR], sum[I])), ...);
+    (simd::store(p.row_max + N * w, most[N]), ...);
   }
   (std::make_integer_sequence<int, NR>{});
 }
 
-struct nothing {
+struct no_prefetch {
   HEED_INLINE void operator()() const {}
 };
 
-template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
-  nothing step;
+template <int MR, int NR, class T, class Prefetch>
+HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& step) {
   for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
 }
-template <int MR, int NR, class T, class Meanwhile>
-HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Meanwhile& step) {
+template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
+  no_prefetch step;
   for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
 
-// p over `vectors` vectors of lanes (1 .. max_vectors). meanwhile, if any: a small object that is called once per k of
-// every block.
-template <int NR, class T, class... Meanwhile> void multiply_columns(const matrix_product<T>& p, Meanwhile&... step) {
+// Computes p over NR vectors of lanes (1 .. max_vectors). prefetch, if any: a small object that is called once per k of
+// every block of block_rows(NR) rows.
+template <int NR, class T, class... Prefetch> void multiply_columns(const matrix_product<T>& p, Prefetch&... prefetch) {
   constexpr int mr = block_rows(NR);
   index_t m = p.rows / mr * mr;
-  detail::blocks<mr, NR>(p, 0, m, step...);
+  detail::blocks<mr, NR>(p, 0, m, prefetch...);
   if constexpr (mr > 8)
-    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8, step...), m += 8;
+    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8), m += 8;
   if constexpr (mr > 4)
-    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4, step...), m += 4;
-  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2, step...), m += 2;
-  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1, step...);
+    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4), m += 4;
+  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2), m += 2;
+  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
 }
 
 // f with the number of vectors (1 .. max_vectors) as a constant
@@ -155,9 +155,9 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-template <class T, class... Meanwhile>
-void multiply(const matrix_product<T>& p, index_t vectors, Meanwhile&... meanwhile) {
-  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p, meanwhile...); });
+template <class T, class... Prefetch>
+void multiply(const matrix_product<T>& p, index_t vectors, Prefetch&... prefetch) {
+  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p, prefetch...); });
 }
 
 }  // namespace HEED_ISA

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Tiles of keys, each with its rows of K and V: no other file of the engine computes where these are. A cache in pieces
+// needs its borders known here, and nothing else.
+
+#include "heed/core/context.hpp"
+#include "heed/pairwise/problem.hpp"
+#include "heed/tile/row_stage.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+// Keys [first, first + keys) of a key tile over vectors [from, to) of lanes: all of its weights are worth a product.
+struct weight_block {
+  index_t first, keys, from, to;
+
+  // The block of [key][lane] of the tile
+  template <class X> HEED_INLINE tile::lane_block<X> of(const tile::lane_block<X>& s) const {
+    constexpr index_t w = simd::width<std::remove_const_t<X>>;
+    return s.part(first, keys, from * w, (to - from) * w);
+  }
+  // Its rows of K or V
+  template <class X> HEED_INLINE tile::lane_block<X> rows_of(const tile::lane_block<X>& x) const {
+    return x.part(first, keys, 0, x.lanes);
+  }
+};
+
+template <class Storage> struct key_tile {
+  index_t key = 0, keys = 0;            // the sequence's first key of it, how many
+  bool partial = false;                 // some ranges end inside
+  index_t next = 0, next_keys = 0;      // the tile after it; 0 keys: none
+  tile::lane_block<const Storage> k{}, v{};  // its rows, where they are now
+  index_t count = 0;                    // of blocks; 0: no lane sees anything of it
+  bool full = false;                    // every lane sees every key: one block
+  tile::lane_array<weight_block, vector_capacity> block{};
+};
+
+// The keys and values of one sequence and head at a time.
+template <class T> class kv_tiles {
+ public:
+  // k_again, v_again: whether products read rows of K, of V more than once
+  kv_tiles(const attention<T>& p, index_t most_keys, bool k_again, bool v_again, heed::detail::arena& memory)
+      : p_(p),
+        k_(p.k, most_keys, k_again, p.key_value_bytes(), memory),
+        v_(p.v, most_keys, v_again, p.key_value_bytes(), memory) {}
+
+  void begin(const sequence& s, index_t kv_head) {
+    if (s.keys > 0) k_.begin(p_.key(s, kv_head, 0)), v_.begin(p_.value(s, kv_head, 0));
+  }
+
+  // f(tile) for tiles of keys_of(span) keys each, in ascending order
+  template <class KeysOf, class F> void each(const key_spans& spans, KeysOf keys_of, F f) const {
+    for (index_t i = 0; i < spans.count; ++i) {
+      const key_span& span = spans.span[i];
+      const index_t most = keys_of(span);
+      for (index_t j = span.first; j < span.end; j += most) {
+        key_tile<T> tile{.key = j, .keys = std::min(most, span.end - j), .partial = span.partial};
+        if (j + most < span.end)
+          tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
+        else if (i + 1 < spans.count)
+          tile.next = spans.span[i + 1].first,
+              tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
+        place_keys(tile), place_values(tile);
+        f(tile);
+      }
+    }
+  }
+
+  // Notes where the rows of a tile are now: again after they have been copied.
+  void place_keys(key_tile<T>& tile) const { tile.k = k_.at(tile.key, tile.keys); }
+  void place_values(key_tile<T>& tile) const { tile.v = v_.at(tile.key, tile.keys); }
+
+  tile::row_stage<T>& k() { return k_; }
+  tile::row_stage<T>& v() { return v_; }
+
+ private:
+  const attention<T>& p_;
+  tile::row_stage<T> k_, v_;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise
