@@ -119,23 +119,24 @@ struct no_prefetch {
   HEED_INLINE void operator()() const {}
 };
 
+// prefetch: a small object that is called once per k of every block
 template <int MR, int NR, class T, class Prefetch>
-HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& step) {
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& prefetch) {
+  for (index_t m = first; m + MR <= end; m += MR)
+    block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
 }
 template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
-  no_prefetch step;
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+  no_prefetch none;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
 
-// Computes p over NR vectors of lanes (1 .. max_vectors). prefetch, if any: a small object that is called once per k of
-// every block of block_rows(NR) rows.
-template <int NR, class T, class... Prefetch> void multiply_columns(const matrix_product<T>& p, Prefetch&... prefetch) {
+// Computes p over NR vectors of lanes (1 .. max_vectors).
+template <int NR, class T> void multiply_columns(const matrix_product<T>& p) {
   constexpr int mr = block_rows(NR);
   index_t m = p.rows / mr * mr;
-  detail::blocks<mr, NR>(p, 0, m, prefetch...);
+  detail::blocks<mr, NR>(p, 0, m);
   if constexpr (mr > 8)
     if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8), m += 8;
   if constexpr (mr > 4)
@@ -155,9 +156,8 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-template <class T, class... Prefetch>
-void multiply(const matrix_product<T>& p, index_t vectors, Prefetch&... prefetch) {
-  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p, prefetch...); });
+template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
+  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p); });
 }
 
 }  // namespace HEED_ISA
