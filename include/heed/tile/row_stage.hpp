@@ -48,7 +48,7 @@ template <class T> class row_stage {
   // Begins a sequence and head; first: its row 0.
   void begin(const T* first) { first_ = first, copied_ = -1; }
 
-  // Returns rows [row, row + count): in the copy of the tile that begins with the first, if there is one, else in place.
+  // Returns rows [row, row + count): in the copy of the tile that begins with them, if there is one, else in place.
   lane_block<const T> at(index_t row, index_t count) const {
     if (row == copied_) return {at_, copy_row(), count, dim_};
     return {first_ + row * stride_, stride_, count, dim_};
