@@ -33,7 +33,8 @@ THIRD_PARTY = {  # layer -> headers that are not the standard library's
 STANDARD = r"[a-z0-9_]+"
 SLOW = {"iostream", "regex", "ranges"}  # never, for the sake of the user's compile time
 CONTAINERS = {"vector", "functional", "map", "unordered_map", "list", "deque"}
-NO_CONTAINERS = {"core", "simd", "tile", "pairwise", "recurrent", "kernel", "options"}  # their symbols would carry no tag of the machine
+# Their symbols would carry no tag of the machine.
+NO_CONTAINERS = {"core", "simd", "tile", "pairwise", "recurrent", "kernel", "options"}
 
 
 def layer(path):
@@ -84,6 +85,23 @@ def form(text):
             yield f"line {number} has a tab or spaces at its end"
 
 
+def map_problems():
+    """docs/map.md lists every header as "- `name.hpp`: ..." under "### `heed/folder/`", once, and no other."""
+    headers = {p.relative_to(INCLUDE).as_posix() for p in INCLUDE.rglob("*.hpp")}
+    folder, listed, lines = "", set(), (ROOT / "docs/map.md").read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        heading, item = re.match(r"### `(heed/.*)`$", line), re.match(r"- `([\w/]+\.hpp)`: \S", line)
+        folder = heading[1] if heading else folder
+        name = folder + item[1] if item else ""
+        if name in listed:
+            yield f"docs/map.md: line {number} lists {name} a second time"
+        listed |= {name} - {""}
+    for name in sorted(headers - listed):
+        yield f"docs/map.md: does not list {name}"
+    for name in sorted(listed - headers):
+        yield f"docs/map.md: lists {name}, which does not exist"
+
+
 def main():
     found = 0
     names = ("*.hpp", "*.cpp", "*.py", "*.sh", "*.cmake", "CMakeLists.txt")
@@ -97,6 +115,9 @@ def main():
         for message in messages:
             print(f"{file.relative_to(ROOT)}: {message}")
         found += len(messages)
+    for message in map_problems():
+        print(message)
+        found += 1
     print(f"include rules: {len(files)} files, {found} problems")
     return found != 0
 

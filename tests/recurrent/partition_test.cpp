@@ -144,7 +144,9 @@ TEMPLATE_TEST_CASE("heads of token-major tensors are taken side by side where wo
   for (const index_t workers : {1, 3, 8}) check_cut(x, workers);
   heed_test::recurrent_shape odd = s;
   odd.heads = odd.kv_heads = odd.states = 13;  // 7 heads and 6
-  check_cut(recurrent_problem<T>(odd, options, layout::bshd), 1);
+  const recurrent_problem<T> y(odd, options, layout::bshd);
+  CHECK(recurrent::states_together(y.problem(), 32, 4) == 7);
+  check_cut(y, 4);
 }
 
 TEMPLATE_TEST_CASE("no pieces where a state is read and written; no blocks either where z is", "[partition]", float,

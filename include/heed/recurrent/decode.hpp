@@ -110,22 +110,20 @@ template <class T> class decode_driver {
         const index_t head = state * p_.queries_per_state + g;
         update.q = features(p_.query(t, head, i), q_, p_.q_scale);
         update.o = p_.output(t, head, i);
-        read(update, writes && g == 0, output_factor(p_, weight_sum(update.q, sums, z.stride(2))));
+        const output_factors<T> factors = output_factor(p_, weight_sum(update.q, sums, z.stride(2)));
+        update.gate = factors.two() ? factors.first : factors.last;
+        if (!writes || g > 0)
+          update_state<false, false>(update);
+        else if (p_.decay != nullptr && (p_.decay->gated || update.lambda < T(1)))
+          update_state<true, true>(update);
+        else
+          update_state<true, false>(update);
+        for (index_t e = 0; factors.two() && e < p_.e; ++e) update.o[e] *= factors.last;
       }
     }
   }
 
  private:
-  void read(state_update<T>& update, bool writes, const output_factors<T>& factors) const {
-    update.gate = factors.two() ? factors.first : factors.last;
-    if (!writes)
-      update_state<false, false>(update);
-    else if (p_.decay != nullptr && (p_.decay->gated || update.lambda < T(1)))
-      update_state<true, true>(update);
-    else
-      update_state<true, false>(update);
-    for (index_t e = 0; factors.two() && e < p_.e; ++e) update.o[e] *= factors.last;
-  }
   T lambda(const sequence& s, index_t state, index_t i) const {
     if (p_.decay == nullptr) return T(1);
     const double log = p_.decay->gated ? static_cast<double>(*p_.gate(s, state, i)) : -p_.decay->slopes.at(state);

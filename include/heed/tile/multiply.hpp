@@ -126,8 +126,8 @@ HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end
     block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
 }
 template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
-  no_prefetch step;
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+  no_prefetch none;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail

@@ -112,7 +112,7 @@ TEST_CASE("a product with a stream beside it has its bits, and the stream its ro
         tile::multiply_streaming(p, vectors, &stream);
         CHECK(plain == beside);
         stream.finish();
-        check_rows(view, s.rows.at(0), 0, 40);
+        check_rows(view, s.rows.at(0, 40), 0);
         tile::multiply_streaming(p, vectors, static_cast<tile::row_prefetcher<float>*>(nullptr));
         CHECK(plain == beside);
       }
