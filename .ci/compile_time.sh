@@ -14,7 +14,8 @@ trap 'rm -rf "$folder"' EXIT
 seconds() {
   echo "$1" >"$folder/unit.cpp"
   for _ in 1 2 3; do
-    { TIMEFORMAT='%U'; time "$compiler" -std=c++20 "${flags[@]}" -I include -c "$folder/unit.cpp" -o "$folder/unit.o"; } 2>&1
+    { TIMEFORMAT=%U; time "$compiler" -std=c++20 "${flags[@]}" -I include -c "$folder/unit.cpp" \
+        -o "$folder/unit.o"; } 2>&1 | tail -1
   done | sort -n | head -1
 }
 
@@ -24,6 +25,7 @@ printf '%-34s %5.2f s\n' 'xsimd alone' "$base"
 row() {
   local time
   time=$(seconds "#include \"heed/$1.hpp\"
+#include \"heed/core/state.hpp\"
 void call($tensors, heed::state_view<float> s, const heed::tensor_view<float, 3>& g) { $3; (void)s; (void)g; }")
   printf '%-34s %5.2f s, %.1f times xsimd\n' "$2" "$time" "$(echo "$time $base" | awk '{print $1 / $2}')"
 }
