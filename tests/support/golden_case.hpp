@@ -69,8 +69,8 @@ template <class T> class golden_case {
     return x;
   }
 
-  // Calls add(input) for the inputs that the case names; it returns false for those that it does not know, which must be
-  // q, k, v, gradients or `elsewhere`.
+  // Calls add(input) for the inputs that the case names; it returns false for those that it does not know, which must
+  // be q, k, v, gradients or `elsewhere`.
   template <class Add> void each_input(const std::vector<std::string>& elsewhere, const Add& add) const {
     for (const std::string& input : file_.words(at_ + "inputs")) {
       const bool common = input == "q" || input == "k" || input == "v" || input.starts_with("d");

@@ -75,7 +75,7 @@ template <class T> class tile_weights {
 
   index_t vectors() const { return tile_.vectors(); }
   index_t row() const { return tile_.stride(); }  // lanes in whole vectors
-  index_t keys() const { return seen_keys_; }      // that some lane sees, and those between them
+  index_t keys() const { return seen_keys_; }     // that some lane sees, and those between them
   const T* m() const { return state_.m; }
   const T* l() const { return state_.l; }
   T lse(index_t lane) const { return state_.at(lane).lse(); }

@@ -85,8 +85,9 @@ template <class T> class dims_in_lanes {
     std::fill(acc_, acc_ + padded_rows(rows_) * e_, T(0));
     state_.init(passes(rows_) * w);
     for (index_t first = 0; p_.sink_logits.set() && first < rows_; first += pass_capacity) begin_sinks(rows, first);
-    kv_.each(seen_.spans(), [](const key_span&) { return most_keys; },
-             [&](const key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+    kv_.each(
+        seen_.spans(), [](const key_span&) { return most_keys; },
+        [&](const key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
@@ -243,8 +244,7 @@ template <class T> class dims_in_lanes {
       const auto all_zero = [&] {
         return std::all_of(acc, acc + p_.e, [](T x) { return heed::detail::equals(x, T(0)); });
       };
-      const simd::batch<T> factor(
-          state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero));
+      const simd::batch<T> factor(state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero));
       index_t c = 0;
       for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc + c) * factor);
       if (c < p_.e) simd::store_partial(o + c, simd::load(acc + c) * factor, p_.e - c);
@@ -268,7 +268,7 @@ template <class T> class dims_in_lanes {
   kv_tiles<T> kv_;
   visibility<T> seen_;
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
-  bool far_ = false;  // K and V are longer than the caches
+  bool far_ = false;                                     // K and V are longer than the caches
 };
 
 }  // namespace HEED_ISA

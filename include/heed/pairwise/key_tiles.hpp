@@ -27,12 +27,12 @@ struct weight_block {
 };
 
 template <class Storage> struct key_tile {
-  index_t key = 0, keys = 0;            // the sequence's first key of it, how many
-  bool partial = false;                 // some ranges end inside
-  index_t next = 0, next_keys = 0;      // the tile after it; 0 keys: none
+  index_t key = 0, keys = 0;                 // the sequence's first key of it, how many
+  bool partial = false;                      // some ranges end inside
+  index_t next = 0, next_keys = 0;           // the tile after it; 0 keys: none
   tile::lane_block<const Storage> k{}, v{};  // its rows, where they are now
-  index_t count = 0;                    // of blocks; 0: no lane sees anything of it
-  bool full = false;                    // every lane sees every key: one block
+  index_t count = 0;                         // of blocks; 0: no lane sees anything of it
+  bool full = false;                         // every lane sees every key: one block
   tile::lane_array<weight_block, vector_capacity> block;
 };
 
@@ -61,7 +61,7 @@ template <class T> class kv_tiles {
           tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
         else if (i + 1 < spans.count)
           tile.next = spans.span[i + 1].first,
-              tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
+          tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
         place_keys(tile), place_values(tile);
         f(tile);
       }

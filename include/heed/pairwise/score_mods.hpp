@@ -16,8 +16,8 @@
 #include "heed/core/per_head.hpp"
 #include "heed/core/score_function.hpp"
 #include "heed/core/view.hpp"
-#include "heed/simd/math.hpp"
 #include "heed/pairwise/row_tile.hpp"
+#include "heed/simd/math.hpp"
 #include "heed/tile/pack.hpp"
 
 namespace heed::pairwise {
@@ -103,8 +103,8 @@ template <class T> class score_mods {
   // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for.
   // What is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
   template <class PlaceOf>
-  void begin(const score_mod_rules<T>& rules, const heed::detail::sequence& s, const row_tile& rows, index_t first_place,
-             bool called, index_t lanes, PlaceOf place_of) {
+  void begin(const score_mod_rules<T>& rules, const heed::detail::sequence& s, const row_tile& rows,
+             index_t first_place, bool called, index_t lanes, PlaceOf place_of) {
     called_ = called, distances_ = rules.slopes.set(), biased_ = rules.has_bias();
     number_ = static_cast<std::int32_t>(s.number);
     bias_ = {};
@@ -175,8 +175,7 @@ template <class T> class score_mods {
   HEED_NOINLINE void add_distance(const score_region<T>& r) const {
     for (index_t x = r.from; x < r.to; ++x) {
       T from[std::size_t{w}];
-      for (index_t i = 0; i < w; ++i)
-        from[i] = static_cast<T>(distance_from_[x * w + i] - r.first);
+      for (index_t i = 0; i < w; ++i) from[i] = static_cast<T>(distance_from_[x * w + i] - r.first);
       const batch slope = simd::load(&slope_[x * w]), step(static_cast<T>(r.key_step));
       const batch place = simd::load(from);
       batch key(T(0));

@@ -88,8 +88,8 @@ template <class T> class weighted_sums {
   // x: rows of the block, columns from c on
   void add_columns(const tile::lane_block<const T>& x, index_t c, const tile::lane_block<T>& weights,
                    const weight_block& b, tile::accumulate start, tile::row_prefetcher<T>* prefetch = nullptr) {
-    tile::matrix_product<T> p = tile::product_of<T>(x.data, 1, x.stride, b.of(weights),
-                                                    {sum_ + c * stride_ + b.from * w, stride_, x.lanes});
+    tile::matrix_product<T> p =
+        tile::product_of<T>(x.data, 1, x.stride, b.of(weights), {sum_ + c * stride_ + b.from * w, stride_, x.lanes});
     p.accumulate = start, p.factor = factor_ + b.from * w;
     tile::multiply_streaming<T>(p, b.to - b.from, prefetch);
   }

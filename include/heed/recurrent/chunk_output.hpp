@@ -169,12 +169,11 @@ template <class T> class chunk_output {
         if (decay_->sees(queries_.at + l, key + j)) lanes |= std::uint64_t{1} << l;
       return lanes;
     };
-    tile::add_visible<key_block, T>(
-        v, {scores_.data, scores_.stride, lane, queries_.lanes, sums_.data, sums_.stride},
-        {finite_, finite_columns, v.rows, finite_columns}, seen,
-        [&](const tile::lane_block<const T>& x, index_t c) {
-          add_values(weights, x, sums_.part(c, x.lanes, lane, weights.lanes));
-        });
+    tile::add_visible<key_block, T>(v, {scores_.data, scores_.stride, lane, queries_.lanes, sums_.data, sums_.stride},
+                                    {finite_, finite_columns, v.rows, finite_columns}, seen,
+                                    [&](const tile::lane_block<const T>& x, index_t c) {
+                                      add_values(weights, x, sums_.part(c, x.lanes, lane, weights.lanes));
+                                    });
   }
 
   const recurrence<T>& p_;

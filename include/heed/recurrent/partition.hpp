@@ -69,8 +69,8 @@ inline double slowest_piece(const sequence& s, const causal_split& x, const toke
   const double share = real(cut.begin_of(1)) / real(piece::whole);
   const double each = real(x.prefix_keys) * time.update + real(x.pairs) * share * (time.update + time.read);
   const double first = real(x.leading_queries) * time.read;
-  const double last = real(s.queries - x.leading_queries - x.pairs) * time.read +
-                      real(s.keys - x.prefix_keys - x.pairs) * time.update;
+  const double last =
+      real(s.queries - x.leading_queries - x.pairs) * time.read + real(s.keys - x.prefix_keys - x.pairs) * time.update;
   return each + (cut.pieces == 1 ? first + last : std::max(first, last));
 }
 

@@ -51,8 +51,8 @@ template <class T> class prepared {
     run();
   }
 
-  // Runs on q, k, v, o with the extents and strides of those that the call was prepared with. Throws heed::error, before
-  // anything is written, where they differ, o is an input's memory, or numbers that the options view do not fit.
+  // Runs on q, k, v, o with the extents and strides of those that the call was prepared with. Throws heed::error,
+  // before anything is written, where they differ, o is an input's memory, or numbers that the options view do not fit.
   template <viewable Q, viewable K, viewable V, viewable O> void operator()(const Q& q, const K& k, const V& v, O&& o) {
     static_assert(heed::detail::call_tensors<O, Q, K, V>());
     static_assert(std::is_same_v<heed::detail::value_t<Q>, T>, "heed: the call was prepared for another element type");
@@ -120,8 +120,8 @@ template <class T> class prepared {
   tile::call_memory memory_;
 };
 
-// Checks a call of forward once, so that it can run many times, as a loop over layers or tokens does. Throws heed::error
-// where forward would. Scratch is taken here: runs allocate nothing.
+// Checks a call of forward once, so that it can run many times, as a loop over layers or tokens does. Throws
+// heed::error where forward would. Scratch is taken here: runs allocate nothing.
 template <viewable Q, viewable K, viewable V, viewable O>
 [[nodiscard]] prepared<acc_of<Q>> prepare(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
                                           const context& context = {}) {

@@ -62,7 +62,8 @@ inline index_t count_of(const char* name, index_t given, index_t heads, const ch
   if (given > 0) return given;
   if (f.denominator == 0) return 1;
   if (heads % f.denominator != 0)  // the fractions are in lowest terms
-    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, f.denominator, name, variant_name);
+    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, f.denominator, name,
+                       variant_name);
   return heads / f.denominator * f.numerator;
 }
 

@@ -59,8 +59,7 @@ namespace detail {
 struct lane_bits {
   std::uint64_t seen = 0, above = 0, below = 0;
 };
-template <class T>
-HEED_NOINLINE lane_bits weight_signs(std::uint64_t seen, const T* weight, index_t from, index_t to) {
+template <class T> HEED_NOINLINE lane_bits weight_signs(std::uint64_t seen, const T* weight, index_t from, index_t to) {
   lane_bits out{seen};
   for (index_t lane = from; lane < to; ++lane) {
     out.above |= std::uint64_t{weight[lane] > T(0)} << lane;

@@ -56,7 +56,7 @@ inline constexpr int max_vectors = 2;
 constexpr int block_rows(int vectors) { return vectors == 2 ? 4 : 8; }
 #endif
 
-template <class T> inline constexpr index_t max_lanes = max_vectors* simd::width<T>;
+template <class T> inline constexpr index_t max_lanes = max_vectors * simd::width<T>;
 
 // Elements of the vectors that hold `count` of them
 template <class T> constexpr index_t whole_vectors(index_t count) {

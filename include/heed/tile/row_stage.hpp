@@ -94,8 +94,7 @@ template <class T> class row_stage {
 };
 
 // Says in the `why` of a plan that rows of x are copied, if they lie far apart.
-template <class T>
-void name_copy(heed::detail::message& text, const char* name, const tensor_view<const T, 4>& x) {
+template <class T> void name_copy(heed::detail::message& text, const char* name, const tensor_view<const T, 4>& x) {
   if (far_rows<T>(x.stride(2), x.extent(3)))
     text << "; rows of " << name << " copied, stride " << x.stride(2) * static_cast<index_t>(sizeof(T)) << " bytes";
 }
