@@ -8,3 +8,4 @@
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/merge.hpp"
 #include "heed/softmax/options.hpp"
+#include "heed/softmax/prepare.hpp"

@@ -15,7 +15,7 @@ constexpr double inf = std::numeric_limits<double>::infinity();
 
 template <class T>
 void check(const shape& s, std::vector<double> slopes, heed::lightning::options<T> how = {},
-           recurrent_layouts in = {}) {
+           layouts in = {}) {
   lightning_case<T> x(s, std::move(slopes), how, in);
   heed_test::check(x);
 }
@@ -66,7 +66,7 @@ TEST_CASE("slopes from none to all, heads of one call") {
 TEST_CASE("every layout") {
   const shape s{2, 4, 2, 70, 70, 20, 12};
   for (const layout in : input_layouts) check<float>(s, some_slopes(4), {}, {.q = in, .k = in, .v = in, .skew = 3});
-  for (const layout out : output_layouts) check<float>(s, some_slopes(2), {}, {.o = out, .s = out, .skew = 1});
+  for (const layout out : output_layouts) check<float>(s, some_slopes(2), {}, {.o = out, .lse = out, .skew = 1});
 }
 
 TEST_CASE("bits do not depend on strides") {

@@ -20,7 +20,7 @@ constexpr feature all_features[] = {feature::identity, feature::elu_plus_one, fe
                                     feature::silu,     feature::exp,          feature::softmax, feature::taylor};
 
 template <class T>
-void check(const shape& s, const options<T>& how = {}, recurrent_layouts in = {}, index_t count = -1) {
+void check(const shape& s, const options<T>& how = {}, layouts in = {}, index_t count = -1) {
   linear_case<T> x(s, how, in, count);
   heed_test::check(x);
 }
@@ -117,7 +117,7 @@ TEST_CASE("head dims, groups, layouts") {
   const shape s{2, 4, 2, 70, 70, 20, 12};
   for (const layout in : input_layouts)
     check<float>(s, {.mask = heed::causal()}, {.q = in, .k = in, .v = in, .skew = 3});
-  for (const layout out : output_layouts) check<float>(s, {.mask = heed::causal()}, {.o = out, .s = out, .skew = 1});
+  for (const layout out : output_layouts) check<float>(s, {.mask = heed::causal()}, {.o = out, .lse = out, .skew = 1});
 }
 
 TEST_CASE("states: none, one memory for both, a row without a key reads the initial one") {

@@ -26,6 +26,8 @@ template <class T> struct every_verb {
   heed::plan use_softmax(const heed::softmax::options<T>& how) const {
     heed::softmax::forward(q, k, v, o, how, where);
     heed::softmax::merge(o, written, v, given, 0.5);
+    auto again = heed::softmax::prepare(q, k, v, o, how, where);
+    again(), again(q, k, v, o);
     return heed::softmax::plan_forward(q, k, v, o, how, where);
   }
   heed::plan use_linear(const heed::linear::options<T>& how, heed::state<T>& memory) const {

@@ -3,16 +3,34 @@
 # adapt: they are left out where it is not here, and no other header includes them.
 
 compile() { $CXX -x c++ - -std=c++20 -I "$SOURCE/include" $THIRD_PARTY "$@"; }   # what stdin says
+warnings="-Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal -Wshadow -Wpedantic"
 check() {
-  echo "#include \"$1\"" | compile -fsyntax-only -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal \
-    -Wshadow -Wpedantic -Werror "${@:2}" ||
+  echo "#include \"$1\"" | compile -fsyntax-only $warnings -Werror "${@:2}" ||
     { echo "does not stand alone: $1"; return 1; }
 }
 here() { echo "#include <$1>" | compile -E "${@:2}" > /dev/null 2>&1; }
 export -f compile check
+export warnings
+
+# The headers that include xsimd, directly or not, get it compiled once: it is most of what there is to compile.
+echo '#include <xsimd/xsimd.hpp>' > xsimd.hpp
+$CXX -std=c++20 $warnings $THIRD_PARTY -x c++-header xsimd.hpp -o xsimd.hpp.gch
+precompiled=$PWD/xsimd.hpp
 
 cd "$SOURCE/include"
-find heed -name '*.hpp' ! -path '*/interop/*' -print0 | xargs -0 -P "$(nproc)" -I {} bash -c 'check {}'
+find heed -name '*.hpp' ! -path '*/interop/*' | sort > "$OLDPWD/all.txt"
+grep -rl '#include <xsimd/' heed | sort > "$OLDPWD/found.txt"
+known=
+while [[ $(< "$OLDPWD/found.txt") != "$known" ]]; do
+  known=$(< "$OLDPWD/found.txt")
+  sed 's/.*/#include "&"/' <<< "$known" | grep -rlFf - heed | sort -u - "$OLDPWD/found.txt" -o "$OLDPWD/found.txt"
+done
+cd - > /dev/null
+comm -13 found.txt all.txt > without.txt
+comm -12 found.txt all.txt > with.txt
+xargs -a with.txt -P "$(nproc)" -I {} bash -c "check {} -include $precompiled"
+xargs -a without.txt -P "$(nproc)" -I {} bash -c 'check {}'
+echo "$(wc -l < with.txt) headers with xsimd, $(wc -l < without.txt) without"
 
 if here omp.h -fopenmp; then
   check heed/interop/openmp.hpp -fopenmp

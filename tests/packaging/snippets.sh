@@ -21,6 +21,11 @@ using per_row = heed::tensor_view<float, 3>;
       [[maybe_unused]] heed::context context
 PRELUDE
 
+compile() {
+  $CXX -std=c++20 -Wall -Wextra -Wconversion -Wshadow -Werror -I "$SOURCE/include" -I units $THIRD_PARTY "$@"
+}
+compile -x c++-header units/prelude.hpp -o units/prelude.hpp.gch
+
 cd "$SOURCE"
 pages=(README.md)
 while IFS= read -r page; do pages+=("$page"); done < <(find docs -name '*.md' | sort)
@@ -36,7 +41,6 @@ for page in "${pages[@]}"; do
         printf "#line %d \"%s\"\n%s", start, page, body > unit
       } else {
         unit = stem ".cpp"
-        if (!(unit in begun)) { begun[unit] = 1; print "#include \"prelude.hpp\"" > unit }
         printf "void line_%d(PAGE_ARGUMENTS);\nvoid line_%d(PAGE_ARGUMENTS) {\n#line %d \"%s\"\n%s}\n", \
           start, start, start, page, body > unit
       }
@@ -52,7 +56,8 @@ done
 
 for unit in units/*.cpp; do
   echo "$unit"
-  $CXX -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Werror -I "$SOURCE/include" -I units \
-    $THIRD_PARTY "$unit"
+  prelude=(-include units/prelude.hpp)
+  if grep -q '^#include' "$unit"; then prelude=(); fi
+  compile -fsyntax-only "${prelude[@]}" "$unit"
 done
 echo "$blocks blocks of ${#pages[@]} pages"

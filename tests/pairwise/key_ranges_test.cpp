@@ -210,13 +210,15 @@ TEST_CASE("window with keep_first leaves the gap out", "[key_ranges]") {
 }
 
 TEST_CASE("a prefix is one full span, then the diagonal", "[key_ranges]") {
-  const pairwise::key_spans spans = pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
+  const pairwise::key_spans spans =
+      pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(290, 32), 16));
   REQUIRE(spans.count >= 2);
   CHECK(spans.span[0].first == 0);
   CHECK(spans.span[0].end >= 299);
   CHECK_FALSE(spans.span[0].partial);
   CHECK(spans.span[spans.count - 1].end == 322);
-  const pairwise::key_spans inside = pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(100, 32), 16));
+  const pairwise::key_spans inside =
+      pairwise::make_spans(at_places({.keys = 1000, .prefix = 300}, in_a_row(100, 32), 16));
   REQUIRE(inside.count == 1);  // nobody is beyond it
   CHECK(inside.span[0].end == 300);
   CHECK_FALSE(inside.span[0].partial);

@@ -23,7 +23,7 @@ std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 
 // Tensors of 2 batch entries, 3 heads, 40 queries, 120 keys; a sequence of entry 1 from query 4 and key 9 on.
 constexpr index_t batches = 2, heads = 3, queries = 40, keys = 120;
-constexpr pairwise::sequence_origin origin{1, 1, 4, 9};
+constexpr heed::detail::sequence origin{1, 1, 4, 9};
 
 struct tensors {
   explicit tensors(std::uint32_t seed, int documents, double share, index_t block) {
@@ -125,8 +125,10 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
       wrong_hides_all += all_hidden && visible > 0;
       const index_t area = (end - x * w) * n;
       // empty and full are promises; where keep alone or ids alone decide they are exact
-      wrong_coverage += (said == pairwise::coverage::empty && visible > 0) || (said == pairwise::coverage::full && visible < area);
-      if (m.has(m.keep) && !m.has(m.segments)) wrong_coverage += said == pairwise::coverage::partial && but_for_user == 0;
+      wrong_coverage += (said == pairwise::coverage::empty && visible > 0) ||
+                        (said == pairwise::coverage::full && visible < area);
+      if (m.has(m.keep) && !m.has(m.segments))
+        wrong_coverage += said == pairwise::coverage::partial && but_for_user == 0;
       bool in_run = false;
       for (index_t r = 0; r < runs.count; ++r)
         in_run = in_run || (runs.run[r].first <= a && a < runs.run[r].first + runs.run[r].keys &&
@@ -152,7 +154,8 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
 }
 
 template <class T> void check_all() {
-  constexpr index_t w = heed::simd::width<T>, most = std::min<index_t>(pairwise::lane_capacity, pairwise::vector_capacity * w);
+  constexpr index_t w = heed::simd::width<T>;
+  constexpr index_t most = std::min<index_t>(pairwise::lane_capacity, pairwise::vector_capacity * w);
   for (const int documents : {1, 2, 5})
     for (const double share : {0.0, 0.6, 1.0})
       for (const index_t block : {1, 4, 16, 33}) {

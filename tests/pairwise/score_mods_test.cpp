@@ -25,7 +25,7 @@ constexpr double inf = std::numeric_limits<double>::infinity();
 
 // 3 heads, 40 queries, 70 keys of a sequence that starts at query 2, key 5 of tensors with 50 queries and 90 keys.
 constexpr index_t heads = 3, queries = 50, keys = 90;
-constexpr pairwise::sequence_origin origin{4, 0, 2, 5};
+constexpr heed::detail::sequence origin{4, 0, 2, 5};
 
 template <class T> struct terms {
   heed::softmax::options<T> options;

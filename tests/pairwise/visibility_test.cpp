@@ -29,7 +29,8 @@ TEMPLATE_TEST_CASE("hide: scores outside of the ranges", "[visibility]", float, 
     std::vector<T> lo(at(w)), hi(at(w)), scores(at(keys * row), T(9));
     for (T& x : lo) x = static_cast<T>(random.below(30) - 4);
     for (T& x : hi) x = static_cast<T>(random.below(36) - 4);
-    pairwise::hide<T>({scores.data() + first * row, row, first, count, 0, 1}, lo.data(), hi.data(), static_cast<T>(kept));
+    pairwise::hide<T>({scores.data() + first * row, row, first, count, 0, 1}, lo.data(), hi.data(),
+                      static_cast<T>(kept));
     bool right = true;
     for (index_t j = 0; j < keys; ++j)
       for (index_t l = 0; l < row; ++l) {

@@ -40,8 +40,8 @@ std::vector<double> features_of(const std::vector<double>& k, bool taylor) {
 // Head `head` of the state of sequence `number`, after all its keys
 template <class T> expected loop(const recurrent_problem<T>& x, index_t number, index_t head, bool initial) {
   const auto count = at(x.features * x.s.e);
-  expected out{std::vector<double>(count, 0.0), std::vector<double>(count, 0.0), std::vector<double>(at(x.features), 0.0),
-               std::vector<double>(at(x.features), 0.0)};
+  const std::vector<double> no_s(count, 0.0), no_z(at(x.features), 0.0);
+  expected out{no_s, no_s, no_z, no_z};
   const bool taylor = heed::detail::parts(x.options.feature).built_in == feature::taylor;
   const index_t kv_head = head * x.s.kv_heads / x.s.states;
   for (index_t f = 0; f < x.features && initial; ++f) {
@@ -99,8 +99,9 @@ void run_chunks(const recurrent::recurrence<T>& p, const recurrent::chunk_task& 
     decay.part.begin_chunk(first, n);
     prefetch.clear();
     prefetch.set(1, p.key(task.sequence, kv_head, first), p.k.stride(2), n, p.d, true);  // any rows: no bit may change
-    state.update({{p.key(task.sequence, kv_head, first), p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}},
-                 features.part, decay.part, prefetch);
+    const T* const key = p.key(task.sequence, kv_head, first);
+    state.update({{key, p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}}, features.part, decay.part,
+                 prefetch);
   }
   CHECK(state.empty() == (p.before.s.data() == nullptr && task.sequence.keys == 0));
   state.end();
@@ -141,7 +142,8 @@ template <class T> heed::linear::options<T> with_map(feature map, bool normalize
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a state without decay is a sum, in whole and in blocks of columns", "[chunk_state]", float, double) {
+TEMPLATE_TEST_CASE("a state without decay is a sum, in whole and in blocks of columns", "[chunk_state]", float,
+                   double) {
   using T = TestType;
   constexpr index_t w = heed::simd::width<T>;
   for (const bool normalize : {false, true})

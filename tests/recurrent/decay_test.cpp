@@ -115,10 +115,11 @@ template <class T> void check_chunk(const recurrent::chunk_decay<T>& decay, cons
 
 // Chunks of a sequence, the last of them partial
 template <class T>
-void check_sequence(const recurrent::recurrence<T>& p, index_t chunk, const std::vector<long double>& lambda) {
+void check_sequence(const recurrent::recurrence<T>& p, index_t state, index_t chunk,
+                    const std::vector<long double>& lambda) {
   heed_test::with_scratch<recurrent::chunk_decay<T>> decay(p, chunk);
   const recurrent::sequence s = p.sequence_at(0);
-  decay.part.begin_state(s, 0);
+  decay.part.begin_state(s, state);
   for (index_t first = 0; first < s.keys; first += chunk) {
     const index_t n = std::min(chunk, s.keys - first);
     decay.part.begin_chunk(first, n);
@@ -138,7 +139,7 @@ TEMPLATE_TEST_CASE("chunk_decay of slopes is a product of equal factors", "[deca
       x.decay.slopes = heed::per_head(slopes), x.decays = true;
       const auto p = x.problem();
       // Powers below the smallest normal number are a reset: what they weigh is hidden.
-      check_sequence(p, chunk, std::vector<long double>(160, std::exp(-slope)));
+      check_sequence(p, 0, chunk, std::vector<long double>(160, std::exp(-slope)));
       heed_test::with_scratch<recurrent::chunk_decay<T>> decay(p, chunk);
       decay.part.begin_state(p.sequence_at(0), 0);
       decay.part.begin_chunk(0, chunk);
@@ -153,8 +154,8 @@ TEMPLATE_TEST_CASE("chunk_decay of gates is the product of their factors; -inf i
   for (const int kind : {0, 1, 2, 3})  // small gates; large ones; resets; all -inf
     for (const index_t chunk : {1, 7, 32, 75}) {
       INFO("kind " << kind << " chunk " << chunk);
-      heed_test::recurrent_problem<T> x({.queries = 160, .keys = 160});
-      auto gates = heed_test::buffer<T>::input({1, 1, 160, 1}, heed_test::layout::cache);
+      heed_test::recurrent_problem<T> x({.heads = 3, .kv_heads = 3, .states = 3, .queries = 160, .keys = 160});
+      auto gates = heed_test::buffer<T>::input({1, 3, 160, 1}, heed_test::layout::bshd);
       heed_test::random_numbers random(17);
       gates.each([&](T& g) {
         g = static_cast<T>((kind == 1 ? -40.0 : -0.3) * random.uniform());
@@ -162,8 +163,8 @@ TEMPLATE_TEST_CASE("chunk_decay of gates is the product of their factors; -inf i
       });
       x.decay.log_gates = gates.view3(), x.decay.gated = true, x.decays = true;
       std::vector<long double> lambda;
-      for (index_t t = 0; t < 160; ++t) lambda.push_back(std::exp(static_cast<long double>(gates(0, 0, t))));
-      check_sequence(x.problem(), chunk, lambda);
+      for (index_t t = 0; t < 160; ++t) lambda.push_back(std::exp(static_cast<long double>(gates(0, 2, t))));
+      check_sequence(x.problem(), 2, chunk, lambda);
     }
 }
 

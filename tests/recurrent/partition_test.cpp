@@ -142,6 +142,11 @@ TEMPLATE_TEST_CASE("heads of token-major tensors are taken side by side where wo
   const recurrent_problem<T> x(s, options, layout::bshd);
   CHECK(recurrent::states_together(x.problem(), 1000, 1) == 1);  // rows of two heads outgrow the cache
   for (const index_t workers : {1, 3, 8}) check_cut(x, workers);
+  heed_test::recurrent_shape odd = s;
+  odd.heads = odd.kv_heads = odd.states = 13;  // 7 heads and 6
+  const recurrent_problem<T> y(odd, options, layout::bshd);
+  CHECK(recurrent::states_together(y.problem(), 32, 4) == 7);
+  check_cut(y, 4);
 }
 
 TEMPLATE_TEST_CASE("no pieces where a state is read and written; no blocks either where z is", "[partition]", float,
@@ -169,7 +174,8 @@ TEST_CASE("the cost model's chunk lengths", "[partition]") {
   };
   const row rows[] = {{16, 16, 16, 16, 16, 16},         {64, 64, 64, 32, 24, 24},       {128, 128, 128, 32, 24, 32},
                       {256, 256, 256, 48, 48, 48},      {64, 64, 256, 32, 24, 32},      {32, 1057, 64, 128, 120, 120},
-                      {264, 70000, 128, 512, 504, 512}, {1, 1, 1, 16, 8, 4}};
+                      {264, 70000, 128, 512, 504, 512}, {1, 1, 1, 16, 8, 4},
+                      {59, 59, 59, 32, 24, 24},         {159, 159, 159, 32, 48, 40}};
   for (const row& x : rows) {
     INFO("D " << x.d << " features " << x.features << " E " << x.e);
     const index_t chunk = recurrent::chunk_of<float>(x.d, x.features, x.e);

@@ -22,12 +22,27 @@ void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::te
   heed::softmax::merge(o, lse, part, part_lse, log_weight);
 }
 
-#define INSTANTIATE(T)                                                                                       \
-  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,    \
-                               const heed::context&);                                                        \
-  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&, \
-                                  const heed::context&);                                                     \
-  template void run_merge<T>(output<T>, heed::tensor_view<T, 3>, input<T>, heed::tensor_view<const T, 3>, double);
+template <class T>
+void run_prepared(const std::vector<prepared_memory<T>>& memory, const heed::softmax::options<T>& options,
+                  const heed::context& ctx, const std::function<void(std::size_t)>& before) {
+  const auto& [q, k, v, o] = memory.front();
+  auto call = heed::softmax::prepare(q, k, v, o, options, ctx);
+  before(0);
+  call();
+  for (std::size_t i = 1; i < memory.size(); ++i) {
+    before(i);
+    call(memory[i].q, memory[i].k, memory[i].v, memory[i].o);
+  }
+}
+
+#define INSTANTIATE(T)                                                                                             \
+  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,          \
+                               const heed::context&);                                                              \
+  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,       \
+                                  const heed::context&);                                                           \
+  template void run_merge<T>(output<T>, heed::tensor_view<T, 3>, input<T>, heed::tensor_view<const T, 3>, double); \
+  template void run_prepared<T>(const std::vector<prepared_memory<T>>&, const heed::softmax::options<T>&,          \
+                                const heed::context&, const std::function<void(std::size_t)>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

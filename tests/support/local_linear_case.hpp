@@ -10,14 +10,8 @@
 #include <vector>
 
 #include "heed/reference/eigen.hpp"
-#include "support/buffer.hpp"
-#include "support/catch.hpp"
-#include "support/comparison.hpp"
-#include "support/layouts.hpp"
+#include "support/call_case.hpp"
 #include "support/local_linear_run.hpp"
-#include "support/random.hpp"
-#include "support/shapes.hpp"
-#include "support/tolerance.hpp"
 
 namespace heed_test {
 
@@ -28,29 +22,21 @@ inline const char* name_of(solver s) {
   return names[static_cast<int>(s)];
 }
 
-template <class T> struct local_linear_case {
-  shape s;
+template <class T> struct local_linear_case : call_case<T> {
+  using call_case<T>::s, call_case<T>::q, call_case<T>::k, call_case<T>::v, call_case<T>::o;
   heed::per_head ridge;
-  buffer<T> q, k, v, o, lse, slope, mean;
+  buffer<T> lse, slope, mean;
   std::unique_ptr<heed::local_linear::report> report = std::make_unique<heed::local_linear::report>();
   heed::local_linear::options<T> options;
 
   explicit local_linear_case(const shape& size, const heed::per_head& penalty = 0.5,
                              heed::local_linear::options<T> how = {}, layouts in = {}, std::uint32_t seed = 1)
-      : s(size),
+      : call_case<T>(size, in, seed),
         ridge(penalty),
-        q(buffer<T>::input({s.batch, s.heads, s.queries, s.dim}, in.q, in.skew)),
-        k(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.dim}, in.k, in.skew)),
-        v(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.value_dim}, in.v, in.skew)),
-        o(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.value_dim}, in.o, in.skew)),
         lse(buffer<T>::output({s.batch, s.out_heads(), s.queries, 1}, in.lse, in.skew)),
         slope(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.dim}, in.o, in.skew)),
         mean(buffer<T>::output({s.batch, s.out_heads(), s.queries, s.dim}, in.o, in.skew)),
         options(how) {
-    random_numbers random(seed);
-    q.randomize(random);
-    k.randomize(random);
-    v.randomize(random);
     options.lse = lse.view3();
     options.slope = slope.view();
     options.mean_key = mean.view();
@@ -144,21 +130,9 @@ template <class T> verdict compare(const local_linear_case<T>& x, const std::vec
 template <class T>
 void check(local_linear_case<T>& x, const std::vector<fitted_row>& rows, const heed::context& ctx = {}) {
   INFO(to_string(x.s) << ", " << name_of(x.options.solver));
-  const auto inputs = [&] { return std::vector<std::uint64_t>{x.q.hash(), x.k.hash(), x.v.hash()}; };
-  const std::vector<std::uint64_t> before = inputs();
-  x.forward(ctx);
-  const bool inputs_unchanged = inputs() == before;
-  const verdict result = compare(x, rows);
-  INFO(result.where);
-  bool canaries_alive = true, outputs_written = true;
-  for (const buffer<T>* out : {&x.o, &x.lse, &x.slope, &x.mean}) {
-    canaries_alive = canaries_alive && out->canaries_alive();
-    outputs_written = outputs_written && all_written(*out);
-  }
-  CHECK(result.worst <= 1);
-  CHECK(inputs_unchanged);
-  CHECK(canaries_alive);
-  CHECK(outputs_written);
+  const buffers<T> outputs{&x.o, &x.lse, &x.slope, &x.mean};
+  check_call<T>(
+      {&x.q, &x.k, &x.v}, outputs, outputs, [&] { x.forward(ctx); }, [&] { return compare(x, rows); });
   if (x.options.report == nullptr) return;
   // With fewer keys than dims conjugate gradients may end at the rounding of T, a little above the tolerance.
   const bool may_stall = x.options.solver == solver::conjugate_gradient && x.s.keys <= x.s.dim;

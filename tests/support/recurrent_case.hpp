@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// One call of linear or lightning attention beside the reference: tensors in a layout of choice, every output element
-// against a tolerance in units of the magnitudes that were summed, and what must hold after every call.
+// One call of linear or lightning attention beside the reference: every output element against a tolerance in units of
+// the magnitudes that were summed.
 
 #include <algorithm>
 #include <cmath>
@@ -11,45 +11,30 @@
 
 #include "heed/reference/lightning.hpp"
 #include "heed/reference/linear.hpp"
-#include "support/buffer.hpp"
-#include "support/catch.hpp"
-#include "support/random.hpp"
+#include "support/call_case.hpp"
 #include "support/recurrent_run.hpp"
-#include "support/shapes.hpp"
-#include "support/tolerance.hpp"
-#include "support/comparison.hpp"
 
 namespace heed_test {
 
-struct recurrent_layouts {
-  layout q = layout::bhsd, k = layout::bhsd, v = layout::bhsd, o = layout::bhsd, s = layout::bhsd;
-  index_t skew = 0;
-};
-
-// Tensors of both kernels. states: heads of the state; sequences: of packed calls more than the batch.
-template <class T> struct recurrent_tensors {
-  shape s;
+// Tensors of both kernels; in.lse is the layout of the states. states: heads of the state; sequences: of packed calls
+// more than the batch.
+template <class T> struct recurrent_tensors : call_case<T> {
+  using call_case<T>::s, call_case<T>::q, call_case<T>::k, call_case<T>::v, call_case<T>::o;
   index_t states, features, sequences;
-  buffer<T> q, k, v, o, s0, s1, z0, z1;
+  buffer<T> s0, s1, z0, z1;
 
-  recurrent_tensors(const shape& size, index_t state_heads, index_t feature_count, index_t count,
-                    recurrent_layouts in = {}, std::uint32_t seed = 1)
-      : s(size),
+  recurrent_tensors(const shape& size, index_t state_heads, index_t feature_count, index_t count, layouts in = {},
+                    std::uint32_t seed = 1)
+      : call_case<T>(size, in, seed),
         states(state_heads),
         features(feature_count),
         sequences(count),
-        q(buffer<T>::input({s.batch, s.heads, s.queries, s.dim}, in.q, in.skew)),
-        k(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.dim}, in.k, in.skew)),
-        v(buffer<T>::input({s.batch, s.kv_heads, s.keys, s.value_dim}, in.v, in.skew)),
-        o(buffer<T>::output({s.batch, s.heads, s.queries, s.value_dim}, in.o, in.skew)),
-        s0(buffer<T>::input({sequences, states, features, s.value_dim}, in.s, in.skew)),
-        s1(buffer<T>::output({sequences, states, features, s.value_dim}, in.s, in.skew)),
-        z0(buffer<T>::input({sequences, states, features, 1}, in.s, in.skew)),
-        z1(buffer<T>::output({sequences, states, features, 1}, in.s, in.skew)) {
-    random_numbers random(seed);
-    q.randomize(random), k.randomize(random), v.randomize(random);
-    s0.randomize(random);
-    z0.each([&](T& x) { x = static_cast<T>(5 * random.uniform()); });
+        s0(buffer<T>::input({sequences, states, features, s.value_dim}, in.lse, in.skew)),
+        s1(buffer<T>::output({sequences, states, features, s.value_dim}, in.lse, in.skew)),
+        z0(buffer<T>::input({sequences, states, features, 1}, in.lse, in.skew)),
+        z1(buffer<T>::output({sequences, states, features, 1}, in.lse, in.skew)) {
+    s0.randomize(this->generator);
+    z0.each([&](T& x) { x = static_cast<T>(5 * this->generator.uniform()); });
   }
 
   recurrent_call<T> call() const { return {q.cview(), k.cview(), v.cview(), o.view()}; }
@@ -92,8 +77,8 @@ template <class T> struct lightning_case : recurrent_tensors<T> {
   bool gated = false;
 
   // One decay per entry of the slopes
-  lightning_case(const shape& size, std::vector<double> numbers, heed::lightning::options<T> how = {},
-                 recurrent_layouts in = {}, index_t count = -1)
+  lightning_case(const shape& size, std::vector<double> numbers, heed::lightning::options<T> how = {}, layouts in = {},
+                 index_t count = -1)
       : recurrent_tensors<T>(size, static_cast<index_t>(numbers.size()), size.dim, count < 0 ? size.batch : count, in),
         options(how),
         slopes(std::move(numbers)) {
@@ -101,7 +86,7 @@ template <class T> struct lightning_case : recurrent_tensors<T> {
   }
   // Gates of so many heads, about normally distributed below 0; cuts: one of so many is -inf
   lightning_case(const shape& size, index_t heads, std::int32_t cuts, heed::lightning::options<T> how = {},
-                 recurrent_layouts in = {}, index_t count = -1)
+                 layouts in = {}, index_t count = -1)
       : recurrent_tensors<T>(size, heads, size.dim, count < 0 ? size.batch : count, in),
         options(how),
         gates(
@@ -116,7 +101,12 @@ template <class T> struct lightning_case : recurrent_tensors<T> {
   }
 
   heed::decay<T> decay() const { return gated ? heed::decay<T>(gates.view3()) : heed::decay<T>(slopes); }
-  void forward(const heed::context& ctx = {}) { run_forward<T>(this->call(), decay(), options, ctx); }
+  void forward(const heed::context& ctx = {}) { forward(ctx, this->call()); }
+  void forward(const heed::context& ctx, const recurrent_call<T>& x) { run_forward<T>(x, decay(), options, ctx); }
+  void decode(const heed::context& ctx = {}) { run_decode<T>(this->call(), decay(), this->memory(), options, ctx); }
+  heed::plan plan_decode(const heed::context& ctx = {}) const {
+    return run_plan_decode<T>(this->call(), decay(), this->memory(), options, ctx);
+  }
   heed::plan plan(const heed::context& ctx = {}) const { return run_plan<T>(this->call(), decay(), options, ctx); }
 
  private:
@@ -160,8 +150,7 @@ template <class T> verdict compare(const lightning_case<T>& x) {
 template <class T> struct linear_case : recurrent_tensors<T> {
   heed::linear::options<T> options;
 
-  explicit linear_case(const shape& size, heed::linear::options<T> how = {}, recurrent_layouts in = {},
-                       index_t count = -1)
+  explicit linear_case(const shape& size, heed::linear::options<T> how = {}, layouts in = {}, index_t count = -1)
       : recurrent_tensors<T>(size, size.kv_heads, heed::detail::feature_dim(heed::detail::parts(how.feature), size.dim),
                              count < 0 ? size.batch : count, in),
         options(how) {
@@ -169,7 +158,12 @@ template <class T> struct linear_case : recurrent_tensors<T> {
     options.final_state = this->after();
   }
 
-  void forward(const heed::context& ctx = {}) { run_forward<T>(this->call(), options, ctx); }
+  void forward(const heed::context& ctx = {}) { forward(ctx, this->call()); }
+  void forward(const heed::context& ctx, const recurrent_call<T>& x) { run_forward<T>(x, options, ctx); }
+  void decode(const heed::context& ctx = {}) { run_decode<T>(this->call(), this->memory(), options, ctx); }
+  heed::plan plan_decode(const heed::context& ctx = {}) const {
+    return run_plan_decode<T>(this->call(), this->memory(), options, ctx);
+  }
   heed::plan plan(const heed::context& ctx = {}) const { return run_plan<T>(this->call(), options, ctx); }
 };
 
@@ -261,24 +255,15 @@ template <class T> verdict compare(const linear_case<T>& x) {
 
 // ---- both -----------------------------------------------------------------------------------------------------------
 
-// Runs the call and checks all that must hold of any call.
-template <class Case> void check(Case& x, const heed::context& ctx = {}) {
+template <class T, class Case> void check_recurrent(Case& x, const heed::context& ctx) {
   INFO(to_string(x.s) << " states " << x.states << " chunk " << x.options.chunk);
-  const auto hashes = [&] {
-    return std::vector<std::uint64_t>{x.q.hash(), x.k.hash(), x.v.hash(), x.s0.hash(), x.z0.hash()};
-  };
-  const auto before = hashes();
-  x.forward(ctx);
-  const verdict result = compare(x);
-  INFO(result.where);
-  const bool inputs_unchanged = before == hashes();
-  const bool canaries_alive = x.o.canaries_alive() && x.s1.canaries_alive() && x.z1.canaries_alive();
-  const bool outputs_written = all_written(x.o) && (x.options.final_state.s.data() == nullptr || all_written(x.s1));
-  CHECK(result.worst <= 1);
-  CHECK(inputs_unchanged);
-  CHECK(canaries_alive);
-  CHECK(outputs_written);
+  const buffers<T> written = x.options.final_state.s.data() != nullptr ? buffers<T>{&x.o, &x.s1} : buffers<T>{&x.o};
+  check_call<T>(
+      {&x.q, &x.k, &x.v, &x.s0, &x.z0}, {&x.o, &x.s1, &x.z1}, written, [&] { x.forward(ctx); },
+      [&] { return compare(x); });
 }
+template <class T> void check(lightning_case<T>& x, const heed::context& ctx = {}) { check_recurrent<T>(x, ctx); }
+template <class T> void check(linear_case<T>& x, const heed::context& ctx = {}) { check_recurrent<T>(x, ctx); }
 
 inline std::vector<double> some_slopes(index_t heads) {
   std::vector<double> all;

@@ -48,8 +48,8 @@ template <class T> struct recurrent_problem {
   }
 
   heed::recurrent::recurrence<T> problem() const {
-    auto p = heed::recurrent::make_recurrence<T>(q.cview(), k.cview(), v.cview(), o.view(), options);
-    p.align = heed::detail::parts(options.align), p.map = heed::detail::parts(options.feature);
+    auto p = heed::recurrent::recurrence<T>(options, q.cview(), k.cview(), v.cview(), o.view(), 0u);
+    p.align = &heed::detail::parts(options.align), p.map = heed::detail::parts(options.feature);
     p.normalize = options.normalize, p.eps = options.eps, p.causal = causal, p.states = s.states;
     if (decays) p.decay = &decay;
     heed::recurrent::derive_sizes(p);

@@ -4,6 +4,9 @@
 // The calls under test. They are compiled in tests/softmax/run.cpp, once per machine; the tests themselves know no
 // machine and are compiled once.
 
+#include <functional>
+#include <vector>
+
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/core/view.hpp"
@@ -21,5 +24,14 @@ heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed:
 template <class T>
 void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse,
                double log_weight);
+
+// Prepares a call for the first memory, runs it there, and then on all others; before(i) is called before run i.
+template <class T> struct prepared_memory {
+  input<T> q, k, v;
+  output<T> o;
+};
+template <class T>
+void run_prepared(const std::vector<prepared_memory<T>>& memory, const heed::softmax::options<T>& options,
+                  const heed::context& ctx, const std::function<void(std::size_t)>& before);
 
 }  // namespace heed_test

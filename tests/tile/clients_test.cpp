@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// The tile calls are enough for softmax backward: the client below is about as long as it will be in the library, and is
-// compared with plain loops in double.
+// The tile calls are enough for softmax backward: the client below is about as long as it will be in the library, and
+// is compared with plain loops in double.
 
 #include <algorithm>
 #include <cmath>
@@ -115,7 +115,7 @@ void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std:
   }
   tile::product(known, keys, lanes / simd::width<T>, ds.data(), delta.data(), total.data());
   multiply(p, a_is::rows, dout, g.dv, keys, queries, tile::accumulate::keep);  // += sum_i p_ij dout_i
-  multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::accumulate::keep);    // += sum_i ds_ij q_i, still without scale
+  multiply(ds, a_is::rows, q, g.dk, keys, queries, tile::accumulate::keep);    // += sum_i ds_ij q_i, not scaled
   multiply(k, a_is::columns, ds, sums, q.stride, keys);
   const std::vector<T> scales(at(lanes), static_cast<T>(scale));
   tile::scatter<T>(sums.data(), lanes, scales.data(), rows_of(g.dq).data(), queries, q.stride);

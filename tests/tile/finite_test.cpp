@@ -27,16 +27,19 @@ TEMPLATE_TEST_CASE("add_visible: values that are not finite reach the lanes that
   heed_test::random_numbers random(25);
   int reached = 0, kept_out = 0, wrong = 0;
   for (int trial = 0; trial < 300; ++trial) {
-    std::vector<T> x(at(keys * columns)), weight(at(keys * lanes)), sum(at(columns * lanes), T(1)), scratch(at(keys * slice));
+    std::vector<T> x(at(keys * columns)), weight(at(keys * lanes)), sum(at(columns * lanes), T(1));
+    std::vector<T> scratch(at(keys * slice));
     std::vector<bool> seen(at(keys * lanes));
-    for (T& v : x) v = random.below(9) > 0 ? static_cast<T>(random.normal()) : random.below(2) > 0 ? nan : random.below(2) > 0 ? inf : -inf;
+    const T odd[] = {nan, nan, inf, -inf};
+    for (T& v : x) v = random.below(9) > 0 ? static_cast<T>(random.normal()) : odd[random.below(4)];
     for (std::size_t i = 0; i < weight.size(); ++i) {
       seen[i] = random.below(3) > 0;
       weight[i] = seen[i] && random.below(5) > 0 ? static_cast<T>(random.normal()) : T(0);
     }
     const index_t from = random.below(3), to = 4 + random.below(3);
     tile::add_visible<keys, T>(
-        {x.data(), columns, keys, columns}, {weight.data(), lanes, from, to, sum.data(), lanes}, {scratch.data(), slice, keys, slice},
+        {x.data(), columns, keys, columns}, {weight.data(), lanes, from, to, sum.data(), lanes},
+        {scratch.data(), slice, keys, slice},
         [&](index_t j) {
           std::uint64_t bits = 0;
           for (index_t l = 0; l < lanes; ++l) bits |= std::uint64_t{seen[at(j * lanes + l)]} << l;
@@ -46,7 +49,7 @@ TEMPLATE_TEST_CASE("add_visible: values that are not finite reach the lanes that
           for (index_t y = 0; y < rows.lanes; ++y)
             for (index_t l = from; l < to; ++l)
               for (index_t j = 0; j < keys; ++j) {
-                CHECK(std::isfinite(rows.row(j)[y]));
+                wrong += !std::isfinite(rows.row(j)[y]);
                 sum[at((c + y) * lanes + l)] += weight[at(j * lanes + l)] * rows.row(j)[y];
               }
         });

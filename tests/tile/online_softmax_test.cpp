@@ -81,8 +81,8 @@ TEMPLATE_TEST_CASE("online_softmax over tiles equals plain softmax", "[online_so
     }
 }
 
-TEMPLATE_TEST_CASE("tiles whose keys are all hidden leave l = 0, then a seen key counts whole", "[online_softmax]", float,
-                   double) {
+TEMPLATE_TEST_CASE("tiles whose keys are all hidden leave l = 0, then a seen key counts whole", "[online_softmax]",
+                   float, double) {
   using T = TestType;
   const index_t vectors = tile::max_vectors, lanes = vectors * heed::simd::width<T>;
   state<T> s(lanes);

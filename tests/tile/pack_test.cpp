@@ -22,7 +22,8 @@ TEMPLATE_TEST_CASE("gather, scatter and fill touch their rows and lanes alone", 
   heed_test::random_numbers random(23);
   for (const index_t lanes : {index_t(1), w, w + 1, stride})
     for (const index_t dim : {index_t(1), w - 1, w, 2 * w + 3}) {
-      std::vector<T> x(at(lanes * dim)), packed(at(dim * stride), T(-1)), out(at(lanes * dim), T(-1)), twos(at(stride), T(2));
+      std::vector<T> x(at(lanes * dim)), packed(at(dim * stride), T(-1)), out(at(lanes * dim), T(-1));
+      const std::vector<T> twos(at(stride), T(2));
       for (T& v : x) v = static_cast<T>(random.normal());
       std::vector<const T*> rows;
       std::vector<T*> out_rows;

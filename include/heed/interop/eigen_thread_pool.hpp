@@ -3,8 +3,8 @@
 
 // Eigen's thread pool as an executor. Include it by name; it needs Eigen 3.4 or newer and the system's threads.
 
-// GCC 12 raises false warnings out of its own AVX-512 intrinsics, which the module includes with Eigen/Core; and under
-// the thread sanitizer it warns of the module's fences, which are none of the user's.
+// GCC 12 raises false warnings in its own AVX-512 intrinsics, which the module includes with Eigen/Core, and under the
+// thread sanitizer it warns of fences inside the module.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -31,9 +31,9 @@ namespace heed {
 namespace detail {
 inline namespace HEED_ISA {
 
-// One parallel_for, owned together by the caller and by the closures in the pool's queues. f lives on the caller's
-// stack: only who has claimed an index may touch it, and the caller stays until all claimed indices are done. A closure
-// that starts later than that finds nothing to claim.
+// One parallel_for, owned jointly by the caller and by the closures in the pool's queues. f lives on the caller's
+// stack. Only a thread that has claimed an index may touch it, and the caller stays until all claimed indices are done.
+// A closure that starts later finds nothing to claim.
 template <class F> struct pool_call {
   const F& f;
   const index_t n;
@@ -52,7 +52,7 @@ template <class F> struct pool_call {
 };
 
 // Waits for indices that run, never for closures to start: a full, busy or cancelled pool only means less help, and a
-// thread of the pool may call this. Calls within calls wait for their own indices only, so none waits in a circle.
+// thread of the pool may call this. Nested calls wait for their own indices only, so they cannot deadlock.
 template <class F> void run_on_pool(Eigen::ThreadPoolInterface& pool, index_t threads, index_t n, const F& f) {
   const auto call = std::make_shared<pool_call<F>>(f, n);
   struct finish {  // also where Schedule throws: f must outlive those who run it
@@ -73,12 +73,13 @@ template <class F> void run_on_pool(Eigen::ThreadPoolInterface& pool, index_t th
 //   Eigen::ThreadPool pool(8);
 //   heed::eigen_thread_pool_executor threads(pool);
 //   heed::softmax::forward(q, k, v, o, {}, {.executor = threads});
-// Every call allocates a little: Eigen's pools take std::function. Eigen's functions carry no tag of the machine: where
-// parts of a program are compiled for different ones, include this in one and hand a heed::context to the others.
+// Every call allocates a little: Eigen's pools take std::function. Eigen's functions carry no instruction-set tag:
+// where translation units are compiled with different -m flags, include this in one and pass a heed::context to the
+// others.
 class eigen_thread_pool_executor {
  public:
-  // Refers to the pool, which must live longer. threads: how many at most, the calling one included; below 1: as many
-  // as the pool has. A caller for whom the pool leaves a core free asks for pool.NumThreads() + 1.
+  // Refers to the pool, which must live longer. threads: the most to use, the calling one included; below 1: as many
+  // as the pool has. Where the pool leaves a core to the caller, ask for pool.NumThreads() + 1.
   HEED_INLINE explicit eigen_thread_pool_executor(Eigen::ThreadPoolInterface& pool, index_t threads = 0) noexcept
       : pool_(&pool), threads_(threads) {}
 

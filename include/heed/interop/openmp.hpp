@@ -18,8 +18,8 @@ namespace heed {
 namespace detail {
 inline namespace HEED_ISA {
 
-// The loop shares the indices out, so each runs once however few threads the runtime grants. schedule(static, 1): index
-// i stays on thread i from call to call, and so does its scratch.
+// The worksharing loop runs each index once, however few threads the runtime grants. schedule(static, 1) keeps index i,
+// and so its scratch, on thread i from call to call.
 template <class F> void openmp_run(int threads, index_t n, const F& f) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (index_t i = 0; i < n; ++i) f(i);
@@ -31,8 +31,8 @@ template <class F> void openmp_run(int threads, index_t n, const F& f) {
 // Runs on OpenMP's threads:
 //   heed::openmp_executor threads;
 //   heed::softmax::forward(q, k, v, o, {}, {.executor = threads});
-// It has no state but its number of threads: copy it, share it, call it from inside a parallel region. There it offers
-// one thread unless nesting is on (omp_set_max_active_levels), so ask plan_forward where you call forward.
+// Its only state is a number of threads: it may be copied, shared and called from inside a parallel region. There it
+// offers one thread unless nesting is on (omp_set_max_active_levels), so call plan_forward where you call forward.
 class openmp_executor {
  public:
   // threads: how many at most, the calling one included; below 1: as many as a parallel region would get at the time of

@@ -11,12 +11,9 @@ namespace heed::lightning {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T>
-recurrent::decode_call<T, kernel> decode_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k,
-                                              tensor_view<const T, 4> v, const heed::decay<T>& decay,
-                                              const state_view<T>& memory, tensor_view<T, 4> o, const options<T>& opt,
-                                              unsigned one_axis) {
-  recurrent::decode_call<T, kernel> call{make_problem<T>(q, k, v, decay, o, opt, one_axis)};
+template <class T, class... Arguments>
+recurrent::decode_call<T, kernel> decode_call(const state_view<T>& memory, const Arguments&... x) {
+  recurrent::decode_call<T, kernel> call{make_problem<T>(x...)};
   recurrent::decode_in_place(call.p, memory);
   return call;
 }
@@ -32,7 +29,7 @@ plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& dec
                  const O& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::decode_call<T>(q, k, v, decay, memory, heed::detail::planned_output<T>(o), opt,
+  return tile::plan_call(detail::decode_call<T>(memory, decay, opt, q, k, v, heed::detail::planned_output<T>(o),
                                                 heed::detail::one_axis<Q, K, V, O>),
                          context);
 }
@@ -48,7 +45,7 @@ void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, s
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
   tile::run_call(
-      detail::decode_call<T>(q, k, v, decay, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      detail::decode_call<T>(memory, decay, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>),
       context);
 }
 

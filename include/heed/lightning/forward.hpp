@@ -18,7 +18,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& de
   using T = heed::detail::value_t<Q>;
   return tile::plan_call(
       recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-          q, k, v, decay, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+          decay, opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>)},
       context);
 }
 
@@ -36,7 +36,7 @@ void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, 
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
   tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-                     q, k, v, decay, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+                     decay, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>)},
                  context);
 }
 

@@ -9,11 +9,10 @@
 namespace heed::lightning::detail {
 inline namespace HEED_ISA {
 
-template <class T>
-recurrent::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                      const heed::decay<T>& decay, tensor_view<T, 4> o, const options<T>& opt,
-                                      unsigned one_axis) {
-  recurrent::recurrence<T> p = recurrent::make_recurrence<T>(q, k, v, o, opt, one_axis);
+template <class T, class... Tensors>
+HEED_INLINE recurrent::recurrence<T> make_problem(const heed::decay<T>& decay, const options<T>& opt,
+                                                  const Tensors&... x) {
+  recurrent::recurrence<T> p(opt, x...);
   p.decay = &heed::detail::parts(decay);
   p.states = p.decay->gated ? p.decay->log_gates.extent(1) : p.decay->slopes.size();
   recurrent::derive_sizes(p);

@@ -11,11 +11,9 @@ namespace heed::linear {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T>
-recurrent::decode_call<T, kernel> decode_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k,
-                                              tensor_view<const T, 4> v, const state_view<T>& memory,
-                                              tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  recurrent::decode_call<T, kernel> call{make_problem<T>(q, k, v, o, opt, one_axis)};
+template <class T, class... Arguments>
+recurrent::decode_call<T, kernel> decode_call(const state_view<T>& memory, const Arguments&... x) {
+  recurrent::decode_call<T, kernel> call{make_problem<T>(x...)};
   recurrent::decode_in_place(call.p, memory);
   return call;
 }
@@ -31,7 +29,7 @@ plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memor
                  const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::decode_call<T>(q, k, v, memory, heed::detail::planned_output<T>(o), opt,
+  return tile::plan_call(detail::decode_call<T>(memory, opt, q, k, v, heed::detail::planned_output<T>(o),
                                                 heed::detail::one_axis<Q, K, V, O>),
                          context);
 }
@@ -47,7 +45,7 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
             const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::decode_call<T>(q, k, v, memory, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+  tile::run_call(detail::decode_call<T>(memory, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>),
                  context);
 }
 

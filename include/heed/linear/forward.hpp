@@ -16,7 +16,7 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   return tile::plan_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-                             q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>)},
+                             opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>)},
                          context);
 }
 
@@ -32,7 +32,7 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(q, k, v, tensor_view<T, 4>(o), opt,
+  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(opt, q, k, v, tensor_view<T, 4>(o),
                                                                                   heed::detail::one_axis<Q, K, V, O>)},
                  context);
 }

@@ -8,10 +8,9 @@
 namespace heed::linear::detail {
 inline namespace HEED_ISA {
 
-template <class T>
-recurrent::recurrence<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                                      tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  recurrent::recurrence<T> p = recurrent::make_recurrence<T>(q, k, v, o, opt, one_axis);
+template <class T, class... Tensors>
+HEED_INLINE recurrent::recurrence<T> make_problem(const options<T>& opt, const Tensors&... x) {
+  recurrent::recurrence<T> p(opt, x...);
   p.align = &heed::detail::parts(opt.align);
   p.map = heed::detail::parts(opt.feature);
   p.causal = p.mask.has(p.mask.causal);

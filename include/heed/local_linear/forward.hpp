@@ -27,39 +27,38 @@ template <class T> index_t tiles_of(index_t rows) { return pairwise::score_tiles
 }
 
 // A call of forward, or of apply
-template <class T> class call {
- public:
-  explicit call(const problem<T>& p) : p_(p) {}
+template <class T> struct call {
+  problem<T> p;
 
-  void check(heed::detail::checker& check) const { check_call(check, p_); }
+  void check(heed::detail::checker& check) const { check_call(check, p); }
 
   tile::workload measure(index_t) const {
     tile::workload work;
     pairwise::each_size<T>(
-        p_, [&](const pairwise::sequence& s, index_t count) { work.tasks += count * tiles_of<T>(p_.rows(s)); });
-    if (work.tasks > 0) work.slot_bytes = tile::scratch_of<lanes_driver<T>>(p_);
+        p, [&](const pairwise::sequence& s, index_t count) { work.tasks += count * tiles_of<T>(p.rows(s)); });
+    if (work.tasks > 0) work.slot_bytes = tile::scratch_of<lanes_driver<T>>(p);
     return work;
   }
 
   void describe(plan& out) const {
-    out.path = !p_.solves                           ? "local_linear: slopes given"
-               : p_.opt.solver == solver::direct    ? "local_linear: direct"
-               : p_.opt.solver == solver::automatic ? "local_linear: conjugate gradients, direct where they fail"
-                                                    : "local_linear: conjugate gradients";
+    out.path = !p.solves                           ? "local_linear: slopes given"
+               : p.opt.solver == solver::direct    ? "local_linear: direct"
+               : p.opt.solver == solver::automatic ? "local_linear: conjugate gradients, direct where they fail"
+                                                   : "local_linear: conjugate gradients";
     out.query_tile = lanes_driver<T>::lanes, out.key_tile = pairwise::score_tiles<T>::most_keys;
-    out.chunk = p_.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
+    out.chunk = p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
-    const index_t keys = p_.k.extent(2), kept = tile_weights<T>::kept_keys;
+    const index_t keys = p.k.extent(2), kept = tile_weights<T>::kept_keys;
     if (out.tasks == 0)
       text << "no rows";
     else if (keys <= kept)
       text << "weights of all " << keys << " keys kept";
     else
       text << "weights of the first " << kept << " keys that a tile sees kept, others computed in every pass";
-    if (p_.solves && p_.opt.solver == solver::automatic && p_.d >= 4)
-      text << "; tiles of up to " << p_.d / 4 << " keys solved directly at once";
-    pairwise::name_options(text, p_);
-    tile::name_copies(text, p_.k, true, p_.v);
+    if (p.solves && p.opt.solver == solver::automatic && p.d >= 4)
+      text << "; tiles of up to " << p.d / 4 << " keys solved directly at once";
+    pairwise::name_options(text, p);
+    tile::name_copies(text, p.k, true, p.v);
   }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
@@ -67,8 +66,8 @@ template <class T> class call {
     std::atomic_flag busy = ATOMIC_FLAG_INIT;
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> bytes, auto claim) {
       heed::detail::arena scratch(bytes, bytes.size());
-      lanes_driver<T> mine(p_, scratch);
-      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &tiles_of<T>);
+      lanes_driver<T> mine(p, scratch);
+      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &tiles_of<T>);
       claim([&](index_t task) {
         tasks.visit(
             task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) { mine.run(s, kv_head, number); });
@@ -78,34 +77,26 @@ template <class T> class call {
       all.add(mine.counts());
       busy.clear(std::memory_order_release);
     });
-    if (!p_.solves) return;
-    if (p_.opt.report != nullptr)
-      *p_.opt.report = all.report();
+    if (!p.solves) return;
+    if (p.opt.report != nullptr)
+      *p.opt.report = all.report();
     else if (all.unconverged > 0)
-      fail_to_converge(all, p_.opt.tolerance);
+      fail_to_converge(all, p.opt.tolerance);
   }
-
- private:
-  problem<T> p_;
 };
 
-// The problem of forward, with a ridge, and of apply, with slopes
-template <class T, viewable O, viewable Q, viewable K, viewable V>
-problem<T> make_problem(const Q& q, const K& k, const V& v, tensor_view<T, 4> o, const options<T>& opt) {
-  return {pairwise::make_attention<T, options<T>>(q, k, v, o, opt, heed::detail::one_axis<Q, K, V, O>), opt};
-}
 template <class T, viewable O, viewable Q, viewable K, viewable V>
 call<T> forward_call(const Q& q, const K& k, const V& v, const per_head& ridge, tensor_view<T, 4> o,
                      const options<T>& opt) {
-  problem<T> p = make_problem<T, O>(q, k, v, o, opt);
-  p.ridge = ridge;
-  return call<T>(p);
+  call<T> c{{opt, q, k, v, o, heed::detail::one_axis<Q, K, V, O>}};
+  c.p.ridge = ridge;
+  return c;
 }
 template <class T, viewable O, viewable Q, viewable K, viewable V, viewable Y>
 call<T> apply_call(const Q& q, const K& k, const V& v, const Y& slope, tensor_view<T, 4> o, const options<T>& opt) {
-  problem<T> p = make_problem<T, O>(q, k, v, o, opt);
-  p.given = slope, p.solves = false;
-  return call<T>(p);
+  call<T> c{{opt, q, k, v, o, heed::detail::one_axis<Q, K, V, O>}};
+  c.p.given = slope, c.p.solves = false;
+  return c;
 }
 
 }  // namespace HEED_ISA
@@ -122,15 +113,15 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
   return tile::plan_call(detail::forward_call<T, O>(q, k, v, ridge, heed::detail::planned_output<T>(o), opt), context);
 }
 
-// Computes o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the keys,
-// weighted by the softmax weights p, with a free intercept and `ridge` times the squared slope as penalty.
-// q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on
-// the last axis; ridge > 0 in units of |k|^2, one or one for each head of o, infinity for softmax attention. A row that
-// sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where they hold NaN.
-// Throws heed::error, before anything is written, where shapes or options do not fit; not_converged, after o is
-// written, where rows stay above the tolerance and no report is there to say so: with solver::automatic only where
-// double itself cannot solve for the ridge, see solver.
-// Local linear attention as in FlashLLA (its README and code), centred: docs/kernels/local_linear.md.
+// Computes o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the
+// keys, weighted by the softmax weights p, with a free intercept and `ridge` times the squared slope as penalty. q (B,
+// H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on the
+// last axis; ridge > 0 in units of |k|^2, one or one for each head of o, infinity for softmax attention. A row that
+// sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where they hold NaN. Throws heed::error,
+// before anything is written, where shapes or options do not fit; not_converged, after o is written, where rows stay
+// above the tolerance and no report is there to say so: with solver::automatic only where double itself cannot solve
+// for the ridge, see solver. Local linear attention as in FlashLLA (its README and code), centred:
+// docs/kernels/local_linear.md.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
@@ -147,8 +138,8 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
   return tile::plan_call(detail::apply_call<T, O>(q, k, v, slope, heed::detail::planned_output<T>(o), opt), context);
 }
 
-// Runs the last pass of forward alone, with slopes (B, max(H, Hk), N, D) of the caller's for y: 0 is softmax attention, the
-// slopes of forward give its o again, minus a probe is Parallax (arXiv 2605.29157). Writes lse and mean_key where
+// Runs the last pass of forward alone, with slopes (B, max(H, Hk), N, D) of the caller's for y: 0 is softmax attention,
+// the slopes of forward give its o again, minus a probe is Parallax (arXiv 2605.29157). Writes lse and mean_key where
 // options have them; options::slope and those of the solver have no part in it.
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const options<acc_of<Q>>& opt = {},

@@ -11,8 +11,8 @@ inline namespace HEED_ISA {
 
 // t[key][lane] = k[key] . x[lane] over a block of a tile; x: [d][lane]
 template <class T>
-void key_products(const pairwise::key_tile<T>& keys, const pairwise::weight_block& b, const tile::lane_block<const T>& x,
-                  T* t) {
+void key_products(const pairwise::key_tile<T>& keys, const pairwise::weight_block& b,
+                  const tile::lane_block<const T>& x, T* t) {
   constexpr index_t w = simd::width<T>;
   const tile::lane_block<const T> k = b.rows_of(keys.k);
   const index_t from = b.from * w, lanes = (b.to - b.from) * w;
@@ -56,7 +56,7 @@ template <class T> class tile_weights {
   // The first pass over the keys: weights and mean keys, [d][lane].
   void begin(const pairwise::sequence& s, index_t kv_head, const pairwise::row_tile& rows, T* mean) {
     tile_.begin(s, kv_head, rows);
-    nonfinite_pass_ = false, spoiled_ = 0;
+    nonfinite_pass_ = false, nonfinite_rows_ = 0;
     sum_keys();
     if (!sums_.finite()) {  // perhaps by a key that some lane must not see
       nonfinite_pass_ = true;
@@ -75,11 +75,11 @@ template <class T> class tile_weights {
 
   index_t vectors() const { return tile_.vectors(); }
   index_t row() const { return tile_.stride(); }  // lanes in whole vectors
-  index_t keys() const { return seen_keys_; }  // that some lane sees, and those between them
+  index_t keys() const { return seen_keys_; }     // that some lane sees, and those between them
   const T* m() const { return state_.m; }
   const T* l() const { return state_.l; }
   T lse(index_t lane) const { return state_.at(lane).lse(); }
-  std::uint64_t spoiled() const { return spoiled_; }  // lanes that see a key that is not finite
+  std::uint64_t nonfinite_rows() const { return nonfinite_rows_; }  // lanes that see a key that is not finite
 
   // f(tile, weights of its blocks) with rows of K as they may enter a sum
   template <class F> void each(F f) {
@@ -106,10 +106,8 @@ template <class T> class tile_weights {
   }
   // Copies the rows of V of a tile, where they are copied.
   void copy_values(pairwise::key_tile<T>& keys) {
-    const tile::lane_block<const T> k = keys.k;
     tile_.kv().v().copy(keys.key, keys.keys);
-    tile_.kv().place(keys);
-    keys.k = k;
+    tile_.kv().place_values(keys);
   }
   const T* scores() const { return scores_; }
 
@@ -134,7 +132,7 @@ template <class T> class tile_weights {
       tile_.kv().k().recall(keys.key, keys.keys, there);
     else
       tile_.kv().k().copy(keys.key, keys.keys);
-    tile_.kv().place(keys);
+    tile_.kv().place_keys(keys);
   }
   // Keys that are not finite have spoiled the rows that see them by the mean; in products they must not reach others.
   void finite_keys(pairwise::key_tile<T>& keys) {
@@ -160,7 +158,7 @@ template <class T> class tile_weights {
       }
       if (keys.count > 0) {
         tile_.kv().k().copy(keys.key, keys.keys, all_kept_ ? copied(count_, keys) : nullptr);
-        tile_.kv().place(keys);
+        tile_.kv().place_keys(keys);
         add_keys(keys, s);
       }
       if (all_kept_) std::copy(m(), m() + row(), factors_ + count_ * lanes), ++count_;
@@ -183,7 +181,7 @@ template <class T> class tile_weights {
   void add_visible_keys(const pairwise::key_tile<T>& keys, const tile::lane_block<T>& p,
                         const pairwise::weight_block& b) {
     for (index_t j = 0; j < b.keys; ++j)
-      if (!tile::all_finite(keys.k.row(b.first + j), keys.k.stride, 1, p_.d)) spoiled_ |= seen_[j];
+      if (!tile::all_finite(keys.k.row(b.first + j), keys.k.stride, 1, p_.d)) nonfinite_rows_ |= seen_[j];
     sums_.add_visible(keys.k, p, b, seen_, keys_);
   }
 
@@ -202,7 +200,7 @@ template <class T> class tile_weights {
   index_t count_ = 0, seen_keys_ = 0;  // count: kept tiles
   bool all_kept_ = false, nonfinite_pass_ = false;
   pairwise::seen_keys<T> seen_;
-  std::uint64_t spoiled_ = 0;
+  std::uint64_t nonfinite_rows_ = 0;
 };
 
 }  // namespace HEED_ISA

@@ -107,10 +107,10 @@ template <class T> class lanes_driver {
       ridge_[l] = static_cast<T>(
           std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max() / 4));
       if (l < rows_.count && finite && weights_.l()[l] > T(0)) open |= bit(l);
-      const bool lost = (weights_.spoiled() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
+      const bool lost = (weights_.nonfinite_rows() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
       for (index_t d = 0; d < p_.d; ++d) y_[d * row + l] = lost ? std::numeric_limits<T>::quiet_NaN() : T(0);
     }
-    open &= ~weights_.spoiled();
+    open &= ~weights_.nonfinite_rows();
     if (open == 0) return;
     if (p_.opt.solver != solver::direct && !(p_.opt.solver == solver::automatic && few_keys())) iterate(open);
     if (open != 0 && p_.opt.solver != solver::conjugate_gradient) solve_directly(open);
@@ -124,8 +124,7 @@ template <class T> class lanes_driver {
   void iterate(std::uint64_t& open) {
     const index_t row = weights_.row();
     subtract_mean();
-    const auto out =
-        cg_.solve(weights_, open, {q_, mean_, ridge_, r_, y_}, p_.opt.tolerance, p_.opt.max_iterations);
+    const auto out = cg_.solve(weights_, open, {q_, mean_, ridge_, r_, y_}, p_.opt.tolerance, p_.opt.max_iterations);
     counts_.tiles += 1, counts_.tile_iterations += out.iterations;
     std::uint64_t unconverged = 0;
     for (index_t l = 0; l < row; ++l) {
@@ -201,8 +200,8 @@ template <class T> class lanes_driver {
     attend(sums, flat, false);
     if (!sums.finite()) attend(sums, flat, true);  // perhaps by a value that some lane must not see
   }
-  void make_weights(const pairwise::key_tile<T>& keys, const pairwise::weight_block& b,
-                    const tile::known_weights<T>& p, bool flat) {
+  void make_weights(const pairwise::key_tile<T>& keys, const pairwise::weight_block& b, const tile::known_weights<T>& p,
+                    bool flat) {
     constexpr index_t wide = direct_solver<T>::wide;
     const index_t row = weights_.row(), lane = b.from * w, end = b.to * w;
     if (flat)

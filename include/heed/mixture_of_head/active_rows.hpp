@@ -18,14 +18,17 @@ namespace heed::mixture_of_head::detail {
 inline namespace HEED_ISA {
 
 template <class T> struct problem : pairwise::softmax_problem<T> {
-  tensor_view<const T, 3> gates = {};
+  template <class Options, class... Tensors>
+  HEED_INLINE problem(const tensor_view<const T, 3>& each, const Options& opt, const Tensors&... x)
+      : pairwise::softmax_problem<T>(opt, x...), gates(heed::detail::with_canonical_strides(each)) {}
 
   HEED_INLINE const T* gate(const pairwise::sequence& s, index_t head, index_t query) const {
-    return gates.data() + s.batch * gates.stride(0) + head * gates.stride(1) +
-           (s.first_query + query) * gates.stride(2);
+    return &gates(s.batch, head, s.first_query + query);
   }
   // (sequence, key/value head) pairs
   index_t pairs() const { return this->heads == 0 ? 0 : this->sequences() * this->kv_heads; }
+
+  tensor_view<const T, 3> gates;
 };
 
 // NaN is active; a subnormal gate counts as 0, in and out of tasks
@@ -66,8 +69,8 @@ template <class T> class row_finder {
 
   const pairwise::sequence& sequence() const { return sequence_; }
   index_t kv_head() const { return pair_ % p_.kv_heads; }
-  const pairwise::row_tile& rows() const { return rows_; }  // none: there was nothing but rows to clear
-  const T* gates() const { return gates_.data(); }         // of rows()
+  const pairwise::row_tile& rows() const { return rows_; }       // none: there was nothing but rows to clear
+  const T* gates() const { return gates_.data(); }               // of rows()
   pairwise::row_cut<T> cut() const { return {active_[pair_]}; }  // of the pair's active rows
 
  private:

@@ -6,7 +6,7 @@
 //   o_hi = gate_hi sum_j p_hij v_j,   p_hi = softmax over the visible j of score(scale q_hi . k_j)
 //
 // Rows whose gate is 0 are not computed: what remains of the heads that share a key/value head is gathered into tiles
-// of softmax's drivers, each lane with its own place for masks and score steps, and scattered from there. Time follows
+// of softmax's drivers, each lane with its own place for masks and score mods, and scattered from there. Time follows
 // the active rows: K and V are read by every tile, once for all its rows, and not at all where no row is active.
 
 #include <algorithm>
@@ -79,7 +79,9 @@ template <class T> struct forward_call {
                : few > 0 ? "mixture_of_head: head dim in lanes"
                          : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-    out.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
+    out.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys
+                   : few > 0 ? pairwise::dims_in_lanes<T>::most_keys
+                             : 0;
     out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     text << active << " of " << rows << " rows active";
@@ -111,12 +113,6 @@ template <class T> struct forward_call {
   }
 };
 
-template <class T>
-problem<T> make_problem(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                        tensor_view<const T, 3> gates, tensor_view<T, 4> o, const options<T>& opt, unsigned one_axis) {
-  return {pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis), heed::detail::with_canonical_strides(gates)};
-}
-
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -129,10 +125,9 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  return tile::plan_call(
-      detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, heed::detail::planned_output<T>(o), opt,
-                                                      heed::detail::one_axis<Q, K, V, O>)},
-      context);
+  return tile::plan_call(detail::forward_call<T>{{gates, opt, q, k, v, heed::detail::planned_output<T>(o),
+                                                  heed::detail::one_axis<Q, K, V, O>}},
+                         context);
 }
 
 // Computes o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0,
@@ -144,9 +139,9 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const op
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::same_elements<Q, G>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>{detail::make_problem<T>(q, k, v, gates, tensor_view<T, 4>(o), opt,
-                                                                 heed::detail::one_axis<Q, K, V, O>)},
-                 context);
+  tile::run_call(
+      detail::forward_call<T>{{gates, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
+      context);
 }
 
 // Refuses a pointer in place of a tensor.

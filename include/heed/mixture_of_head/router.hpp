@@ -142,7 +142,8 @@ double route_trained(const R& routed_logits, const S& shared_logits, const A& mi
   heed::detail::checker check(problem);
   const heed::detail::named_tensor named("gates", x.gates);
   detail::check_routing(check, routing, named);
-  check.require(routing.active > 0 || routing.shared == 0 || routing.shared == heads, "routing.active is 0, so routing.shared, %, must be % (all heads)", routing.shared, heads);
+  check.require(routing.active > 0 || routing.shared == 0 || routing.shared == heads,
+                "routing.active is 0, so routing.shared, %, must be % (all heads)", routing.shared, heads);
   if (check.ok()) x.first = routing.active == 0 ? heads : routing.shared, x.count = heads - x.first;
   if (check.ok() && x.count > 0) detail::check_logits(check, {"routed_logits", x.routed}, x.count, named);
   if (check.ok() && x.first > 1) detail::check_logits(check, {"shared_logits", x.shared}, x.first, named);

@@ -26,25 +26,17 @@ template <class T> class dims_in_lanes {
   static constexpr index_t most_rows = w < 8 ? 8 : w;      // fewer rows than this run here
   static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
 
-  struct scratch {
-    scratch(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
-        : q(memory.take<T>(padded_rows(rows) * tile::whole_vectors<T>(p.d))),
-          scores(memory.take<T>((most_keys + w) * pass_capacity)),
-          acc(memory.take<T>(padded_rows(rows) * tile::whole_vectors<T>(p.e))),
-          state{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
-          tail(memory.take<T>(p.e % w == 0 ? 0 : most_keys * w)),
-          finite(memory.take<T>(most_keys * tile::max_lanes<T>)) {}
-    T *q, *scores, *acc;
-    tile::lane_states<T> state;  // a vector for each pass
-    T *tail, *finite;
-  };
-
   // rows: the most that a run will have
   dims_in_lanes(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
       : p_(p),
         d_(tile::whole_vectors<T>(p.d)),
         e_(tile::whole_vectors<T>(p.e)),
-        to_(p, rows, memory),
+        q_(memory.take<T>(padded_rows(rows) * d_)),
+        scores_(memory.take<T>((most_keys + w) * pass_capacity)),
+        acc_(memory.take<T>(padded_rows(rows) * e_)),
+        state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
+        tail_(memory.take<T>(p.e % w == 0 ? 0 : most_keys * w)),
+        finite_(memory.take<T>(most_keys * tile::max_lanes<T>)),
         kv_(p, most_keys, false, false, memory),
         seen_(p) {}
 
@@ -52,7 +44,7 @@ template <class T> class dims_in_lanes {
   void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr) {
     begin(s, kv_head, rows);
     attend(rows, false);
-    if (!tile::all_finite(to_.acc, e_, rows_, e_)) attend(rows, true);  // perhaps by a value that some row must not see
+    if (!tile::all_finite(acc_, e_, rows_, e_)) attend(rows, true);  // perhaps by a value that some row must not see
     finish(s, rows, gate);
   }
 
@@ -80,9 +72,9 @@ template <class T> class dims_in_lanes {
     for (index_t r = 0; r < rows_; ++r) {
       const T* const q = p_.query(s, rows.row[r].head, rows.row[r].query);
       for (index_t c = 0; c < p_.d; c += w)
-        simd::store(to_.q + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.scores.query_factor));
+        simd::store(q_ + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.scores.query_factor));
     }
-    std::fill(to_.q + rows_ * d_, to_.q + padded_rows(rows_) * d_, T(0));
+    std::fill(q_ + rows_ * d_, q_ + padded_rows(rows_) * d_, T(0));
     seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);
       return lane_place{std::min(r.first + lane % w % r.padded, rows_ - 1), lane % w / r.padded};
@@ -90,18 +82,19 @@ template <class T> class dims_in_lanes {
   }
 
   void attend(const row_tile& rows, bool nonfinite_pass) {
-    std::fill(to_.acc, to_.acc + padded_rows(rows_) * e_, T(0));
-    to_.state.init(passes(rows_) * w);
+    std::fill(acc_, acc_ + padded_rows(rows_) * e_, T(0));
+    state_.init(passes(rows_) * w);
     for (index_t first = 0; p_.sink_logits.set() && first < rows_; first += pass_capacity) begin_sinks(rows, first);
-    kv_.each(seen_.spans(), [](const key_span&) { return most_keys; },
-             [&](const key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+    kv_.each(
+        seen_.spans(), [](const key_span&) { return most_keys; },
+        [&](const key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
     const row_pass r = pass_from(rows_, first);
     for (index_t i = 0; i < w; ++i) {
       const tile::row_state<T> init = p_.init_row(rows.at(r.first + i % r.padded).head);
-      to_.state.set(r.number() * w + i, {init.m, i < r.padded ? init.l : T(0)});
+      state_.set(r.number() * w + i, {init.m, i < r.padded ? init.l : T(0)});
     }
   }
 
@@ -113,7 +106,7 @@ template <class T> class dims_in_lanes {
     if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
     const index_t whole = p_.e / w * w;
     for (index_t x = 0; whole < p_.e && x < keys.keys; ++x)
-      simd::store(to_.tail + x * w, simd::load_partial(keys.v.row(x) + whole, p_.e - whole));
+      simd::store(tail_ + x * w, simd::load_partial(keys.v.row(x) + whole, p_.e - whole));
     nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
     for (index_t first = 0; first < rows_; first += pass_capacity) {
       const row_pass r = pass_from(rows_, first);
@@ -144,8 +137,8 @@ template <class T> class dims_in_lanes {
       for (index_t y = x; y < std::min(x + block, ahead); ++y)
         prefetch_row(keys.k, most_keys + y), prefetch_row(keys.v, most_keys + y);
       const tile::lane_block<const T> k = keys.k.part(x, keys.keys - x, 0, p_.d);
-      simd::store(to_.scores + x * R,
-                  dots<R>(k, to_.q + r.first * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+      simd::store(scores_ + x * R,
+                  dots<R>(k, q_ + r.first * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
     }
   }
 
@@ -186,20 +179,20 @@ template <class T> class dims_in_lanes {
   // Score mods and masks; -inf behind the last key, up to a whole vector
   void finish_scores(const row_pass& r, const key_tile<T>& keys) {
     const index_t x = r.number();
-    const score_region<T> region{to_.scores, w, keys.key, keys.keys, x, x + 1, w / r.padded};
+    const score_region<T> region{scores_, w, keys.key, keys.keys, x, x + 1, w / r.padded};
     seen_.modify(region);
     if (keys.partial || seen_.tests_pairs()) seen_.hide_rows(region, r.first, r.rows), seen_.hide_by_user(region);
-    for (index_t i = keys.keys * r.padded; i % w != 0; ++i) to_.scores[i] = -std::numeric_limits<T>::infinity();
+    for (index_t i = keys.keys * r.padded; i % w != 0; ++i) scores_[i] = -std::numeric_limits<T>::infinity();
   }
 
   // Weights in place of the scores; sums of rows whose maximum has risen are rescaled.
   template <index_t R> HEED_NOINLINE void weights(const row_pass& r, index_t keys) {
-    const simd::batch<T> factor = to_.state.template update_rows<R>(to_.scores, (keys * R + w - 1) / w, r.number() * w);
+    const simd::batch<T> factor = state_.template update_rows<R>(scores_, (keys * R + w - 1) / w, r.number() * w);
     tile::lane_array<T, w> each;
     simd::store(each.data(), factor);
     for (index_t x = 0; x < std::min(R, r.rows); ++x) {
       if (heed::detail::equals(each[x], T(1))) continue;
-      T* const acc = to_.acc + (r.first + x) * e_;
+      T* const acc = acc_ + (r.first + x) * e_;
       for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * simd::batch<T>(each[x]));
     }
   }
@@ -211,7 +204,7 @@ template <class T> class dims_in_lanes {
     for (index_t y = 0; y < keys; ++y) {
       unsigned rows = 0;
       for (index_t i = 0; i < r.padded; ++i)
-        if (!heed::detail::equals(to_.scores[y * r.padded + i], -std::numeric_limits<T>::infinity())) rows |= 1u << i;
+        if (!heed::detail::equals(scores_[y * r.padded + i], -std::numeric_limits<T>::infinity())) rows |= 1u << i;
       seen_rows_[y] = static_cast<std::uint8_t>(rows);
       some = some || (rows & all) != all;
     }
@@ -223,20 +216,20 @@ template <class T> class dims_in_lanes {
     for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
       const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w * w, tail = c + whole;
       if (whole > 0) add_columns(r, keys.v.part(0, keys.keys, c, whole), c, some_miss);
-      if (whole < tile::max_lanes<T> && tail < p_.e) add_columns(r, {to_.tail, w, keys.keys, w}, tail, some_miss);
+      if (whole < tile::max_lanes<T> && tail < p_.e) add_columns(r, {tail_, w, keys.keys, w}, tail, some_miss);
     }
   }
   // some_miss: values that are not finite reach the rows that see them, and no other
   void add_columns(const row_pass& r, const tile::lane_block<const T>& v, index_t c, bool some_miss) {
-    T* const sums = to_.acc + r.first * e_ + c;
+    T* const sums = acc_ + r.first * e_ + c;
     const auto multiply = [&](const tile::lane_block<const T>& x, index_t = 0) {
-      tile::matrix_product<T> p = tile::product_of<T>(to_.scores, 1, r.padded, x, {sums, e_, r.rows});
+      tile::matrix_product<T> p = tile::product_of<T>(scores_, 1, r.padded, x, {sums, e_, r.rows});
       p.accumulate = tile::accumulate::keep;
       tile::multiply(p, x.lanes / w);
     };
     if (!some_miss) return multiply(v);
     tile::add_visible<most_keys, T>(
-        v, {to_.scores, r.padded, 0, r.rows, sums, 1, e_}, {to_.finite, v.lanes, v.rows, v.lanes},
+        v, {scores_, r.padded, 0, r.rows, sums, 1, e_}, {finite_, v.lanes, v.rows, v.lanes},
         [&](index_t y) { return std::uint64_t{seen_rows_[y]}; }, multiply);
   }
 
@@ -246,13 +239,12 @@ template <class T> class dims_in_lanes {
       const tile::row_state<T> state = state_of(r);
       if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = state.lse();
       T* const o = p_.output(s, head, query);
-      T* const acc = to_.acc + r * e_;
+      T* const acc = acc_ + r * e_;
       const auto scale = [&](T factor) { std::for_each(acc, acc + p_.e, [&](T& x) { x *= factor; }); };
       const auto all_zero = [&] {
         return std::all_of(acc, acc + p_.e, [](T x) { return heed::detail::equals(x, T(0)); });
       };
-      const simd::batch<T> factor(
-          state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero));
+      const simd::batch<T> factor(state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero));
       index_t c = 0;
       for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc + c) * factor);
       if (c < p_.e) simd::store_partial(o + c, simd::load(acc + c) * factor, p_.e - c);
@@ -263,18 +255,20 @@ template <class T> class dims_in_lanes {
   tile::row_state<T> state_of(index_t r) const {
     const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
     const index_t lane = pass.number() * w, x = r % pass_capacity;
-    tile::row_state<T> sum{to_.state.at(lane + x).m};
-    for (index_t i = x; i < w; i += pass.padded) sum.l += to_.state.at(lane + i).l;
+    tile::row_state<T> sum{state_.at(lane + x).m};
+    for (index_t i = x; i < w; i += pass.padded) sum.l += state_.at(lane + i).l;
     return sum;
   }
 
   const softmax_problem<T>& p_;
   index_t d_, e_, rows_ = 0, keys_ = 0;
-  scratch to_;
+  T *q_, *scores_, *acc_;
+  tile::lane_states<T> state_;  // a vector for each pass
+  T *tail_, *finite_;
   kv_tiles<T> kv_;
   visibility<T> seen_;
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
-  bool far_ = false;  // K and V are longer than the caches
+  bool far_ = false;                                     // K and V are longer than the caches
 };
 
 }  // namespace HEED_ISA

@@ -81,7 +81,7 @@ struct range_bounds {
 // The ranges of a tile's lanes
 struct lane_ranges {
   index_t lanes = 0, keep_first = 0;
-  tile::lane_array<visible, lane_capacity> lane;  // lanes of them, the rest of a last vector repeats the last
+  tile::lane_array<visible, lane_capacity> lane;         // lanes of them, the rest of a last vector repeats the last
   tile::lane_array<range_bounds, lane_capacity> vector;  // of each vector of lanes
   range_bounds all;
 
@@ -111,8 +111,8 @@ struct key_spans {
   index_t count = 0;
 };
 
-// Cuts what a tile sees into spans in ascending order. A partial span starts at the last key that all lanes see, so that
-// the steps of a causal diagonal fall on its squares.
+// Cuts what a tile sees into spans in ascending order. A partial span starts at the last key that all lanes see, so
+// that the steps of a causal diagonal fall on its squares.
 inline key_spans make_spans(const lane_ranges& ranges) {
   const range_bounds& t = ranges.all;
   const index_t kept = ranges.keep_first;
@@ -149,9 +149,9 @@ struct key_runs {
   static constexpr index_t capacity = 64;
   tile::lane_array<key_run, capacity> run;
   index_t count = 0;
-  tile::lane_array<index_t, lane_capacity> first_key, end_key;  // of each vector; empty where it sees no key of the tile
+  tile::lane_array<index_t, vector_capacity> first_key, end_key;  // of each vector; empty where it sees no key
   tile::lane_array<tile::lane_array<coverage, vector_capacity>, capacity> step_coverage;  // of the vectors of its run
-  bool full = false;  // every vector sees every key
+  bool full = false;                                                                      // every vector sees every key
 };
 
 // Cuts the keys [first, first + keys) into runs of whole steps over which the same vectors see any key at all: a

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Tiles of keys, each with its rows of K and V: no other file computes where these are. A cache in pieces needs spans cut
-// at its borders here, and nothing else.
+// Tiles of keys, each with its rows of K and V: no other file of the engine computes where these are. A cache in pieces
+// needs its borders known here, and nothing else.
 
 #include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"
@@ -27,12 +27,12 @@ struct weight_block {
 };
 
 template <class Storage> struct key_tile {
-  index_t key = 0, keys = 0;            // the sequence's first key of it, how many
-  bool partial = false;                 // some ranges end inside
-  index_t next = 0, next_keys = 0;      // the tile after it; 0 keys: none
+  index_t key = 0, keys = 0;                 // the sequence's first key of it, how many
+  bool partial = false;                      // some ranges end inside
+  index_t next = 0, next_keys = 0;           // the tile after it; 0 keys: none
   tile::lane_block<const Storage> k{}, v{};  // its rows, where they are now
-  index_t count = 0;                    // of blocks; 0: no lane sees anything of it
-  bool full = false;                    // every lane sees every key: one block
+  index_t count = 0;                         // of blocks; 0: no lane sees anything of it
+  bool full = false;                         // every lane sees every key: one block
   tile::lane_array<weight_block, vector_capacity> block{};
 };
 
@@ -60,18 +60,16 @@ template <class T> class kv_tiles {
           tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
         else if (i + 1 < spans.count)
           tile.next = spans.span[i + 1].first,
-              tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
-        place(tile);
+          tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
+        place_keys(tile), place_values(tile);
         f(tile);
       }
     }
   }
 
-  // Notes where the rows of a tile are: after they have been copied, too.
-  void place(key_tile<T>& tile) const {
-    const auto k = k_.at(tile.key), v = v_.at(tile.key);
-    tile.k = {k.data, k.row, tile.keys, p_.d}, tile.v = {v.data, v.row, tile.keys, p_.e};
-  }
+  // Notes where the rows of a tile are now: again after they have been copied.
+  void place_keys(key_tile<T>& tile) const { tile.k = k_.at(tile.key, tile.keys); }
+  void place_values(key_tile<T>& tile) const { tile.v = v_.at(tile.key, tile.keys); }
 
   tile::row_stage<T>& k() { return k_; }
   tile::row_stage<T>& v() { return v_; }

@@ -32,10 +32,12 @@ template <class T> class pair_masks {
     ids_range ids;
   };
 
-  static bool any_in(const kind& mask) { return (mask.present & (kind::segments | kind::keep | kind::visible_if)) != 0; }
+  static bool any_in(const kind& mask) {
+    return (mask.present & (kind::segments | kind::keep | kind::visible_if)) != 0;
+  }
 
   // For a tile of rows, one in each lane; what is behind the last lane, up to whole vectors, repeats it.
-  void begin(const kind& mask, const sequence_origin& s, const row_tile& rows) {
+  void begin(const kind& mask, const heed::detail::sequence& s, const row_tile& rows) {
     mask_ = &mask;
     segments_ = mask.has(kind::segments), keep_ = mask.has(kind::keep), user_ = mask.has(kind::visible_if);
     if (keep_) kept_.begin(mask.keep_tensor, s);

@@ -12,8 +12,8 @@
 // Online softmax: Milakov and Gimelshein (arXiv 1805.02867), tiles as in FlashAttention (arXiv 2205.14135). Tile sizes:
 // bench/softmax_bench.cpp, prefill rows.
 //
-// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more, in
-// a pass that looks at what is not finite.
+// A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more:
+// the nonfinite pass.
 
 #include "heed/pairwise/weighted_sums.hpp"
 
@@ -54,11 +54,11 @@ template <class T> class queries_in_lanes {
   }
 
   void visit(key_tile<T>& keys, bool nonfinite_pass) {
-    tile::row_stream<T> values = tiles_.kv().v().stream(keys.key, keys.keys);
+    tile::row_prefetcher<T> values = tiles_.kv().v().stream(keys.key, keys.keys);
     tiles_.scores(keys, scores_, state_.m, factor_, &values);
-    values.finish(), tiles_.kv().place(keys);
+    values.finish(), tiles_.kv().place_values(keys);
     nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
-    tile::row_stream<T> next = tiles_.next_keys(keys);
+    tile::row_prefetcher<T> next = tiles_.next_keys(keys);
     const tile::lane_block<T> scores = tiles_.lanes_of(scores_, keys.keys);
     for (index_t i = 0; i < keys.count; ++i) {
       const weight_block& b = keys.block[i];

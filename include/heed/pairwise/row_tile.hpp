@@ -3,16 +3,12 @@
 
 #include <algorithm>
 
+#include "heed/core/call.hpp"
 #include "heed/core/view.hpp"
 #include "heed/pairwise/key_ranges.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
-
-// Where a sequence's queries and keys begin in the tensors that have one entry per pair of them.
-struct sequence_origin {
-  index_t number = 0, batch = 0, first_query = 0, first_key = 0;
-};
 
 // The compute head and the query (of its sequence) in a lane
 struct lane_row {
@@ -41,7 +37,7 @@ template <class E> using row_pointers = tile::lane_array<E*, lane_capacity>;
 // Finds the rows of a tile in a tensor (batch, head, query, anything) each head of which serves `repeat` compute heads.
 // A division per row would be felt.
 template <class E>
-HEED_INLINE row_pointers<E> find_rows(const row_tile& rows, const tensor_view<E, 4>& x, const sequence_origin& s,
+HEED_INLINE row_pointers<E> find_rows(const row_tile& rows, const tensor_view<E, 4>& x, const heed::detail::sequence& s,
                                       index_t repeat = 1) {
   E* const first = x.data() + s.batch * x.stride(0) + s.first_query * x.stride(2);
   const index_t head = x.stride(1), query = x.stride(2);

@@ -16,8 +16,8 @@
 #include "heed/core/per_head.hpp"
 #include "heed/core/score_function.hpp"
 #include "heed/core/view.hpp"
-#include "heed/simd/math.hpp"
 #include "heed/pairwise/row_tile.hpp"
+#include "heed/simd/math.hpp"
 #include "heed/tile/pack.hpp"
 
 namespace heed::pairwise {
@@ -36,10 +36,10 @@ template <class T> struct score_mod_rules {
   T unit = 0;          // of scores in the mods: log2(e), or 1 where a user function follows
   heed::detail::per_head_view slopes = {};
   tensor_view<const T, 4> bias = {};
-  heed::detail::score_parts<T> function = {};
+  const heed::detail::score_parts<T>* function = nullptr;
 
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
-  HEED_INLINE bool has_function() const { return function.map_value != nullptr; }
+  HEED_INLINE bool has_function() const { return function->map_value != nullptr; }
   HEED_INLINE bool any() const {
     return !heed::detail::equals(cap, T(0)) || slopes.set() || has_bias() || has_function();
   }
@@ -47,7 +47,7 @@ template <class T> struct score_mod_rules {
 
 template <class T, class Options> score_mod_rules<T> make_score_mod_rules(const Options& opt, index_t head_dim) {
   score_mod_rules<T> rules;
-  rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = heed::detail::parts(opt.score);
+  rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = &heed::detail::parts(opt.score);
   const double unit = rules.has_function() ? 1 : std::numbers::log2e;
   const double scale = opt.scale ? *opt.scale : 1 / std::sqrt(static_cast<double>(head_dim));
   // a cap that no score of type T comes near is none, and one that T does not hold is its smallest
@@ -66,7 +66,7 @@ template <class Element> struct pair_tensor {
   const Element* first = nullptr;
   index_t head = 0, query = 0, key = 0;  // strides
 
-  HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const sequence_origin& s) {
+  HEED_INLINE void begin(const tensor_view<const Element, 4>& x, const heed::detail::sequence& s) {
     if (x.empty()) return static_cast<void>(*this = {});  // no pair will be asked for
     const auto stride = [&](int axis) { return x.extent(axis) == 1 ? 0 : x.stride(axis); };
     head = stride(1), query = stride(2), key = stride(3);
@@ -75,7 +75,7 @@ template <class Element> struct pair_tensor {
   HEED_INLINE const Element* row(index_t h, index_t i) const { return first + h * head + i * query; }
 };
 
-// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on. A row of them, `stride` apart,
+// Scores of keys [first, first + keys) for vectors [from, to) of lanes, from `scores` on, in rows `stride` apart. A row
 // holds key_step keys: 1 where lanes are queries; more where lane i is row i % (width / key_step) at key
 // i / (width / key_step) of the row's keys.
 template <class T> struct score_region {
@@ -100,11 +100,11 @@ template <class T> class score_mods {
   using batch = simd::batch<T>;
   static constexpr index_t w = simd::width<T>;
 
-  // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for. What
-  // is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
+  // Row r is at place first_place + its query; place_of(lane), for `lanes` lanes, says which row a lane stands for.
+  // What is behind the last lane, up to whole vectors, repeats it. called: functions of the user's need positions.
   template <class PlaceOf>
-  void begin(const score_mod_rules<T>& rules, const sequence_origin& s, const row_tile& rows, index_t first_place,
-             bool called, index_t lanes, PlaceOf place_of) {
+  void begin(const score_mod_rules<T>& rules, const heed::detail::sequence& s, const row_tile& rows,
+             index_t first_place, bool called, index_t lanes, PlaceOf place_of) {
     called_ = called, distances_ = rules.slopes.set(), biased_ = rules.has_bias();
     number_ = static_cast<std::int32_t>(s.number);
     bias_ = {};
@@ -122,7 +122,7 @@ template <class T> class score_mods {
     if (distances_) add_distance(r);
     for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x);
     if (!rules.has_function()) return;
-    call(r, [&](const auto& tile) { heed::detail::map_value(rules.function, tile); });
+    call(r, [&](const auto& tile) { heed::detail::map_value(*rules.function, tile); });
     each_vector(r, [](T* s) {
       const batch x = simd::load(s);
       simd::store(s, unless_hidden(x, x * batch(static_cast<T>(std::numbers::log2e))));
@@ -132,8 +132,8 @@ template <class T> class score_mods {
   // f(score_tile) over a region, for functions of the user
   template <class F> void call(const score_region<T>& r, F f) const {
     const index_t l = r.from * w, lanes = r.key_step == 1 ? (r.to - r.from) * w : w / r.key_step;
-    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.stride : lanes, r.first, r.keys, lanes, number_, &head_[l],
-                                  &query_[l], &place_[l]});
+    f(heed::detail::score_tile<T>{r.scores, r.key_step == 1 ? r.stride : lanes, r.first, r.keys, lanes, number_,
+                                  &head_[l], &query_[l], &place_[l]});
   }
 
  private:
@@ -175,8 +175,7 @@ template <class T> class score_mods {
   HEED_NOINLINE void add_distance(const score_region<T>& r) const {
     for (index_t x = r.from; x < r.to; ++x) {
       T from[std::size_t{w}];
-      for (index_t i = 0; i < w; ++i)
-        from[i] = static_cast<T>(distance_from_[x * w + i] - r.first);
+      for (index_t i = 0; i < w; ++i) from[i] = static_cast<T>(distance_from_[x * w + i] - r.first);
       const batch slope = simd::load(&slope_[x * w]), step(static_cast<T>(r.key_step));
       const batch place = simd::load(from);
       batch key(T(0));

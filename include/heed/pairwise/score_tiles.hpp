@@ -42,7 +42,7 @@ template <class T> class score_tiles {
   index_t stride() const { return stride_; }  // lanes in whole vectors: the stride of everything [..][lane]
   tile::lane_block<T> lanes_of(T* x, index_t rows) const { return {x, stride_, rows, stride_}; }
   kv_tiles<T>& kv() { return kv_; }
-  tile::row_stream<T> next_keys(const key_tile<T>& keys) { return kv_.k().stream(keys.next, keys.next_keys); }
+  tile::row_prefetcher<T> next_keys(const key_tile<T>& keys) { return kv_.k().stream(keys.next, keys.next_keys); }
 
   // f(number, tile) for the key tiles from number `first` on; scores() is for the tile at hand.
   template <class F> void each(F f, index_t first = 0) {
@@ -53,8 +53,8 @@ template <class T> class score_tiles {
     });
   }
 
-  // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows for what comes next
-  void scores(const key_tile<T>& keys, T* s, const T* m, T* row_max, tile::row_stream<T>* prefetch = nullptr) {
+  // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows that come next
+  void scores(const key_tile<T>& keys, T* s, const T* m, T* row_max, tile::row_prefetcher<T>* prefetch = nullptr) {
     prefetch_ = prefetch;
     const tile::lane_block<T> all = lanes_of(s, keys.keys);
     keys.full ? full_tile(keys, all, m, row_max) : partial_tile(keys, all, m, row_max);
@@ -90,7 +90,8 @@ template <class T> class score_tiles {
   }
 
   // s = K q; row_max, if not null, is raised to the largest
-  void product(const key_tile<T>& keys, const tile::lane_block<T>& s, const weight_block& b, T* row_max = nullptr) const {
+  void product(const key_tile<T>& keys, const tile::lane_block<T>& s, const weight_block& b,
+               T* row_max = nullptr) const {
     const tile::lane_block<const T> k = b.rows_of(keys.k);
     tile::matrix_product<T> p = tile::product_of<T>(k.data, k.stride, 1, {q_ + b.from * w, stride_, p_.d}, b.of(s));
     p.row_max = row_max;
@@ -153,7 +154,7 @@ template <class T> class score_tiles {
   T* q_;
   kv_tiles<T> kv_;
   visibility<T> seen_;
-  tile::row_stream<T>* prefetch_ = nullptr;  // of the products of scores()
+  tile::row_prefetcher<T>* prefetch_ = nullptr;  // of the products of scores()
   index_t vectors_ = 0, stride_ = 0;
   key_runs runs_;  // of the tile at hand
 };

@@ -65,8 +65,8 @@ template <class T, class Tiles> class task_list {
 // Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
 template <class T> inline constexpr index_t few_rows = dims_in_lanes<T>::most_rows;
 
-// How the rows that share a key/value head run: few of them in one task with the head dim in lanes, others in tiles with
-// queries in lanes.
+// How the rows that share a key/value head run: few of them in one task with the head dim in lanes, others in tiles
+// with queries in lanes.
 template <class T> struct row_cut {
   index_t rows;
 

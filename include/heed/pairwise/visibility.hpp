@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Which pairs of a tile of rows are visible, and what changes their scores: ranges of keys, masks that are asked pair by
-// pair, and score mods, for both drivers.
+// Which pairs of a tile of rows are visible, and what changes their scores: ranges of keys, masks that are asked pair
+// by pair, and score mods, for both drivers.
 
 #include "heed/pairwise/pair_masks.hpp"
 #include "heed/pairwise/problem.hpp"

@@ -55,7 +55,7 @@ template <class T> class weighted_sums {
 
   // Adds a block of a tile: x its rows, weights [key][lane]. prefetch: rows for what comes next
   void add(const tile::lane_block<const T>& x, const tile::lane_block<T>& weights, const weight_block& b,
-           tile::row_stream<T>* prefetch = nullptr) {
+           tile::row_prefetcher<T>* prefetch = nullptr) {
     add_columns(b.rows_of(x), 0, weights, b, start_of(b.from, b.to), prefetch);
   }
 
@@ -87,9 +87,9 @@ template <class T> class weighted_sums {
 
   // x: rows of the block, columns from c on
   void add_columns(const tile::lane_block<const T>& x, index_t c, const tile::lane_block<T>& weights,
-                   const weight_block& b, tile::accumulate start, tile::row_stream<T>* prefetch = nullptr) {
-    tile::matrix_product<T> p = tile::product_of<T>(x.data, 1, x.stride, b.of(weights),
-                                                    {sum_ + c * stride_ + b.from * w, stride_, x.lanes});
+                   const weight_block& b, tile::accumulate start, tile::row_prefetcher<T>* prefetch = nullptr) {
+    tile::matrix_product<T> p =
+        tile::product_of<T>(x.data, 1, x.stride, b.of(weights), {sum_ + c * stride_ + b.from * w, stride_, x.lanes});
     p.accumulate = start, p.factor = factor_ + b.from * w;
     tile::multiply_streaming<T>(p, b.to - b.from, prefetch);
   }

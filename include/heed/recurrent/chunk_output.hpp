@@ -122,36 +122,25 @@ template <class T> class chunk_output {
 
   // sums = S^T phi(q), weight_sum = z.phi(q)
   void read_state() {
-    const index_t vectors = q_.lanes / w;
     auto accumulate = tile::accumulate::zero;
     features_.each_block([&](const feature_block& block) {
-      const T* const phi = features_.of_queries(q_, block);
-      const tile::lane_block<const T> s{state_->s() + block.first * state_->stride(), state_->stride(), block.count,
-                                        sums_.rows},
-          z{state_->z() + block.first, 1, block.count, 1};
-      auto product = transposed_product<T>(s, phi, q_.stride, sums_.data, sums_.stride);
+      const tile::lane_block<const T> phi{features_.of_queries(q_, block), q_.stride, block.count, q_.lanes};
+      const T* const s = state_->s() + block.first * state_->stride();
+      auto product = tile::product_of<T>(s, 1, state_->stride(), phi, sums_);
       product.accumulate = std::exchange(accumulate, tile::accumulate::keep);
-      prefetch_.multiply(product, vectors);
+      prefetch_.multiply(product, phi.lanes / w);
       if (!p_.normalize) return;
-      product = transposed_product<T>(z, phi, q_.stride, weight_sum_, q_.stride);
+      product = tile::product_of<T>(state_->z() + block.first, 0, 1, phi, {weight_sum_, 0, 1, phi.lanes});
       product.accumulate = tile::accumulate::keep;
-      tile::multiply(product, vectors);
+      tile::multiply(product, phi.lanes / w);
     });
   }
 
   // Adds keys [key, key + keys) of the chunk for the lanes from `lane` on.
   void add_keys(index_t key, index_t keys, index_t lane, bool nonfinite_pass) {
     const tile::lane_block<T> s = scores_.part(0, keys, lane, scores_.lanes - lane);
-    tile::multiply<T>({.a = tokens_.keys.row(key),
-                       .a_row = tokens_.keys.stride,
-                       .a_col = 1,
-                       .b = q_.data + lane,
-                       .b_row = q_.stride,
-                       .c = s.data,
-                       .c_row = s.stride,
-                       .rows = keys,
-                       .depth = p_.d},
-                      s.lanes / w);
+    const tile::lane_block<T> q = q_.part(0, p_.d, lane, s.lanes), sums = sums_.part(0, sums_.rows, lane, s.lanes);
+    tile::multiply(tile::product_of<T>(tokens_.keys.row(key), tokens_.keys.stride, 1, q, s), s.lanes / w);
     if (p_.taylor()) taylor_weights(s);
     decay_->apply_diag_decay(s, key, queries_.at + lane);
     if (p_.normalize) add_down(s, weight_sum_ + lane);
@@ -159,13 +148,14 @@ template <class T> class chunk_output {
     if (nonfinite_pass)
       add_visible(s, v, key, lane);
     else
-      add_values(s, v, sums_.data + lane);
+      add_values(s, v, sums);
     next_ = tile::accumulate::keep;
   }
 
   // Adds the weighted values; the state's part, if it comes first, is scaled by its decay.
-  void add_values(const tile::lane_block<T>& weights, const tile::lane_block<const T>& v, T* sums) {
-    auto product = transposed_product<T>(v, weights.data, weights.stride, sums, sums_.stride);
+  void add_values(const tile::lane_block<T>& weights, const tile::lane_block<const T>& v,
+                  const tile::lane_block<T>& sums) {
+    auto product = tile::product_of<T>(v.data, 1, v.stride, weights, sums);
     product.accumulate = next_;
     if (next_ == tile::accumulate::scale) product.factor = decay_->q_decay(queries_.at);
     tile::multiply(product, weights.lanes / w);
@@ -179,10 +169,11 @@ template <class T> class chunk_output {
         if (decay_->sees(queries_.at + l, key + j)) lanes |= std::uint64_t{1} << l;
       return lanes;
     };
-    tile::add_visible<key_block, T>(
-        v, {scores_.data, scores_.stride, lane, queries_.lanes, sums_.data, sums_.stride},
-        {finite_, finite_columns, v.rows, finite_columns}, seen,
-        [&](const tile::lane_block<const T>& x, index_t c) { add_values(weights, x, sums_.row(c) + lane); });
+    tile::add_visible<key_block, T>(v, {scores_.data, scores_.stride, lane, queries_.lanes, sums_.data, sums_.stride},
+                                    {finite_, finite_columns, v.rows, finite_columns}, seen,
+                                    [&](const tile::lane_block<const T>& x, index_t c) {
+                                      add_values(weights, x, sums_.part(c, x.lanes, lane, weights.lanes));
+                                    });
   }
 
   const recurrence<T>& p_;

@@ -10,7 +10,6 @@
 // Traffic: an update loads and stores S once; the chunk's queries load it once more.
 
 #include <algorithm>
-#include <type_traits>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/decay.hpp"
@@ -49,21 +48,6 @@ struct chunk_sizes {
   index_t chunk = 0, columns = 0, states = 1;
 };
 
-// Returns the product C = A^T B, with the rows of A and B for depth and the columns of A for rows of C.
-template <class T>
-tile::matrix_product<T> transposed_product(const tile::lane_block<const T>& a, const T* b, index_t b_row, T* c,
-                                           index_t c_row) {
-  return {.a = a.data,
-          .a_row = 1,
-          .a_col = a.stride,
-          .b = b,
-          .b_row = b_row,
-          .c = c,
-          .c_row = c_row,
-          .rows = a.lanes,
-          .depth = a.rows};
-}
-
 template <class T> class chunk_state {
  public:
   static constexpr index_t w = simd::width<T>;
@@ -79,23 +63,25 @@ template <class T> class chunk_state {
   // Begins with the task's columns of head number `state` of the initial state.
   void begin(index_t state) {
     state_ = state, empty_ = p_.before.s.data() == nullptr;
-    const index_t columns = task_.columns, whole = tile::whole_vectors<T>(columns);
+    const index_t number = task_.sequence.number, columns = task_.columns, whole = tile::whole_vectors<T>(columns);
     for (index_t f = 0; f < p_.features && !empty_; ++f) {
-      const T* const from = row_of(p_.before.s, f) + task_.column;
+      const T* const from = &p_.before.s(number, state, f, task_.column);
       std::copy(from, from + columns, s_ + f * stride_);
       std::fill(s_ + f * stride_ + columns, s_ + f * stride_ + whole, T(0));
     }
-    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) z_[f] = empty_ ? T(0) : *element_of(p_.before.z, f);
+    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f)
+      z_[f] = empty_ ? T(0) : p_.before.z(number, state, f);
   }
 
   // Writes the final state, if it is wanted.
   void end() {
     if (p_.after.s.data() == nullptr) return;
     if (empty_) std::fill(s_, s_ + p_.features * stride_, T(0));
-    for (index_t f = 0; f < p_.features; ++f)
-      std::copy(s_ + f * stride_, s_ + f * stride_ + task_.columns, row_of(p_.after.s, f) + task_.column);
-    for (index_t f = 0; f < (p_.normalize && task_.column == 0 ? p_.features : 0); ++f)
-      *element_of(p_.after.z, f) = z_[f];
+    for (index_t f = 0; f < p_.features; ++f) {
+      const T* const from = s_ + f * stride_;
+      std::copy(from, from + task_.columns, &p_.after.s(task_.sequence.number, state_, f, task_.column));
+      if (p_.normalize && task_.column == 0) p_.after.z(task_.sequence.number, state_, f) = z_[f];
+    }
   }
 
   bool empty() const { return empty_; }  // all 0, and s() is not written
@@ -116,8 +102,9 @@ template <class T> class chunk_state {
       const tile::lane_block<const T> k = features.of_keys(x.keys, decay, block);
       for (index_t groups = (all + tile::max_vectors - 1) / tile::max_vectors, from = 0; groups > 0; --groups) {
         const index_t vectors = (all - from + groups - 1) / groups;
-        auto product = transposed_product<T>(k.part(first, n - first, 0, block.count), x.values.row(first) + from * w,
-                                             x.values.stride, s_ + block.first * stride_ + from * w, stride_);
+        const tile::lane_block<T> s{s_ + block.first * stride_ + from * w, stride_, block.count, vectors * w};
+        const tile::lane_block<const T> v = x.values.part(first, n - first, from * w, s.lanes);
+        auto product = tile::product_of<T>(k.row(first), 1, k.stride, v, s);
         product.accumulate = accumulate, product.factor = factor_;
         prefetch.multiply(product, vectors);
         from += vectors;
@@ -128,13 +115,6 @@ template <class T> class chunk_state {
   }
 
  private:
-  template <class U> U* row_of(const tensor_view<U, 4>& s, index_t f) const {
-    return s.data() + task_.sequence.number * s.stride(0) + state_ * s.stride(1) + f * s.stride(2);
-  }
-  template <class U> U* element_of(const tensor_view<U, 3>& z, index_t f) const {
-    return z.data() + task_.sequence.number * z.stride(0) + state_ * z.stride(1) + f * z.stride(2);
-  }
-
   // Adds the rows to the sums.
   static void add_rows(const tile::lane_block<const T>& x, T* sums) {
     for (index_t c = 0; c < x.lanes; c += w) {

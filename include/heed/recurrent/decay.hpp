@@ -56,8 +56,7 @@ HEED_NOINLINE void decay_by_sums(tile::lane_block<T> s, const T* high, const T* 
 
 // Sets the score of (key j, lane i) to 0 where i < j or i >= end[j] (end null: no such bound), whatever it was. The
 // block begins with token `key` and with lane `lane` of the chunk; end: of token 0.
-template <class T>
-HEED_NOINLINE void hide_unseen(tile::lane_block<T> s, index_t key, index_t lane, const T* end) {
+template <class T> HEED_NOINLINE void hide_unseen(tile::lane_block<T> s, index_t key, index_t lane, const T* end) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   alignas(64) tile::lane_array<T, w> numbers;

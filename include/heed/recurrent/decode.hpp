@@ -95,9 +95,8 @@ template <class T> class decode_driver {
     const tensor_view<T, 4>& s = p_.after.s;
     const tensor_view<T, 3>& z = p_.after.z;
     const index_t kv_head = state / p_.states_per_kv_head;
-    state_update<T> update{
-        .s = {s.data() + t.number * s.stride(0) + state * s.stride(1), s.stride(2), p_.features, p_.e}};
-    T* const sums = p_.normalize ? z.data() + t.number * z.stride(0) + state * z.stride(1) : nullptr;
+    state_update<T> update{.s = {&s(t.number, state, 0, 0), s.stride(2), p_.features, p_.e}};
+    T* const sums = p_.normalize ? &z(t.number, state, 0) : nullptr;
     for (index_t i = 0; i < t.queries; ++i) {
       const bool writes = i < t.keys;
       if (writes) {
@@ -111,22 +110,20 @@ template <class T> class decode_driver {
         const index_t head = state * p_.queries_per_state + g;
         update.q = features(p_.query(t, head, i), q_, p_.q_scale);
         update.o = p_.output(t, head, i);
-        read(update, writes && g == 0, output_factor(p_, weight_sum(update.q, sums, z.stride(2))));
+        const output_factors<T> factors = output_factor(p_, weight_sum(update.q, sums, z.stride(2)));
+        update.gate = factors.two() ? factors.first : factors.last;
+        if (!writes || g > 0)
+          update_state<false, false>(update);
+        else if (p_.decay != nullptr && (p_.decay->gated || update.lambda < T(1)))
+          update_state<true, true>(update);
+        else
+          update_state<true, false>(update);
+        for (index_t e = 0; factors.two() && e < p_.e; ++e) update.o[e] *= factors.last;
       }
     }
   }
 
  private:
-  void read(state_update<T>& update, bool writes, const output_factors<T>& factors) const {
-    update.gate = factors.two() ? factors.first : factors.last;
-    if (!writes)
-      update_state<false, false>(update);
-    else if (p_.decay != nullptr && (p_.decay->gated || update.lambda < T(1)))
-      update_state<true, true>(update);
-    else
-      update_state<true, false>(update);
-    for (index_t e = 0; factors.two() && e < p_.e; ++e) update.o[e] *= factors.last;
-  }
   T lambda(const sequence& s, index_t state, index_t i) const {
     if (p_.decay == nullptr) return T(1);
     const double log = p_.decay->gated ? static_cast<double>(*p_.gate(s, state, i)) : -p_.decay->slopes.at(state);

@@ -62,8 +62,8 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
   const batch zero(T(0)), one(T(1));
   switch (map.built_in) {
     case feature::elu_plus_one:
-      return map_values(
-          x, count, x, [=](batch a) { return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a))); });
+      return map_values(x, count, x,
+                        [=](batch a) { return simd::select<T>(a > zero, a + one, simd::exp(simd::min(zero, a))); });
     case feature::relu:
       return map_values(x, count, x, [=](batch a) { return simd::max(zero, a); });
     case feature::relu_squared:
@@ -154,8 +154,7 @@ template <class T> class chunk_features {
     if (!p_.taylor()) return f(feature_block{0, p_.features});
     f(feature_block{0, 1}), f(feature_block{1, p_.d});
     const index_t some = capacity_ / p_.d;
-    for (index_t a = 0; a < p_.d; a += some)
-      f(feature_block{1 + p_.d + a * p_.d, std::min(some, p_.d - a) * p_.d, a});
+    for (index_t a = 0; a < p_.d; a += some) f(feature_block{1 + p_.d + a * p_.d, std::min(some, p_.d - a) * p_.d, a});
   }
 
   // Returns the block's features [feature][lane] of queries [dim][lane], with the same stride. q: through the map

@@ -36,6 +36,8 @@ struct chunk_cut : chunk_sizes {
   }
 };
 
+HEED_INLINE double real(index_t x) { return static_cast<double>(x); }
+
 // Returns the chunk length that costs least. Per token, C / 2 pairs more cost (D + E) C FLOPs. A pass over the state,
 // F x E numbers that are loaded, multiplied with a short depth and stored, costs as much as `pass` products for each of
 // them, once per C tokens. The sum is least at C^2 = 2 pass F E / (D + E). bench/lightning_bench.cpp, chunk rows,
@@ -43,10 +45,9 @@ struct chunk_cut : chunk_sizes {
 template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
   constexpr double pass = 10;
   constexpr index_t w = simd::width<T>, lanes = tile::max_lanes<T>, most = 512;
-  const double f = static_cast<double>(features), columns = static_cast<double>(e), dim = static_cast<double>(d);
-  const double best = std::min<double>(most, std::sqrt(2 * pass * f * columns / (dim + columns)));
-  const index_t unit = best < static_cast<double>(lanes) ? w : lanes;
-  return std::max<index_t>(unit, static_cast<index_t>(best / static_cast<double>(unit) + 0.5) * unit);
+  const double best = std::min<double>(most, std::sqrt(2 * pass * real(features) * real(e) / (real(d) + real(e))));
+  const index_t unit = best < real(lanes) ? w : lanes;
+  return std::max<index_t>(unit, static_cast<index_t>(best / real(unit) + 0.5) * unit);
 }
 
 // Time per token for a state and so many columns, in FLOPs at the peak: to update the state, and for all queries
@@ -57,22 +58,19 @@ struct token_time {
   double update = 0, read = 0;
 };
 template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, index_t columns) {
-  const double d = static_cast<double>(p.d), e = static_cast<double>(p.e), c = static_cast<double>(columns);
-  const double state = 2 * static_cast<double>(p.features) * c, pass = state * 4 / static_cast<double>(chunk);
-  const double moved = p.decay != nullptr ? 14 : 9,
-               pairs = p.causal ? static_cast<double>(chunk + simd::width<T>) * (d + c) : 0;
-  const double read = state + pairs + (50 - moved) * (d + e);
-  return {state + pass + moved * (d + e), static_cast<double>(p.queries_per_state) * read};
+  const double c = real(columns), all = real(p.d) + real(p.e), moved = p.decay != nullptr ? 14 : 9;
+  const double state = 2 * real(p.features) * c, pass = state * 4 / real(chunk);
+  const double pairs = p.causal ? real(chunk + simd::width<T>) * (real(p.d) + c) : 0;
+  return {state + pass + moved * all, real(p.queries_per_state) * (state + pairs + (50 - moved) * all)};
 }
 
 // Returns the time of a block's slowest piece; each piece takes the keys that all queries see into its state.
 inline double slowest_piece(const sequence& s, const causal_split& x, const token_time& time, const chunk_cut& cut) {
-  const double share = static_cast<double>(cut.begin_of(1)) / static_cast<double>(piece::whole);
-  const double each = static_cast<double>(x.prefix_keys) * time.update +
-                      static_cast<double>(x.pairs) * share * (time.update + time.read);
-  const double first = static_cast<double>(x.leading_queries) * time.read;
-  const double last = static_cast<double>(s.queries - x.leading_queries - x.pairs) * time.read +
-                      static_cast<double>(s.keys - x.prefix_keys - x.pairs) * time.update;
+  const double share = real(cut.begin_of(1)) / real(piece::whole);
+  const double each = real(x.prefix_keys) * time.update + real(x.pairs) * share * (time.update + time.read);
+  const double first = real(x.leading_queries) * time.read;
+  const double last =
+      real(s.queries - x.leading_queries - x.pairs) * time.read + real(s.keys - x.prefix_keys - x.pairs) * time.update;
   return each + (cut.pieces == 1 ? first + last : std::max(first, last));
 }
 
@@ -100,9 +98,8 @@ void cut_sequences(const recurrence<T>& p, index_t count, const sequence& s, ind
     const token_time time = time_of(p, cut.chunk, next.columns);
     next.update_cost = time.update / (time.update + time.read);
     for (next.pieces = 1; next.pieces <= std::min({most_pieces, workers, chunks}); ++next.pieces) {
-      const double tasks = static_cast<double>(count) * static_cast<double>(next.blocks * next.pieces);
-      const double rounds = std::ceil(tasks / static_cast<double>(workers));
-      const double slowest = rounds * slowest_piece(s, split, time, next);
+      const double tasks = real(count) * real(next.blocks * next.pieces);
+      const double slowest = std::ceil(tasks / real(workers)) * slowest_piece(s, split, time, next);
       if (next.blocks == 1 && next.pieces == 1) whole_time = least = slowest;
       if (slowest < least && slowest < 0.95 * whole_time && tasks < 9e18) least = slowest, cut = next;
     }
@@ -121,13 +118,12 @@ template <class T> bool token_major(const tensor_view<const T, 4>& x) {
 template <class T> index_t states_together(const recurrence<T>& p, index_t chunk, index_t workers) {
   constexpr double cache = 640 * 1024;
   if (!token_major(p.k) || !token_major(p.v)) return 1;
-  const double state = static_cast<double>(p.features) * static_cast<double>(odd_lines<T>(p.e));
-  const double rows = 2 * static_cast<double>(chunk) * static_cast<double>(p.d + p.e);
-  const double each = (state + rows) * static_cast<double>(sizeof(T));
+  const double state = real(p.features) * real(odd_lines<T>(p.e)), rows = 2 * real(chunk) * real(p.d + p.e);
+  const double each = (state + rows) * double{sizeof(T)};
   const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
   for (index_t most = std::min(max_states_per_task, p.states); most > 1; --most) {
     const index_t groups = (p.states + most - 1) / most, even = (p.states + groups - 1) / groups;
-    if (static_cast<double>(even) * each > cache) continue;
+    if (real(even) * each > cache) continue;
     if (rounds(p.sequences() * groups) * even <= rounds(p.sequences() * p.states)) return even;
   }
   return 1;
@@ -148,7 +144,7 @@ template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t work
   chunk_cut cut;
   const index_t count = p.sequences() * p.states;
   const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
-  if (count <= 0 || p.heads == 0 || nothing) return cut;
+  if (count <= 0 || p.query_heads == 0 || nothing) return cut;
   sequence longest;
   const bool differ = p.packed() || p.mask.has(p.mask.key_lengths);
   for (index_t number = 0; number < (differ ? p.sequences() : 1); ++number) {

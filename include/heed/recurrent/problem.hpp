@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "heed/core/alignment.hpp"
+#include "heed/core/call.hpp"
 #include "heed/core/decay.hpp"
 #include "heed/core/feature_map.hpp"
 #include "heed/core/mask.hpp"
@@ -18,10 +19,9 @@
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// One batch entry, or one of the sequences that packed() cuts the only batch entry into. keys: without those that
-// key_lengths hides. place: of the first query, on the key axis.
-struct sequence {
-  index_t number = 0, batch = 0, first_query = 0, queries = 0, first_key = 0, keys = 0, place = 0;
+// keys: without those that key_lengths hides. place: of the first query, on the key axis.
+struct sequence : heed::detail::sequence {
+  index_t place = 0;
 };
 
 // The causal mask of a sequence: every query sees the first prefix_keys keys. The first leading_queries queries see no
@@ -31,85 +31,53 @@ struct causal_split {
   index_t prefix_keys = 0, leading_queries = 0, pairs = 0;
 };
 
-template <class T> struct recurrence {
-  tensor_view<const T, 4> q, k, v;
-  tensor_view<T, 4> o;
-  const heed::detail::mask_parts& mask;
-  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
-  heed::detail::feature_parts<T> map = {};
-  const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
-  state_view<const T> before = {};                      // null: zeros
-  state_view<T> after = {};                             // null: not wanted
-  double scale = 1, eps = 0;                            // scale: without q_scale, see derive_sizes()
-  T q_scale = T(1);                                     // factor of phi(q)
-  bool causal = true, normalize = false;
-  bool in_place = false;                        // decode: before and after are the state it updates
-  index_t chunk = 0;                            // as given
-  index_t heads = 0, kv_heads = 0, states = 0;  // states: heads of the state
-  index_t queries_per_state = 1, states_per_kv_head = 1;
-  index_t d = 0, e = 0, features = 0;
-  unsigned one_axis = 0;  // of q, k, v, o: see heed::detail::one_axis
+template <class T> struct recurrence : heed::detail::tensors<T> {
+  // Takes what the options of these kernels have in common; derive_sizes() comes when the kernel has set the rest.
+  template <class Options, class... Tensors>
+  HEED_INLINE recurrence(const Options& opt, const Tensors&... x)
+      : heed::detail::tensors<T>(opt, x...),
+        before{heed::detail::with_canonical_strides(opt.initial_state.s),
+               heed::detail::with_canonical_strides(opt.initial_state.z)},
+        after{heed::detail::with_canonical_strides(opt.final_state.s),
+              heed::detail::with_canonical_strides(opt.final_state.z)},
+        scale(opt.scale),
+        chunk(opt.chunk),
+        states(this->kv_heads) {}
 
-  bool packed() const { return mask.has(mask.packed); }
   bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
   bool taylor() const { return map.map_value == nullptr && map.built_in == feature::taylor; }
-  index_t sequences() const {
-    return packed() ? std::max<index_t>(0, static_cast<index_t>(mask.query_offsets.size()) - 1) : q.extent(0);
-  }
-  sequence sequence_at(index_t number) const {
-    sequence s{number, number, 0, q.extent(2), 0, k.extent(2)};
+  recurrent::sequence sequence_at(index_t number) const {
+    recurrent::sequence s{heed::detail::tensors<T>::sequence_at(number)};
     const auto n = static_cast<std::size_t>(number);
-    if (packed()) {
-      const index_t query = mask.query_offsets[n], key = mask.key_offsets[n];
-      s = {number, 0, query, mask.query_offsets[n + 1] - query, key, mask.key_offsets[n + 1] - key};
-    }
     const index_t all = s.keys;
-    if (mask.has(mask.key_lengths)) s.keys = mask.lengths[n];
-    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : (align->end_of_lengths ? s.keys : all) - s.queries;
+    if (this->mask.has(this->mask.key_lengths)) s.keys = this->mask.lengths[n];
+    const index_t end = align->end_of_lengths ? s.keys : all;
+    s.place = align->has_first ? align->first[n] : align->top_left ? 0 : end - s.queries;
     return s;
   }
-  causal_split split(const sequence& s) const {
+  causal_split split(const recurrent::sequence& s) const {
     if (!causal) return {.prefix_keys = s.keys};
     const index_t keys = std::clamp<index_t>(s.place, 0, s.keys), queries = std::clamp<index_t>(-s.place, 0, s.queries);
     return {keys, queries, std::min(s.queries - queries, s.keys - keys)};
   }
-
-  HEED_INLINE const T* query(const sequence& s, index_t head, index_t i) const {
-    return q.data() + s.batch * q.stride(0) + head * q.stride(1) + (s.first_query + i) * q.stride(2);
-  }
-  HEED_INLINE T* output(const sequence& s, index_t head, index_t i) const {
-    return o.data() + s.batch * o.stride(0) + head * o.stride(1) + (s.first_query + i) * o.stride(2);
-  }
-  HEED_INLINE const T* key(const sequence& s, index_t kv_head, index_t j) const {
-    return k.data() + s.batch * k.stride(0) + kv_head * k.stride(1) + (s.first_key + j) * k.stride(2);
-  }
-  HEED_INLINE const T* value(const sequence& s, index_t kv_head, index_t j) const {
-    return v.data() + s.batch * v.stride(0) + kv_head * v.stride(1) + (s.first_key + j) * v.stride(2);
-  }
-  HEED_INLINE const T* gate(const sequence& s, index_t state, index_t j) const {
+  HEED_INLINE const T* gate(const recurrent::sequence& s, index_t state, index_t j) const {
     const auto& g = decay->log_gates;
     return g.data() + s.batch * g.stride(0) + state * g.stride(1) + (s.first_key + j) * g.stride(2);
   }
-};
 
-// Takes what the options of these kernels have in common; derive_sizes() comes when the kernel has set the rest.
-template <class T, class Options>
-recurrence<T> make_recurrence(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v,
-                              tensor_view<T, 4> o, const Options& opt, unsigned one_axis = 0) {
-  using heed::detail::with_canonical_strides;
-  recurrence<T> p{.q = with_canonical_strides(q),
-                  .k = with_canonical_strides(k),
-                  .v = with_canonical_strides(v),
-                  .o = with_canonical_strides(o),
-                  .mask = heed::detail::parts(opt.mask)};
-  p.before = {with_canonical_strides(opt.initial_state.s), with_canonical_strides(opt.initial_state.z)};
-  p.after = {with_canonical_strides(opt.final_state.s), with_canonical_strides(opt.final_state.z)};
-  p.scale = opt.scale, p.chunk = opt.chunk;
-  p.heads = q.extent(1), p.kv_heads = k.extent(1), p.states = p.kv_heads;
-  p.d = q.extent(3), p.e = v.extent(3);
-  p.one_axis = one_axis;
-  return p;
-}
+  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
+  heed::detail::feature_parts<T> map = {};
+  const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
+  state_view<const T> before;                           // null: zeros
+  state_view<T> after;                                  // null: not wanted
+  double scale, eps = 0;                                // scale: without q_scale, see derive_sizes()
+  T q_scale = T(1);                                     // factor of phi(q)
+  bool causal = true, normalize = false;
+  bool in_place = false;  // decode: before and after are the state it updates
+  index_t chunk;          // as given
+  index_t states;         // heads of the state
+  index_t queries_per_state = 1, states_per_kv_head = 1, features = 0;
+};
 
 // The largest head dim that is accepted: features and products of them are then counted without overflow.
 inline constexpr index_t most_dim = index_t{1} << 24;
@@ -125,7 +93,7 @@ template <class T> void derive_sizes(recurrence<T>& p) {
     p.q_scale = std::ldexp(T(1), power), p.scale = std::ldexp(p.scale, -power);
   }
   p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most_dim));
-  p.queries_per_state = p.states > 0 ? std::max<index_t>(1, p.heads / p.states) : 1;
+  p.queries_per_state = p.states > 0 ? std::max<index_t>(1, p.query_heads / p.states) : 1;
   p.states_per_kv_head = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
 }
 

@@ -79,8 +79,7 @@ HEED_INLINE __m512d min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
 }  // namespace x86
 #endif
 
-// The larger of bound and x, the smaller of them; NaN in x stays NaN (x86 returns the second operand then: mind the
-// order).
+// The larger (smaller) of bound and x. NaN in x stays NaN: x86 then returns the second operand, so mind the order.
 template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return x86::max(bound.data, x.data);
@@ -134,7 +133,7 @@ template <class T> HEED_INLINE batch<T> select_by_bit(const integer<T>* bits, in
 #endif
 }
 
-// The bits of x moved up into the exponent field, what leaves the register at the top is lost.
+// Shifts the bits of x up into the exponent field; bits that leave at the top are lost.
 template <class T> HEED_INLINE batch<T> low_bits_to_exponent(batch<T> x) {
   constexpr int mantissa_bits = is_float<T> ? 23 : 52;
 #if defined(HEED_AVX512)
@@ -176,8 +175,8 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 #endif
 }
 
-// x as it was rounded: in front of a sum that relies on it. Under -fassociative-math compilers otherwise turn
-// (a + b) - b into a. No instruction.
+// Returns x as it was rounded, for a sum that relies on it: under -fassociative-math compilers otherwise turn
+// (a + b) - b into a. It emits no instruction.
 template <class T> HEED_INLINE batch<T> rounded(batch<T> x) {
 #if defined(__GNUC__) && defined(__aarch64__)
   auto r = x.data;
@@ -204,7 +203,7 @@ HEED_INLINE double rounded(double x) {
   return x;
 }
 
-// As many numbers as a vector of double holds
+// Loads as many numbers as a vector of double holds.
 HEED_INLINE batch<double> load_double(const double* p) { return load(p); }
 HEED_INLINE batch<double> load_double(const float* p) {
 #if defined(HEED_AVX512)
@@ -218,7 +217,7 @@ HEED_INLINE batch<double> load_double(const float* p) {
 #endif
 }
 
-// A hint to have the line of p[i] in the second-level cache soon; it need not be there.
+// Prefetches the cache line of p[i] into the second-level cache; p[i] need not exist.
 template <class T> HEED_INLINE void prefetch([[maybe_unused]] const T* p, [[maybe_unused]] index_t i) {
 #if defined(__GNUC__)
   __builtin_prefetch(
@@ -227,7 +226,7 @@ template <class T> HEED_INLINE void prefetch([[maybe_unused]] const T* p, [[mayb
 #endif
 }
 
-// The first n lanes from memory, zeros behind them; only these n are read or written. 0 <= n <= width.
+// Loads (stores) the first n lanes, 0 <= n <= width; zeros in the others. No memory behind them is touched.
 template <class T> HEED_INLINE batch<T> load_partial(const T* p, index_t n) {
 #if defined(HEED_AVX512)
   if constexpr (is_float<T>)

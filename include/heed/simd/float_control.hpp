@@ -40,9 +40,10 @@ HEED_INLINE void write(word) {}
 }  // namespace float_control
 #endif
 
-// While it lives, subnormal operands count as 0 and results below the smallest normal number are 0, on this thread:
-// some machines spend 150 cycles on each. Rounding and masks are the caller's. Leaves the register as it was, with the
-// exception flags raised meanwhile. A write costs tens of cycles, so there is none where nothing changes.
+// While an object lives, subnormal operands count as 0 and results below the smallest normal number are 0 on this
+// thread: some machines spend 150 cycles on each. Rounding mode and exception masks stay the caller's. The destructor
+// restores the register and keeps the exception flags raised meanwhile. A write costs tens of cycles and is left out
+// where nothing changes.
 class flush_to_zero {
  public:
   HEED_INLINE flush_to_zero() : before_(float_control::read()) { change(before_, before_ | float_control::zeros); }
@@ -54,7 +55,7 @@ class flush_to_zero {
   flush_to_zero& operator=(const flush_to_zero&) = delete;
 
  private:
-  // No load, store or call moves across it, so neither does arithmetic on what memory holds.
+  // The fences keep loads, stores and calls, and so arithmetic on memory, on their side of the write.
   HEED_INLINE static void change(float_control::word from, float_control::word to) {
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (from != to) float_control::write(to);

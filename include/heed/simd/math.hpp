@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// exp2, exp and tanh over vectors. Errors in units in the last place, held to by tests/simd/math_test.cpp, which steps
-// through the whole range:    with fma          without (SSE2)
+// exp2, exp and tanh over vectors. Errors in units in the last place, checked by tests/simd/math_test.cpp over the
+// whole range:                      with fma          without (SSE2)
 //                             float   double    float   double
 //   exp2, exp2_nonpositive    0.95    1.0       1.2     1.3      results below 2^-126.5 (2^-1022.5) are 0
 //   exp                       1.0     0.9       1.3     1.2      the same
@@ -39,31 +39,16 @@ template <> struct constants<double> {
   static constexpr double shift = 6755399441055744.0 + 1023.0;
   static constexpr double lowest = -1023.0, highest = 1024.0;
   static constexpr double log2e = 1.4426950408889634, ln2_high = 0.693145751953125, ln2_low = 1.42860682030941723e-6;
-  static constexpr double exp2[] = {1.0,
-                                    0.6931471805599453,
-                                    0.2402265069591010,
-                                    0.0555041086648216,
-                                    0.009618129107606888,
-                                    0.0013333558146416936,
-                                    0.0001540353044173605,
-                                    1.525273382983612e-05,
-                                    1.321544258792169e-06,
-                                    1.0178062445845774e-07,
-                                    7.072585949269223e-09,
-                                    4.4549605981865186e-10};
-  static constexpr double exp[] = {1.0,
-                                   1.0,
-                                   0.5,
-                                   0.1666666666666667,
-                                   0.04166666666666667,
-                                   0.008333333333326084,
-                                   0.0013888888888883711,
-                                   0.0001984126987500228,
-                                   2.480158732567746e-05,
-                                   2.755725517000089e-06,
-                                   2.755727347871858e-07,
-                                   2.5105312729622103e-08,
+  // clang-format off
+  static constexpr double exp2[] = {1.0, 0.6931471805599453, 0.2402265069591010, 0.0555041086648216,
+                                    0.009618129107606888, 0.0013333558146416936, 0.0001540353044173605,
+                                    1.525273382983612e-05, 1.321544258792169e-06, 1.0178062445845774e-07,
+                                    7.072585949269223e-09, 4.4549605981865186e-10};
+  static constexpr double exp[] = {1.0, 1.0, 0.5, 0.1666666666666667, 0.04166666666666667, 0.008333333333326084,
+                                   0.0013888888888883711, 0.0001984126987500228, 2.480158732567746e-05,
+                                   2.755725517000089e-06, 2.755727347871858e-07, 2.5105312729622103e-08,
                                    2.09147553258932e-09};
+  // clang-format on
   static constexpr double tanh[] = {-0.3333333333333332,   0.13333333333326658,   -0.05396825396139557,
                                     0.021869488260559115,  -0.008863229830925709, 0.0035920589774734554,
                                     -0.001455309297534642, 0.0005874372860094381, -0.00023077616269519857,
@@ -99,7 +84,8 @@ template <class T> HEED_INLINE batch<T> exp(batch<T> x) {
   return detail::polynomial(rest, c::exp) * low_bits_to_exponent(shifted);
 }
 
-// Where all lanes are below 0.625, as scores far below a soft-cap are, the other half is left out: the same bits.
+// tanh x. Where all lanes are below 0.625, as scores far below a soft-cap are, the half for larger x is skipped: the
+// result has the same bits.
 template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   using c = detail::constants<T>;
   const batch<T> size = simd::abs(x), one(T(1)), bound(T(0.625));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Zeros written past the caches: memory that is not read soon costs one write then, not a read and a write.
+// Writes zeros past the caches: memory that is not read soon then costs one write instead of a read and a write.
 
 #include <cstdint>
 
@@ -10,7 +10,7 @@
 namespace heed::simd {
 inline namespace HEED_ISA {
 
-// p[0 .. count) = 0. Other threads may see it after stream_end() and what orders the two threads.
+// p[0 .. count) = 0. Other threads see it after stream_end() and a synchronisation of the two threads.
 template <class T> HEED_INLINE void stream_zeros(T* p, index_t count) {
 #if defined(HEED_X86)
   constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));

@@ -8,10 +8,9 @@
 #include "heed/simd/batch.hpp"
 
 namespace heed::simd {
-
 inline namespace HEED_ISA {
 
-template <class T> using square = std::array<batch<T>, static_cast<std::size_t>(width<T>)>;
+template <class T> using square = std::array<batch<T>, std::size_t{width<T>}>;
 
 #if defined(HEED_X86)
 namespace detail {
@@ -41,17 +40,8 @@ HEED_INLINE void transpose_parts(batch<double>* r) {
 
 // Transposes the square of 128-bit parts of registers r[0], r[step], r[2 step], ...
 #if defined(HEED_AVX512)
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x44>) {
-  return _mm512_shuffle_f32x4(a, b, 0x44);
-}
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xee>) {
-  return _mm512_shuffle_f32x4(a, b, 0xee);
-}
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0x88>) {
-  return _mm512_shuffle_f32x4(a, b, 0x88);
-}
-HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, 0xdd>) {
-  return _mm512_shuffle_f32x4(a, b, 0xdd);
+template <int Select> HEED_INLINE __m512 parts(__m512 a, __m512 b, std::integral_constant<int, Select>) {
+  return _mm512_shuffle_f32x4(a, b, Select);
 }
 template <int Select> HEED_INLINE __m512d parts(__m512d a, __m512d b, std::integral_constant<int, Select>) {
   return _mm512_shuffle_f64x2(a, b, Select);
@@ -119,7 +109,7 @@ HEED_INLINE batch<double> add_inside_parts(const batch<double>* r) {
   return batch<double>(HEED_MM(unpacklo_pd)(r[0], r[1])) + batch<double>(HEED_MM(unpackhi_pd)(r[0], r[1]));
 }
 
-// Lane i: what lane i ^ Step held
+// Lane i of the result: lane i ^ Step of x
 template <int Step, class T> HEED_INLINE batch<T> exchange(batch<T> x) {
   constexpr int part = is_float<T> ? 4 : 2;
   if constexpr (Step < part) {
@@ -147,12 +137,12 @@ template <int Step, class T> HEED_INLINE batch<T> exchange(batch<T> x) {
 
 }  // namespace detail
 
-// Lane i: op over all lanes j with j % Apart == i % Apart
+// Lane i of the result: op over all lanes j with j % Apart == i % Apart
 template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x, Op op) {
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
     ((x = op(x, detail::exchange<static_cast<int>(Apart) << I, T>(x))), ...);
   }
-  (std::make_integer_sequence<int, std::countr_zero(static_cast<std::size_t>(width<T> / Apart))>{});
+  (std::make_integer_sequence<int, std::countr_zero(std::size_t{width<T> / Apart})>{});
   return x;
 }
 
@@ -188,7 +178,7 @@ template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
   T sums[width<T>];
   for (index_t i = 0; i < width<T>; ++i) {
     T lanes[width<T>];
-    r[static_cast<std::size_t>(i)].store_unaligned(lanes);
+    r.data()[i].store_unaligned(lanes);
     sums[i] = T(0);
     for (const T x : lanes) sums[i] += x;
   }
@@ -205,10 +195,10 @@ template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x
 }
 template <class T> HEED_INLINE void transpose(square<T>& r) {
   T cells[width<T>][width<T>];
-  for (index_t i = 0; i < width<T>; ++i) r[static_cast<std::size_t>(i)].store_unaligned(cells[i]);
+  for (index_t i = 0; i < width<T>; ++i) r.data()[i].store_unaligned(cells[i]);
   for (index_t i = 0; i < width<T>; ++i)
     for (index_t j = 0; j < i; ++j) std::swap(cells[i][j], cells[j][i]);
-  for (index_t i = 0; i < width<T>; ++i) r[static_cast<std::size_t>(i)] = batch<T>::load_unaligned(cells[i]);
+  for (index_t i = 0; i < width<T>; ++i) r.data()[i] = batch<T>::load_unaligned(cells[i]);
 }
 #endif
 

@@ -13,58 +13,52 @@ namespace heed::softmax {
 namespace detail {
 inline namespace HEED_ISA {
 
-template <class T> class forward_call {
- public:
-  forward_call(tensor_view<const T, 4> q, tensor_view<const T, 4> k, tensor_view<const T, 4> v, tensor_view<T, 4> o,
-               const options<T>& opt, unsigned one_axis)
-      : p_(pairwise::make_softmax_problem<T>(q, k, v, o, opt, one_axis)) {}
+template <class T> struct forward_call {
+  pairwise::softmax_problem<T> p;
+  pairwise::softmax_cut cut = {};
 
-  void check(heed::detail::checker& check) const { pairwise::check_softmax(check, p_); }
+  void check(heed::detail::checker& check) const { pairwise::check_softmax(check, p); }
 
   // Packed sequences are cut one by one, each as a call of its own would be.
   tile::workload measure(index_t) {
     pairwise::each_size<T>(
-        p_, [&](const pairwise::sequence& s, index_t count) { cut_.add(pairwise::row_cut<T>{p_.rows(s)}, count); });
-    return {.tasks = cut_.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p_, cut_)};
+        p, [&](const pairwise::sequence& s, index_t count) { cut.add(pairwise::row_cut<T>{p.rows(s)}, count); });
+    return {.tasks = cut.tasks, .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
   }
 
   void describe(plan& out) const {
-    const bool few = !cut_.many;
-    out.path = few                  ? "softmax: head dim in lanes"
-               : cut_.most_few == 0 ? "softmax: queries in lanes"
-                                    : "softmax: queries in lanes, head dim in lanes for short sequences";
-    out.query_tile = few ? cut_.most_few : pairwise::score_tiles<T>::most_rows;
+    const bool few = !cut.many;
+    out.path = few                 ? "softmax: head dim in lanes"
+               : cut.most_few == 0 ? "softmax: queries in lanes"
+                                   : "softmax: queries in lanes, head dim in lanes for short sequences";
+    out.query_tile = few ? cut.most_few : pairwise::score_tiles<T>::most_rows;
     out.key_tile = few ? pairwise::dims_in_lanes<T>::most_keys : pairwise::score_tiles<T>::most_keys;
-    out.chunk = !few && p_.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
+    out.chunk = !few && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";
-    else if (p_.packed())
+    else if (p.packed())
       text << "packed: each sequence as a call of its own";
     else
-      text << p_.rows(p_.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
-    pairwise::name_options(text, p_);
-    if (!few) tile::name_copies(text, p_.k, false, p_.v);
+      text << p.rows(p.sequence_at(0)) << " rows share keys, queries go in lanes from " << pairwise::few_rows<T>;
+    pairwise::name_options(text, p);
+    if (!few) tile::name_copies(text, p.k, false, p.v);
   }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p_), &pairwise::row_cut<T>::tasks_of);
-      pairwise::softmax_driver<T> driver(p_, cut_, scratch);
+      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), &pairwise::row_cut<T>::tasks_of);
+      pairwise::softmax_driver<T> driver(p, cut, scratch);
       pairwise::row_tile rows;
       claim([&](index_t task) {
         tasks.visit(task, [&](const pairwise::sequence& s, index_t kv_head, index_t number) {
-          const pairwise::row_cut<T> all{p_.rows(s)};
-          rows.take(kv_head, p_.group, all.first(number), all.count(number));
+          const pairwise::row_cut<T> all{p.rows(s)};
+          rows.take(kv_head, p.group, all.first(number), all.count(number));
           driver.run(s, kv_head, rows, all.few());
         });
       });
     });
   }
-
- private:
-  pairwise::softmax_problem<T> p_;
-  pairwise::softmax_cut cut_;
 };
 
 }  // namespace HEED_ISA
@@ -79,21 +73,21 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
   using T = heed::detail::value_t<Q>;
   return tile::plan_call(
-      detail::forward_call<T>(q, k, v, heed::detail::planned_output<T>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+      detail::forward_call<T>{{opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>}},
       context);
 }
 
-// Computes o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this order.
-// q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on
-// the last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no effect,
-// even where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
+// Computes o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this
+// order. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but
+// unit on the last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no
+// effect, even where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
 // Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
   using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>(q, k, v, tensor_view<T, 4>(o), opt, heed::detail::one_axis<Q, K, V, O>),
+  tile::run_call(detail::forward_call<T>{{opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
                  context);
 }
 

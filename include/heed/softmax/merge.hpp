@@ -36,15 +36,12 @@ void merge(tensor_view<T, 4> o, tensor_view<T, 3> lse, tensor_view<const T, 4> p
   for (index_t b = 0; b < o.extent(0); ++b)
     for (index_t h = 0; h < o.extent(1); ++h)
       for (index_t i = 0; i < o.extent(2); ++i) {
-        T& to = lse.data()[b * lse.stride(0) + h * lse.stride(1) + i * lse.stride(2)];
+        T& to = lse(b, h, i);
         const double mine = static_cast<double>(to);
-        const double other =
-            static_cast<double>(
-                part_lse.data()[b * part_lse.stride(0) + h * part_lse.stride(1) + i * part_lse.stride(2)]) +
-            log_weight;
+        const double other = static_cast<double>(part_lse(b, h, i)) + log_weight;
         constexpr double empty = -std::numeric_limits<double>::infinity();
-        T* x = o.empty() ? nullptr : o.data() + b * o.stride(0) + h * o.stride(1) + i * o.stride(2);
-        const T* y = o.empty() ? nullptr : part.data() + b * part.stride(0) + h * part.stride(1) + i * part.stride(2);
+        T* const x = o.empty() ? nullptr : &o(b, h, i, 0);
+        const T* const y = o.empty() ? nullptr : &part(b, h, i, 0);
         if (heed::detail::equals(other, empty) && !std::isnan(mine)) {  // it changes nothing, whatever it holds
           for (index_t c = 0; heed::detail::equals(mine, empty) && c < o.extent(3); ++c) x[c * o.stride(3)] = T(0);
           continue;

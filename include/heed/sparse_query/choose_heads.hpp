@@ -12,10 +12,11 @@
 #include "heed/core/types.hpp"
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/options.hpp"
+#include "heed/softmax/prepare.hpp"
 
 namespace heed::sparse_query {
 
-using softmax::options, softmax::gradients, softmax::forward, softmax::plan_forward;
+using softmax::options, softmax::gradients, softmax::forward, softmax::plan_forward, softmax::prepare;
 
 // Query and key/value heads of a model with H heads; a count that is not whole is an error:
 //   mha H, H     gqa H, H/4       mqa H, 1         sqa H/2, H/4     ssqa H/2, H/2
@@ -61,7 +62,8 @@ inline index_t count_of(const char* name, index_t given, index_t heads, const ch
   if (given > 0) return given;
   if (f.denominator == 0) return 1;
   if (heads % f.denominator != 0)  // the fractions are in lowest terms
-    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, f.denominator, name, variant_name);
+    heed::detail::fail("model.heads is %, must be a multiple of % for the % of %", heads, f.denominator, name,
+                       variant_name);
   return heads / f.denominator * f.numerator;
 }
 

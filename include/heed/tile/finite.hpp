@@ -44,51 +44,6 @@ template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t stride, 
   return true;
 }
 
-// Of one key; bit l stands for lane l: it sees the key, weighs it with more than 0, with less than 0
-struct lane_bits {
-  std::uint64_t seen = 0, above = 0, below = 0;
-};
-
-// weight: of lane 0; lanes [from, to), at most 64
-template <class T> HEED_NOINLINE lane_bits weight_signs(std::uint64_t seen, const T* weight, index_t from, index_t to) {
-  lane_bits out{seen};
-  for (index_t lane = from; lane < to; ++lane) {
-    const std::uint64_t bit = std::uint64_t{1} << lane;
-    if (weight[lane] > T(0)) out.above |= bit;
-    if (weight[lane] < T(0)) out.below |= bit;
-  }
-  return out;
-}
-
-// Of one column: the sum over keys of such products, for up to 64 lanes.
-class nonfinite_products {
- public:
-  // x: not finite, of a key
-  template <class T> HEED_INLINE void add(T x, const lane_bits& key) {
-    if (std::isnan(x)) {
-      nan_ |= key.seen;
-    } else {
-      rising_ |= key.seen & (x > T(0) ? key.above : key.below);
-      falling_ |= key.seen & (x > T(0) ? key.below : key.above);
-      nan_ |= key.seen & ~(key.above | key.below);  // 0 * infinity
-    }
-  }
-
-  // sum[lane * stride] += what lane meets, for lanes [from, to)
-  template <class T> HEED_INLINE void add_to(T* sum, index_t stride, index_t from, index_t to) const {
-    if ((rising_ | falling_ | nan_) == 0) return;
-    constexpr T inf = std::numeric_limits<T>::infinity();
-    for (index_t lane = from; lane < to; ++lane) {
-      if ((rising_ >> lane & 1) != 0) sum[lane * stride] += inf;
-      if ((falling_ >> lane & 1) != 0) sum[lane * stride] -= inf;
-      if ((nan_ >> lane & 1) != 0) sum[lane * stride] = std::numeric_limits<T>::quiet_NaN();
-    }
-  }
-
- private:
-  std::uint64_t rising_ = 0, falling_ = 0, nan_ = 0;
-};
-
 // Lanes [from, to), at most 64, whose sums get products: weights [key][lane], sum(column, lane) =
 // sum[column * column_stride + lane * lane_stride].
 template <class T> struct weighted_lanes {
@@ -98,28 +53,61 @@ template <class T> struct weighted_lanes {
   index_t column_stride, lane_stride = 1;
 };
 
-// Adds sum over keys of weight * x[key][column] to the sums so that values of x that are not finite reach the lanes that
-// see them and no other; the other lanes get the bits of the plain product. x has at most Keys rows.
+namespace detail {
+
+// Lanes of one key, a bit each: they see it, weigh it with more than 0, with less than 0
+struct lane_bits {
+  std::uint64_t seen = 0, above = 0, below = 0;
+};
+template <class T> HEED_NOINLINE lane_bits weight_signs(std::uint64_t seen, const T* weight, index_t from, index_t to) {
+  lane_bits out{seen};
+  for (index_t lane = from; lane < to; ++lane) {
+    out.above |= std::uint64_t{weight[lane] > T(0)} << lane;
+    out.below |= std::uint64_t{weight[lane] < T(0)} << lane;
+  }
+  return out;
+}
+
+// Adds the values of a column x[key] that are not finite to the sums of the lanes that see them.
+template <class T>
+void add_nonfinite(const lane_block<const T>& x, const lane_bits* bits, const weighted_lanes<T>& to, T* sum) {
+  std::uint64_t rising = 0, falling = 0, nan = 0;
+  for (index_t j = 0; j < x.rows; ++j) {
+    const T value = *x.row(j);
+    if (std::isfinite(value)) continue;
+    const lane_bits key = std::isnan(value) ? lane_bits{bits[j].seen} : bits[j];
+    rising |= key.seen & (value > T(0) ? key.above : key.below);
+    falling |= key.seen & (value > T(0) ? key.below : key.above);
+    nan |= key.seen & ~(key.above | key.below);  // 0 * infinity too
+  }
+  constexpr T inf = std::numeric_limits<T>::infinity();
+  for (index_t lane = to.from; (rising | falling | nan) != 0 && lane < to.to; ++lane) {
+    if ((rising >> lane & 1) != 0) sum[lane * to.lane_stride] += inf;
+    if ((falling >> lane & 1) != 0) sum[lane * to.lane_stride] -= inf;
+    if ((nan >> lane & 1) != 0) sum[lane * to.lane_stride] = std::numeric_limits<T>::quiet_NaN();
+  }
+}
+
+}  // namespace detail
+
+// Adds sum over keys of weight * x[key][column] to the sums so that values of x that are not finite reach the lanes
+// that see them and no other; the other lanes get the bits of the plain product. x has at most Keys rows.
 //   seen(key): the lanes that see it, a bit each
 //   multiply(finite, column): adds the product with `finite` [key][..], finite.lanes columns from `column` on
 // scratch: room for a copy of x's rows, scratch.lanes columns at a time.
 template <index_t Keys, class T, class Seen, class Multiply>
 HEED_NOINLINE void add_visible(const lane_block<const T>& x, const weighted_lanes<T>& to, const lane_block<T>& scratch,
                                Seen seen, Multiply multiply) {
-  lane_array<lane_bits, Keys> bits;  // of the rows that are not finite
+  lane_array<detail::lane_bits, Keys> bits;  // of the rows that are not finite
   for (index_t j = 0; j < x.rows; ++j)
     if (!all_finite(x.row(j), x.stride, 1, x.lanes))
-      bits[j] = weight_signs(seen(j), to.weight + j * to.weight_stride, to.from, to.to);
+      bits[j] = detail::weight_signs(seen(j), to.weight + j * to.weight_stride, to.from, to.to);
   for (index_t c = 0; c < x.lanes; c += scratch.lanes) {
     const lane_block<const T> slice = x.part(0, x.rows, c, std::min(scratch.lanes, x.lanes - c));
     copy_finite(slice, scratch.data, scratch.stride);
     multiply(lane_block<const T>{scratch.data, scratch.stride, x.rows, slice.lanes}, c);
-    for (index_t y = 0; y < slice.lanes; ++y) {
-      nonfinite_products rest;
-      for (index_t j = 0; j < x.rows; ++j)
-        if (const T value = slice.row(j)[y]; !std::isfinite(value)) rest.add(value, bits[j]);
-      rest.add_to(to.sum + (c + y) * to.column_stride, to.lane_stride, to.from, to.to);
-    }
+    for (index_t y = c; y < c + slice.lanes; ++y)
+      detail::add_nonfinite(x.part(0, x.rows, y, 1), bits.data(), to, to.sum + y * to.column_stride);
   }
 }
 

@@ -56,7 +56,7 @@ inline constexpr int max_vectors = 2;
 constexpr int block_rows(int vectors) { return vectors == 2 ? 4 : 8; }
 #endif
 
-template <class T> inline constexpr index_t max_lanes = max_vectors* simd::width<T>;
+template <class T> inline constexpr index_t max_lanes = max_vectors * simd::width<T>;
 
 // Elements of the vectors that hold `count` of them
 template <class T> constexpr index_t whole_vectors(index_t count) {
@@ -119,30 +119,18 @@ struct no_prefetch {
   HEED_INLINE void operator()() const {}
 };
 
+// Rows [first, end) in blocks of MR. prefetch: a small object that is called once per k of every block.
 template <int MR, int NR, class T, class Prefetch>
-HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& step) {
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& prefetch) {
+  for (index_t m = first; m + MR <= end; m += MR)
+    block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
 }
 template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
-  no_prefetch step;
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, step, std::make_integer_sequence<int, MR * NR>{});
+  no_prefetch none;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
-
-// Computes p over NR vectors of lanes (1 .. max_vectors). prefetch, if any: a small object that is called once per k of
-// every block of block_rows(NR) rows.
-template <int NR, class T, class... Prefetch> void multiply_columns(const matrix_product<T>& p, Prefetch&... prefetch) {
-  constexpr int mr = block_rows(NR);
-  index_t m = p.rows / mr * mr;
-  detail::blocks<mr, NR>(p, 0, m, prefetch...);
-  if constexpr (mr > 8)
-    if (p.rows - m >= 8) detail::blocks<8, NR>(p, m, m + 8), m += 8;
-  if constexpr (mr > 4)
-    if (p.rows - m >= 4) detail::blocks<4, NR>(p, m, m + 4), m += 4;
-  if (p.rows - m >= 2) detail::blocks<2, NR>(p, m, m + 2), m += 2;
-  if (p.rows - m >= 1) detail::blocks<1, NR>(p, m, m + 1);
-}
 
 // f with the number of vectors (1 .. max_vectors) as a constant
 template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
@@ -155,9 +143,19 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-template <class T, class... Prefetch>
-void multiply(const matrix_product<T>& p, index_t vectors, Prefetch&... prefetch) {
-  with_vectors(vectors, [&](auto n) { multiply_columns<n>(p, prefetch...); });
+// Computes p over `vectors` vectors of lanes (1 .. max_vectors).
+template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
+  with_vectors(vectors, [&](auto n) {
+    constexpr int nr = n, mr = block_rows(nr);
+    index_t m = p.rows / mr * mr;
+    detail::blocks<mr, nr>(p, 0, m);
+    if constexpr (mr > 8)
+      if (p.rows - m >= 8) detail::blocks<8, nr>(p, m, m + 8), m += 8;
+    if constexpr (mr > 4)
+      if (p.rows - m >= 4) detail::blocks<4, nr>(p, m, m + 4), m += 4;
+    if (p.rows - m >= 2) detail::blocks<2, nr>(p, m, m + 2), m += 2;
+    if (p.rows - m >= 1) detail::blocks<1, nr>(p, m, m + 1);
+  });
 }
 
 }  // namespace HEED_ISA

@@ -4,7 +4,8 @@
 // The online softmax. What is known of a row after some of its keys is its state (m, l, o):
 //
 //   init     m = lowest,  l = 0,  o = 0;  with a sink: m = sink, l = 1
-//   update   m' = max(m, max_j s_j);  p_j = 2^(s_j - m');  l' = 2^(m - m') l + sum_j p_j;  o' = 2^(m - m') o + sum_j p_j v_j
+//   update   m' = max(m, max_j s_j);  p_j = 2^(s_j - m')
+//            l' = 2^(m - m') l + sum_j p_j;  o' = 2^(m - m') o + sum_j p_j v_j
 //   merge    m = max(m1, m2);  l = 2^(m1 - m) l1 + 2^(m2 - m) l2;  o = 2^(m1 - m) o1 + 2^(m2 - m) o2
 //   finish   o / l;  lse = ln 2 m + ln l
 //
@@ -29,7 +30,7 @@ inline namespace HEED_ISA {
 template <class T> struct row_state {
   T m = std::numeric_limits<T>::lowest(), l = T(0);
 
-  // Joins the state of the same row over other keys: Exp is 2^x for states as above, e^x for natural logarithms.
+  // Joins the state of the same row over other keys. exp: 2^x for states as above, e^x where m is a natural logarithm.
   // Returns what each o is to be multiplied with, this one's first.
   template <class Exp> std::pair<T, T> merge(const row_state& x, Exp exp) {
     const T top = x.m > m || std::isnan(x.m) ? x.m : m;
@@ -75,33 +76,10 @@ template <class T> void raise_max(const lane_block<const T>& scores, const T* m,
   with_vectors(scores.lanes / simd::width<T>, [&](auto n) { raise_max<n>(scores, m, row_max); });
 }
 
-// Updates m and l per lane, with row_max = max(m, max s) in `factor`; leaves the weights p in place of the scores, and
-// 2^(m - m') in `factor`.
-template <int NR, class T>
-HEED_NOINLINE void online_softmax(const lane_block<T>& scores, T* m, T* l, T* factor) {
-  using batch = simd::batch<T>;
-  constexpr index_t w = simd::width<T>;
-  [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    const std::array<batch, std::size_t{NR}> most{simd::load(factor + N * w)...};
-    std::array<batch, std::size_t{NR}> sum;
-    ((sum[N] = batch(T(0))), ...);
-    T* p = scores.data;
-    const index_t stride = scores.stride;
-    for (index_t keys = scores.rows; keys > 0; --keys, p += stride) {
-      std::array<batch, std::size_t{NR}> x{simd::exp2_nonpositive(simd::load(p + N * w) - most[N])...};
-      ((sum[N] += x[N]), ...);
-      (simd::store(p + N * w, x[N]), ...);
-    }
-    std::array<batch, std::size_t{NR}> f{simd::exp2_nonpositive(simd::load(m + N * w) - most[N])...};
-    (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
-    (simd::store(factor + N * w, f[N]), ...);
-    (simd::store(m + N * w, most[N]), ...);
-  }
-  (std::make_integer_sequence<int, NR>{});
-}
-
 // The states of the rows in a tile's lanes
 template <class T> struct lane_states {
+  using batch = simd::batch<T>;
+  static constexpr index_t w = simd::width<T>;
   T *m, *l;
 
   HEED_INLINE void init(index_t lanes) const {
@@ -110,17 +88,34 @@ template <class T> struct lane_states {
   HEED_INLINE void set(index_t lane, const row_state<T>& x) const { m[lane] = x.m, l[lane] = x.l; }
   HEED_INLINE row_state<T> at(index_t lane) const { return {m[lane], l[lane]}; }
 
-  // Updates the lanes from `lane` on, one row each: see online_softmax. factor: of lane 0, as m and l are
+  // Updates the lanes from `lane` on, one row each, with row_max = max(m, max s) in `factor`; leaves the weights
+  // p in place of the scores, and 2^(m - m') in `factor`.
   void update(const lane_block<T>& scores, index_t lane, T* factor) const {
-    with_vectors(scores.lanes / simd::width<T>,
-                 [&](auto n) { online_softmax<n>(scores, m + lane, l + lane, factor + lane); });
+    with_vectors(scores.lanes / w, [&](auto n) { update<n>(scores, m + lane, l + lane, factor + lane); });
+  }
+  template <int NR> HEED_NOINLINE static void update(const lane_block<T>& scores, T* m, T* l, T* factor) {
+    [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+      const std::array<batch, std::size_t{NR}> most{simd::load(factor + N * w)...};
+      std::array<batch, std::size_t{NR}> sum;
+      ((sum[N] = batch(T(0))), ...);
+      T* p = scores.data;
+      const index_t stride = scores.stride;
+      for (index_t keys = scores.rows; keys > 0; --keys, p += stride) {
+        std::array<batch, std::size_t{NR}> x{simd::exp2_nonpositive(simd::load(p + N * w) - most[N])...};
+        ((sum[N] += x[N]), ...);
+        (simd::store(p + N * w, x[N]), ...);
+      }
+      std::array<batch, std::size_t{NR}> f{simd::exp2_nonpositive(simd::load(m + N * w) - most[N])...};
+      (simd::store(l + N * w, simd::fma(f[N], simd::load(l + N * w), sum[N])), ...);
+      (simd::store(factor + N * w, f[N]), ...);
+      (simd::store(m + N * w, most[N]), ...);
+    }
+    (std::make_integer_sequence<int, NR>{});
   }
 
   // Updates R rows whose scores are [key][row], end to end: lane i of a vector is row i % R. The lanes of a row share
   // its m and each keep a part of its l, until the end. Returns 2^(m - m').
-  template <index_t R> HEED_INLINE simd::batch<T> update_rows(T* scores, index_t vectors, index_t lane) const {
-    using batch = simd::batch<T>;
-    constexpr index_t w = simd::width<T>;
+  template <index_t R> HEED_INLINE batch update_rows(T* scores, index_t vectors, index_t lane) const {
     const batch before = simd::load(m + lane);
     batch most = before, sum(T(0));
     for (index_t i = 0; i < vectors; ++i) most = simd::max(most, simd::load(scores + i * w));
@@ -138,9 +133,9 @@ template <class T> struct lane_states {
 
   // inv_l = 1 / l per lane, 0 where l is 0
   HEED_NOINLINE void reciprocals(index_t lanes, T* inv_l) const {
-    const simd::batch<T> zero(T(0)), one(T(1));
-    for (index_t lane = 0; lane < lanes; lane += simd::width<T>) {
-      const simd::batch<T> x = simd::load(l + lane);
+    const batch zero(T(0)), one(T(1));
+    for (index_t lane = 0; lane < lanes; lane += w) {
+      const batch x = simd::load(l + lane);
       simd::store(inv_l + lane, simd::select<T>(x == zero, zero, one / x));
     }
   }

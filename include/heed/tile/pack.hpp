@@ -5,48 +5,48 @@
 // row, so that a tile may hold any choice of rows.
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "heed/simd/batch.hpp"
 #include "heed/simd/transpose.hpp"
+#include "heed/tile/lanes.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
 
 namespace detail {
 
-// One square of gather: rows[0 .. lanes) (zeros behind), columns [d, d + there). Unrolled: in loops the registers of
-// the square would live in memory.
+// One square of gather: out[d][lane] of rows[0 .. lanes) (zeros behind), columns from d on. Unrolled: in loops the
+// registers of the square would live in memory.
 template <class T, int... I>
-HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, index_t there, T factor, T* out,
-                               index_t out_row, std::integer_sequence<int, I...>) {
+HEED_INLINE void gather_square(const T* const* rows, index_t lanes, index_t d, T factor, const lane_block<T>& out,
+                               std::integer_sequence<int, I...>) {
   const simd::batch<T> f(factor), zero(T(0));
   simd::square<T> r;
-  if (lanes >= simd::width<T> && there == simd::width<T>) {
+  if (lanes >= simd::width<T> && out.rows == simd::width<T>) {
     ((r[I] = simd::load(rows[I] + d) * f), ...);
     simd::transpose<T>(r);
-    (simd::store(out + (d + I) * out_row, r[I]), ...);
+    (simd::store(out.row(I), r[I]), ...);
   } else {
-    ((r[I] = I < lanes ? simd::load_partial(rows[I] + d, there) * f : zero), ...);
+    ((r[I] = I < lanes ? simd::load_partial(rows[I] + d, out.rows) * f : zero), ...);
     simd::transpose<T>(r);
-    ((I < there ? simd::store(out + (d + I) * out_row, r[I]) : void()), ...);
+    ((I < out.rows ? simd::store(out.row(I), r[I]) : void()), ...);
   }
 }
 
 template <class T, int... I>
-HEED_INLINE void scatter_square(const T* in, index_t in_row, simd::batch<T> factor, T* const* rows, index_t lanes,
-                                index_t d, index_t there, std::integer_sequence<int, I...>) {
+HEED_INLINE void scatter_square(const lane_block<const T>& in, simd::batch<T> factor, T* const* rows, index_t lanes,
+                                index_t d, std::integer_sequence<int, I...>) {
   const simd::batch<T> zero(T(0));
   simd::square<T> r;
-  if (lanes >= simd::width<T> && there == simd::width<T>) {
-    ((r[I] = simd::load(in + (d + I) * in_row) * factor), ...);
+  if (lanes >= simd::width<T> && in.rows == simd::width<T>) {
+    ((r[I] = simd::load(in.row(I)) * factor), ...);
     simd::transpose<T>(r);
     (simd::store(rows[I] + d, r[I]), ...);
   } else {
-    ((r[I] = I < there ? simd::load(in + (d + I) * in_row) * factor : zero), ...);
+    ((r[I] = I < in.rows ? simd::load(in.row(I)) * factor : zero), ...);
     simd::transpose<T>(r);
-    ((I < lanes ? simd::store_partial(rows[I] + d, r[I], there) : void()), ...);
+    ((I < lanes ? simd::store_partial(rows[I] + d, r[I], in.rows) : void()), ...);
   }
 }
 
@@ -54,15 +54,16 @@ template <class T> using lanes_of_vector = std::make_integer_sequence<int, stati
 
 }  // namespace detail
 
-// out[d][lane] = factor * rows[lane][d] for d < dim, lane < lanes; zeros for the lanes up to out_row.
-// out_row: a multiple of the vector width.
+// out[d][lane] = factor * rows[lane][d] for d < dim, lane < lanes; zeros for the lanes up to out_stride, a multiple of
+// the vector width.
 template <class T>
-HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_row) {
+HEED_NOINLINE void gather(const T* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_stride) {
   constexpr index_t w = simd::width<T>;
-  for (index_t lane = 0; lane < out_row; lane += w)
+  for (index_t lane = 0; lane < out_stride; lane += w)
     for (index_t d = 0; d < dim; d += w)
-      detail::gather_square(rows + lane, lanes - lane, d, std::min(w, dim - d), factor, out + lane, out_row,
-                            detail::lanes_of_vector<T>{});
+      detail::gather_square<T>(rows + lane, lanes - lane, d, factor,
+                               {out + d * out_stride + lane, out_stride, std::min(w, dim - d), w},
+                               detail::lanes_of_vector<T>{});
 }
 
 // out[y] lane i = rows[i][first + y] for y < count; count <= width
@@ -80,32 +81,33 @@ HEED_INLINE void read_square(const T* const* rows, index_t first, index_t count,
 
 // rows[lane][d] = factor[lane] * in[d][lane] for d < dim, lane < lanes
 template <class T>
-HEED_NOINLINE void scatter(const T* in, index_t in_row, const T* factor, T* const* rows, index_t lanes, index_t dim) {
+HEED_NOINLINE void scatter(const T* in, index_t in_stride, const T* factor, T* const* rows, index_t lanes,
+                           index_t dim) {
   constexpr index_t w = simd::width<T>;
   for (index_t lane = 0; lane < lanes; lane += w) {
     const simd::batch<T> f = simd::load(factor + lane);
     for (index_t d = 0; d < dim; d += w)
-      detail::scatter_square(in + lane, in_row, f, rows + lane, lanes - lane, d, std::min(w, dim - d),
-                             detail::lanes_of_vector<T>{});
+      detail::scatter_square<T>({in + d * in_stride + lane, in_stride, std::min(w, dim - d), w}, f, rows + lane,
+                                lanes - lane, d, detail::lanes_of_vector<T>{});
   }
 }
 
 // out[r][c] = rows[r][c] for r < count, c < dim
 template <class T>
-HEED_NOINLINE void copy_rows(const T* rows, index_t row_stride, index_t count, index_t dim, T* out, index_t out_row) {
+HEED_NOINLINE void copy_rows(const T* rows, index_t stride, index_t count, index_t dim, T* out, index_t out_stride) {
   constexpr index_t w = simd::width<T>;
   for (index_t r = 0; r < count; ++r) {
-    const T* const from = rows + r * row_stride;
-    T* const to = out + r * out_row;
+    const T* const from = rows + r * stride;
+    T* const to = out + r * out_stride;
     index_t c = 0;
     for (; c + w <= dim; c += w) simd::store(to + c, simd::load(from + c));
     if (c < dim) simd::store_partial(to + c, simd::load_partial(from + c, dim - c), dim - c);
   }
 }
 
-template <class T> HEED_NOINLINE void fill(T* c, index_t row, index_t rows, index_t lanes, T value) {
+template <class T> HEED_NOINLINE void fill(T* c, index_t stride, index_t rows, index_t lanes, T value) {
   for (index_t j = 0; j < rows; ++j)
-    for (index_t l = 0; l < lanes; l += simd::width<T>) simd::store(c + j * row + l, simd::batch<T>(value));
+    for (index_t l = 0; l < lanes; l += simd::width<T>) simd::store(c + j * stride + l, simd::batch<T>(value));
 }
 
 }  // namespace HEED_ISA

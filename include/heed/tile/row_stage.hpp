@@ -27,14 +27,6 @@ template <class T> constexpr bool far_rows(index_t stride, index_t dim) {
   return apart >= 2048 / static_cast<index_t>(sizeof(T)) && apart / 2 >= dim;
 }
 
-template <class T> using row_stream = row_prefetcher<T>;
-
-// Rows of a tile, in place or copied
-template <class T> struct row_block {
-  const T* data;
-  index_t row;  // stride
-};
-
 // The rows of one tensor (K or V), of one sequence and head at a time.
 template <class T> class row_stage {
  public:
@@ -56,10 +48,10 @@ template <class T> class row_stage {
   // Begins a sequence and head; first: its row 0.
   void begin(const T* first) { first_ = first, copied_ = -1; }
 
-  // Returns the rows from `row` on: in the copy of the tile that begins with it, if there is one, else in place.
-  row_block<T> at(index_t row) const {
-    if (row == copied_) return {at_, copy_row()};
-    return {first_ + row * stride_, stride_};
+  // Returns rows [row, row + count): in the copy of the tile that begins with them, if there is one, else in place.
+  lane_block<const T> at(index_t row, index_t count) const {
+    if (row == copied_) return {at_, copy_row(), count, dim_};
+    return {first_ + row * stride_, stride_, count, dim_};
   }
 
   // Copies the rows of a tile now, if rows are copied: to the scratch of this stage, or to one of the caller's.
@@ -102,8 +94,7 @@ template <class T> class row_stage {
 };
 
 // Says in the `why` of a plan that rows of x are copied, if they lie far apart.
-template <class T>
-void name_copy(heed::detail::message& text, const char* name, const tensor_view<const T, 4>& x) {
+template <class T> void name_copy(heed::detail::message& text, const char* name, const tensor_view<const T, 4>& x) {
   if (far_rows<T>(x.stride(2), x.extent(3)))
     text << "; rows of " << name << " copied, stride " << x.stride(2) * static_cast<index_t>(sizeof(T)) << " bytes";
 }

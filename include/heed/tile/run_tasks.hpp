@@ -45,8 +45,8 @@ class thrown_by_workers {
 #endif
 };
 
-// What a call has to do, and its scratch: shared_bytes for all workers, then slot_bytes for each of `slots` workers, both
-// multiples of the arena's alignment.
+// What a call has to do, and its scratch: shared_bytes for all workers, then slot_bytes for each of `slots` workers,
+// both multiples of the arena's alignment.
 struct workload {
   index_t tasks = 0, slots = 0;
   std::size_t shared_bytes = 0, slot_bytes = 0;

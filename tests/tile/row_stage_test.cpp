@@ -4,6 +4,7 @@
 
 #include "heed/tile/row_stage.hpp"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -48,10 +49,10 @@ struct stage {
   tile::row_stage<float> rows;
 };
 
-void check_rows(const heed::tensor_view<const float, 4>& x, tile::row_block<float> at, index_t first, index_t count) {
-  for (index_t r = 0; r < count; ++r)
+void check_rows(const heed::tensor_view<const float, 4>& x, const tile::lane_block<const float>& at, index_t first) {
+  for (index_t r = 0; r < at.rows; ++r)
     for (index_t d = 0; d < x.extent(3); ++d)
-      REQUIRE(at.data[r * at.row + d] == x.data()[(first + r) * x.stride(2) + d]);
+      REQUIRE(at.data[r * at.stride + d] == x.data()[(first + r) * x.stride(2) + d]);
 }
 
 }  // namespace
@@ -66,10 +67,10 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
       stage s(view, 32, true, 0);
       REQUIRE(s.rows.copies());
       for (const auto& [first, rows] : {std::pair<index_t, index_t>{0, 32}, {32, 31}, {63, 7}}) {
-        CHECK(s.rows.at(first).data == view.data() + first * stride);
+        CHECK(s.rows.at(first, rows).data == view.data() + first * stride);
         s.rows.copy(first, rows);
-        CHECK(s.rows.at(first).row < apart);
-        check_rows(view, s.rows.at(first), first, rows);
+        CHECK(s.rows.at(first, rows).stride < apart);
+        check_rows(view, s.rows.at(first, rows), first);
       }
     }
 }
@@ -85,7 +86,7 @@ TEST_CASE("rows side by side, or read once, are read where they lie") {
     stage s(view, 32, again, 1e9);
     CHECK(stage::bytes_of(view, 32, again, 1e9) == 64);  // no scratch
     s.rows.copy(0, 32);
-    CHECK(s.rows.at(0).data == view.data());
+    CHECK(s.rows.at(0, 1).data == view.data());
     CHECK(s.rows.stream(32, 32).left() == 32 * 4);  // prefetched
   }
 }
@@ -105,14 +106,59 @@ TEST_CASE("a product with a stream beside it has its bits, and the stream its ro
         const std::vector<float> x = numbers(40 * 1024, 5);
         const auto view = rows_of(x, 40, 64, 1024);
         stage s(view, 40, true, 0);
-        tile::row_stream<float> stream = s.rows.stream(0, 40);
+        tile::row_prefetcher<float> stream = s.rows.stream(0, 40);
         REQUIRE(stream.left() == 40 * 4);
         p.c = beside.data();
         tile::multiply_streaming(p, vectors, &stream);
         CHECK(plain == beside);
         stream.finish();
-        check_rows(view, s.rows.at(0), 0, 40);
-        tile::multiply_streaming(p, vectors, static_cast<tile::row_stream<float>*>(nullptr));
+        check_rows(view, s.rows.at(0, 40), 0);
+        tile::multiply_streaming(p, vectors, static_cast<tile::row_prefetcher<float>*>(nullptr));
         CHECK(plain == beside);
       }
+}
+
+TEST_CASE("a prefetcher takes the steps that a product has, a copy no more than its lines") {
+  const std::vector<float> x = numbers(16 * 1024, 6);
+  std::vector<float> copy(16 * 64, -1.0f);
+  tile::row_prefetcher<float> prefetch(x.data(), 1024, 16, 64), copies(x.data(), 1024, 16, 64, copy.data());
+  CHECK(prefetch.left() == 64);
+  CHECK(prefetch.runs(60) == 2);  // the second goes past the last row
+  CHECK(copies.runs(60) == 1);
+  for (int i = 0; i < 60; ++i) prefetch(), copies();
+  CHECK((prefetch.left() == 4 && copies.left() == 4));
+  CHECK((prefetch.runs(60) == 1 && copies.runs(60) == 0));
+  copies.finish(), prefetch.finish();
+  CHECK((copies.left() == 0 && prefetch.left() == 0));
+  for (index_t r = 0; r < 16; ++r)
+    CHECK(std::equal(copy.data() + r * 64, copy.data() + (r + 1) * 64, x.data() + r * 1024));
+}
+
+TEST_CASE("products of a prefetch_queue have the bits of plain ones, with entries that end before or after them") {
+  const index_t w = heed::simd::width<float>;
+  const std::vector<float> x = numbers(40 * 64, 7);
+  for (index_t vectors = 1; vectors <= tile::max_vectors; ++vectors)
+    for (const index_t rows : {1, 24, 67})
+      for (const index_t depth : {0, 1, 33})
+        for (const index_t lines : {0, 1, 9, 40}) {
+          const index_t lanes = vectors * w;
+          const std::vector<float> a = numbers(rows * depth + 1, 3), b = numbers(depth * lanes + 1, 4);
+          std::vector<float> plain(static_cast<std::size_t>(rows * lanes), 0.5f), queued = plain;
+          tile::matrix_product<float> p;
+          p.a = a.data(), p.a_row = depth, p.a_col = 1, p.b = b.data(), p.b_row = lanes;
+          p.c = plain.data(), p.c_row = lanes, p.rows = rows, p.depth = depth, p.accumulate = tile::accumulate::keep;
+          tile::multiply(p, vectors);
+          tile::prefetch_queue<float> queue;
+          queue.clear();
+          for (const index_t number : {3, 1}) queue.set(number, x.data(), 64, lines, 16, true);
+          p.c = queued.data();
+          queue.multiply(p, vectors);
+          CHECK(plain == queued);
+          std::vector<float> again = plain;
+          p.c = again.data();
+          tile::multiply(p, vectors);
+          p.c = queued.data();
+          queue.multiply(p, vectors);
+          CHECK(again == queued);
+        }
 }

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/softmax/forward.hpp"
+
+namespace heed::softmax {
+namespace detail {
+inline namespace HEED_ISA {
+
+// Checks that a tensor can take the place of the one that a call was prepared with.
+HEED_NOINLINE inline void check_same_shape(heed::detail::checker& check, const heed::detail::named_tensor& x,
+                                           const heed::detail::named_tensor& prepared) {
+  for (int axis = 0; axis < x.rank; ++axis) {
+    check.require(x.extent(axis) == prepared.extent(axis), "% has extent % on axis %, was prepared with %", x.name,
+                  x.extent(axis), axis, prepared.extent(axis));
+    check.require(x.stride(axis) == prepared.stride(axis), "% has stride % on axis %, was prepared with %", x.name,
+                  x.stride(axis), axis, prepared.stride(axis));
+  }
+  check.require(x.data != nullptr || x.empty(), "% is null but has elements", x.name);
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// A call of forward that has been checked, measured and given its scratch. It runs as often as wanted, one run at a
+// time, on the same memory or on other memory of the same shapes. It keeps a copy of the options; what they view (lse,
+// bias, arrays of lengths, slopes, ...) and the context's executor and workspace must live as long as it. Their numbers
+// may change between runs: lengths, offsets and numbers per head are read and checked anew.
+template <class T> class prepared {
+ public:
+  template <class... Tensors>
+  HEED_INLINE prepared(const options<T>& opt, const context& context, const Tensors&... x)
+      : options_(opt),
+        context_(context),
+        call_{{options_, x...}},
+        work_(measure()),
+        memory_(context.workspace, work_) {}
+  prepared(const prepared&) = delete;
+  prepared& operator=(const prepared&) = delete;
+
+  // Runs on the memory of the run before.
+  void operator()() {
+    if (reads_arrays()) check_again();
+    run();
+  }
+
+  // Runs on q, k, v, o with the extents and strides of those that the call was prepared with. Throws heed::error,
+  // before anything is written, where they differ, o is an input's memory, or numbers that the options view do not fit.
+  template <viewable Q, viewable K, viewable V, viewable O> void operator()(const Q& q, const K& k, const V& v, O&& o) {
+    static_assert(heed::detail::call_tensors<O, Q, K, V>());
+    static_assert(std::is_same_v<heed::detail::value_t<Q>, T>, "heed: the call was prepared for another element type");
+    using heed::detail::with_canonical_strides;
+    take(with_canonical_strides(tensor_view<const T, 4>(q)), with_canonical_strides(tensor_view<const T, 4>(k)),
+         with_canonical_strides(tensor_view<const T, 4>(v)), with_canonical_strides(tensor_view<T, 4>(o)));
+    (*this)();
+  }
+
+ private:
+  tile::workload measure() {
+    heed::detail::problem_text problem;
+    problem[0] = 0;
+    const tile::workload work = tile::measure_call(call_, problem, context_);
+    if (problem[0] != 0) heed::detail::fail(problem.data());
+    return work;
+  }
+
+  bool reads_arrays() const {
+    using kind = heed::detail::mask_parts;
+    const pairwise::softmax_problem<T>& p = call_.p;
+    return (p.mask.present & (kind::key_lengths | kind::packed | kind::prefix_lm)) != 0 || p.align.has_first ||
+           p.scores.slopes.one_each() || p.sink_logits.one_each();
+  }
+
+  // Offsets may cut the call anew; it must do with the scratch that it has.
+  void check_again() {
+    call_.cut = {};
+    const tile::workload work = measure();
+    if (work.slot_bytes > work_.slot_bytes)
+      heed::detail::fail("packed: a task of these offsets needs % bytes of scratch, the call was prepared with %",
+                         work.slot_bytes, work_.slot_bytes);
+    work_.tasks = work.tasks;
+  }
+
+  void take(const tensor_view<const T, 4>& q, const tensor_view<const T, 4>& k, const tensor_view<const T, 4>& v,
+            const tensor_view<T, 4>& o) {
+    pairwise::softmax_problem<T>& p = call_.p;
+    heed::detail::problem_text problem;
+    problem[0] = 0;
+    heed::detail::checker check(problem);
+    const heed::detail::named_tensor to("o", o), lse("lse", p.lse), from[] = {{"q", q}, {"k", k}, {"v", v}};
+    const heed::detail::named_tensor before[] = {{"q", p.q}, {"k", p.k}, {"v", p.v}};
+    for (int i = 0; i < 3; ++i) {
+      detail::check_same_shape(check, from[i], before[i]);
+      check.distinct(to, from[i]), check.distinct(lse, from[i]);
+    }
+    detail::check_same_shape(check, to, {"o", p.o});
+    check.distinct(to, lse), check.distinct(to, {"bias", p.scores.bias});
+    check.distinct(to, {"alibi_slopes", p.scores.slopes}), check.distinct(to, {"sink_logits", p.sink_logits});
+    if (!check.ok()) heed::detail::fail(problem.data());
+    p.q = q, p.k = k, p.v = v, p.o = o;
+  }
+
+  void run() {
+    tile::workload work = work_;
+    work.slots = std::min(work.slots, context_.executor.concurrency());
+    call_.run(work, memory_, context_.executor);
+  }
+
+  options<T> options_;
+  context context_;
+  detail::forward_call<T> call_;
+  tile::workload work_;
+  tile::call_memory memory_;
+};
+
+// Checks a call of forward once, so that it can run many times, as a loop over layers or tokens does. Throws
+// heed::error where forward would. Scratch is taken here: runs allocate nothing.
+template <viewable Q, viewable K, viewable V, viewable O>
+[[nodiscard]] prepared<acc_of<Q>> prepare(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
+                                          const context& context = {}) {
+  static_assert(heed::detail::call_tensors<O, Q, K, V>());
+  using T = heed::detail::value_t<Q>;
+  return prepared<T>(opt, context, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>);
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::softmax
