@@ -133,10 +133,10 @@ template <class T> class dims_in_lanes {
     constexpr index_t block = w / R;
     // of these keys' successors one tile on
     const index_t ahead = far_ ? std::min(keys_ - most_keys - keys.key, keys.keys) : 0;
-    for (index_t x = 0; x < keys.keys; x += block) {
+    tile::lane_block<const T> k = keys.k;  // from key x on
+    for (index_t x = 0; x < keys.keys; x += block, k.rows -= block, k.data += block * k.stride) {
       for (index_t y = x; y < std::min(x + block, ahead); ++y)
         prefetch_row(keys.k, most_keys + y), prefetch_row(keys.v, most_keys + y);
-      const tile::lane_block<const T> k = keys.k.part(x, keys.keys - x, 0, p_.d);
       simd::store(scores_ + x * R,
                   dots<R>(k, q_ + r.first * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
     }
