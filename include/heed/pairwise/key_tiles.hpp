@@ -33,7 +33,7 @@ template <class Storage> struct key_tile {
   tile::lane_block<const Storage> k{}, v{};  // its rows, where they are now
   index_t count = 0;                         // of blocks; 0: no lane sees anything of it
   bool full = false;                         // every lane sees every key: one block
-  tile::lane_array<weight_block, vector_capacity> block{};
+  tile::lane_array<weight_block, vector_capacity> block;
 };
 
 // The keys and values of one sequence and head at a time.
@@ -55,7 +55,8 @@ template <class T> class kv_tiles {
       const key_span& span = spans.span[i];
       const index_t most = keys_of(span);
       for (index_t j = span.first; j < span.end; j += most) {
-        key_tile<T> tile{.key = j, .keys = std::min(most, span.end - j), .partial = span.partial};
+        key_tile<T> tile;
+        tile.key = j, tile.keys = std::min(most, span.end - j), tile.partial = span.partial;
         if (j + most < span.end)
           tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
         else if (i + 1 < spans.count)
