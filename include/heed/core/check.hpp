@@ -6,9 +6,11 @@
 
 #include <cstdarg>
 #include <cstdint>
+#include <initializer_list>
 #include <limits>
 
 #include "heed/core/alignment.hpp"
+#include "heed/core/call.hpp"
 #include "heed/core/config.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
@@ -78,12 +80,9 @@ class checker {
       require(x.stride(axis) != 0 || x.extent(axis) <= 1 || x.empty(),
               "% is written but has stride 0 on axis % of extent %", x.name, axis, x.extent(axis));
   }
-  HEED_NOINLINE void equal(const named_tensor& a, int a_axis, const named_tensor& b, int b_axis, const char* what) {
-    require(a.extent(a_axis) == b.extent(b_axis), "% has % %, % has %", a.name, what, a.extent(a_axis), b.name,
-            b.extent(b_axis));
-  }
-  void equal(const named_tensor& a, const named_tensor& b, int axis, const char* what) {
-    equal(a, axis, b, axis, what);
+  HEED_INLINE void equal(const named_tensor& a, const named_tensor& b, int axis, const char* what) {
+    if (a.extent(axis) != b.extent(axis)) [[unlikely]]
+      differ(a, b, axis, what);
   }
 
   HEED_INLINE void distinct(const named_tensor& a, const named_tensor& b) {
@@ -91,8 +90,8 @@ class checker {
       same_memory(a, b);
   }
   // No output is another argument's memory.
-  template <std::size_t M, std::size_t N>
-  void distinct(const named_tensor* const (&outputs)[M], const named_tensor* const (&others)[N]) {
+  using names = std::initializer_list<const named_tensor*>;
+  HEED_NOINLINE void distinct(names outputs, names others) {
     for (const named_tensor* const a : outputs)
       for (const named_tensor* const b : others) distinct(*a, *b);
   }
@@ -106,6 +105,9 @@ class checker {
   }
 
  private:
+  HEED_NOINLINE void differ(const named_tensor& a, const named_tensor& b, int axis, const char* what) {
+    require(false, "% has % %, % has %", a.name, what, a.extent(axis), b.name, b.extent(axis));
+  }
   HEED_NOINLINE void same_memory(const named_tensor& a, const named_tensor& b) {
     require(a.empty() || b.empty(), "% is the same memory as %", a.name, b.name);
   }
@@ -122,15 +124,38 @@ class checker {
   bool ok_ = true;
 };
 
+// The sequences of a call: batch entries, or those that packed() cuts the only one into
+struct sequence_counts {
+  const mask_parts& mask;
+  index_t batch, queries, keys;
+
+  bool packed() const { return mask.has(mask.packed); }
+  index_t count() const {
+    const auto offsets = static_cast<index_t>(mask.query_offsets.size());
+    return !packed() ? batch : offsets > 0 ? offsets - 1 : 0;
+  }
+  index_t keys_of(std::size_t b) const { return packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : keys; }
+};
+
 // What every kernel is given
-struct named_tensors {
+struct call_shapes {
+  template <class Storage>
+  HEED_INLINE explicit call_shapes(const tensors<Storage>& x)
+      : q("q", x.q),
+        k("k", x.k),
+        v("v", x.v),
+        o("o", x.o),
+        one_axis(x.one_axis),
+        sequences{x.mask, x.q.extent(0), x.q.extent(2), x.k.extent(2)} {}
+
   named_tensor q, k, v, o;
   unsigned one_axis;
+  sequence_counts sequences;
 };
 
 // The axes that all kernels have in common. A vector that holds a whole tensor, without its axes, is no row: it is
 // longer than the dim of any head.
-inline void check_tensors(checker& check, const named_tensors& x) {
+inline void check_tensors(checker& check, const call_shapes& x) {
   constexpr index_t longest_row = 1024;
   const named_tensor* const all[] = {&x.q, &x.k, &x.v, &x.o};
   for (unsigned i = 0; i < 4; ++i)
@@ -140,14 +165,14 @@ inline void check_tensors(checker& check, const named_tensors& x) {
                   all[i]->name, all[i]->extent(3), longest_row);
   for (const named_tensor* const each : all) check.tensor(*each, true);
   check.written(x.o);
-  for (const named_tensor* const each : {&x.k, &x.v, &x.o}) check.equal(x.q, *each, 0, "batch");
-  check.equal(x.k, x.v, 1, "heads");
-  check.equal(x.k, x.v, 2, "keys");
-  check.equal(x.q, x.o, 2, "queries");
   check.require(x.q.extent(3) > 0, "q has head dim %, must be at least 1", x.q.extent(3));
   check.require(x.v.extent(3) > 0, "v has head dim %, must be at least 1", x.v.extent(3));
-  check.equal(x.q, x.k, 3, "head dim");
-  check.equal(x.v, x.o, 3, "head dim");
+  static constexpr struct {
+    unsigned char a, b, axis;
+    const char* what;
+  } equal_axes[] = {{0, 1, 0, "batch"}, {0, 2, 0, "batch"},   {0, 3, 0, "batch"},    {1, 2, 1, "heads"},
+                    {1, 2, 2, "keys"},  {0, 3, 2, "queries"}, {0, 1, 3, "head dim"}, {2, 3, 3, "head dim"}};
+  for (const auto& each : equal_axes) check.equal(*all[each.a], *all[each.b], each.axis, each.what);
   const double rows =
       static_cast<double>(x.q.extent(0)) * static_cast<double>(x.o.extent(1)) * static_cast<double>(x.q.extent(2));
   check.require(rows < 9e18, "q has % rows in all heads, must have less than 9e18", rows);
@@ -164,19 +189,6 @@ HEED_NOINLINE inline void check_offsets(checker& check, const char* name, length
   if (whole && check.ok())
     check.require(at.back() == count, "% ends at %, must end at % (the queries of q)", name, at.back(), count);
 }
-
-// The sequences of a call: batch entries, or those that packed() cuts the only one into
-struct sequence_counts {
-  const mask_parts& mask;
-  index_t batch, queries, keys;
-
-  bool packed() const { return mask.has(mask.packed); }
-  index_t count() const {
-    const auto offsets = static_cast<index_t>(mask.query_offsets.size());
-    return !packed() ? batch : offsets > 0 ? offsets - 1 : 0;
-  }
-  index_t keys_of(std::size_t b) const { return packed() ? mask.key_offsets[b + 1] - mask.key_offsets[b] : keys; }
-};
 
 HEED_NOINLINE inline void check_packed(checker& check, const sequence_counts& s) {
   if (!s.packed()) return;

@@ -252,9 +252,9 @@ HEED_INLINE constexpr bool same(const tensor_view<T, Rank>& a, const tensor_view
 // Sets the stride of axes without a second entry to 0: the caller's may be any number there.
 template <class T, int Rank>
 HEED_INLINE constexpr tensor_view<T, Rank> with_canonical_strides(const tensor_view<T, Rank>& x) noexcept {
-  auto strides = x.strides();
+  auto strides = x.strides();  // without branches: every call does this for all of its tensors
   for (int axis = 0; axis < Rank; ++axis)
-    if (x.extent(axis) <= 1) strides[static_cast<std::size_t>(axis)] = 0;
+    strides[static_cast<std::size_t>(axis)] = x.extent(axis) > 1 ? x.stride(axis) : 0;
   return {x.data(), x.extents(), strides};
 }
 

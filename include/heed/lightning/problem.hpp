@@ -30,7 +30,7 @@ struct kernel {
     const kind& mask = p.sequences.mask;
     check.require((mask.present & ~unsigned{kind::key_lengths | kind::packed}) == 0,
                   "mask: lightning attention is causal by itself and takes key_lengths and packed, no other mask");
-    check.equal(p.x.q, p.x.k, 2, "tokens");
+    check.equal(p.q, p.k, 2, "tokens");
     recurrent::check_recurrence(check, p);
     if (check.ok() && p.sequences.packed())
       check.require(heed::detail::equal(mask.query_offsets, mask.key_offsets),

@@ -14,22 +14,19 @@ namespace heed::pairwise {
 inline namespace HEED_ISA {
 
 // A call without its element types
-struct attention_shapes {
+struct attention_shapes : heed::detail::call_shapes {
   template <class T>
   explicit attention_shapes(const attention<T>& p)
-      : x{{"q", p.q}, {"k", p.k}, {"v", p.v}, {"o", p.o}, p.one_axis},
+      : call_shapes(p),
         lse("lse", p.lse),
         bias("bias", p.scores.bias),
-        sequences{p.mask, p.q.extent(0), p.q.extent(2), p.k.extent(2)},
         align(p.align),
         slopes(p.scores.slopes),
         scale(p.scale),
         softcap(p.softcap),
         heads(p.heads) {}
 
-  heed::detail::named_tensors x;
   heed::detail::named_tensor lse, bias;
-  heed::detail::sequence_counts sequences;
   const heed::detail::alignment_parts& align;
   const heed::detail::per_head_view& slopes;
   double scale, softcap;
@@ -66,7 +63,7 @@ inline void check_mask(heed::detail::checker& check, const attention_shapes& p) 
 inline void check_per_head(heed::detail::checker& check, const char* name, const heed::detail::per_head_view& x,
                            const attention_shapes& p, double least) {
   if (!x.set()) return;
-  check.distinct(p.x.o, {name, x}), check.distinct(p.lse, {name, x});
+  check.distinct(p.o, {name, x}), check.distinct(p.lse, {name, x});
   check.require(!x.one_each() || x.size() == p.heads, "% has % entries, o has % heads", name, x.size(), p.heads);
   for (index_t h = 0; check.ok() && h < (x.one_each() ? p.heads : 1); ++h)
     check.require(x.at(h) >= least && x.at(h) <= std::numeric_limits<double>::max(),
@@ -76,16 +73,15 @@ inline void check_per_head(heed::detail::checker& check, const char* name, const
 // All that the options of these kernels have in common. O(1) in the tensors, O(size) in the arrays of lengths; reads no
 // tensor data.
 inline void check_attention(heed::detail::checker& check, const attention_shapes& p) {
-  const auto& [q, k, v, o, one_axis] = p.x;
-  heed::detail::check_tensors(check, p.x);
-  const index_t fewer = std::min(q.extent(1), k.extent(1));
+  heed::detail::check_tensors(check, p);
+  const index_t fewer = std::min(p.q.extent(1), p.k.extent(1));
   check.require(p.heads == 0 || (fewer > 0 && p.heads % fewer == 0),
-                "q has % heads, k has %, one must divide the other", q.extent(1), k.extent(1));
-  check.require(o.extent(1) == p.heads, "o has heads %, needs % (the larger of q's and k's)", o.extent(1), p.heads);
+                "q has % heads, k has %, one must divide the other", p.q.extent(1), p.k.extent(1));
+  check.require(p.o.extent(1) == p.heads, "o has heads %, needs % (the larger of q's and k's)", p.o.extent(1), p.heads);
   if (p.lse.data != nullptr) {
     check.tensor(p.lse, false), check.written(p.lse);
-    check.equal(p.lse, o, 0, "batch"), check.equal(p.lse, o, 1, "heads"), check.equal(p.lse, o, 2, "queries");
-    check.distinct({&p.lse}, {&q, &k, &v, &o});
+    check.equal(p.lse, p.o, 0, "batch"), check.equal(p.lse, p.o, 1, "heads"), check.equal(p.lse, p.o, 2, "queries");
+    check.distinct({&p.lse}, {&p.q, &p.k, &p.v, &p.o});
   }
   check.require(!std::isnan(p.scale), "scale is NaN, must be a number");
   check.require(p.softcap >= 0, "softcap is %, must be at least 0", p.softcap);
@@ -94,9 +90,9 @@ inline void check_attention(heed::detail::checker& check, const attention_shapes
   heed::detail::check_alignment(check, p.align, p.sequences);
   check_per_head(check, "alibi_slopes", p.slopes, p, 0);
   if (p.bias.data == nullptr) return;
-  const index_t pairs[] = {q.extent(0), p.heads, q.extent(2), k.extent(2)};
+  const index_t pairs[] = {p.q.extent(0), p.heads, p.q.extent(2), p.k.extent(2)};
   check.tensor(p.bias, false), check.extents(p.bias, pairs, true);
-  check.distinct(o, p.bias);
+  check.distinct(p.o, p.bias);
   if (p.lse.data != nullptr) check.distinct(p.lse, p.bias);
 }
 

@@ -179,7 +179,7 @@ template <class T, class Kernel> struct decode_call {
     checker.require(!p.align->top_left, "align is top_left: decode takes new tokens for those after its memory's");
     checker.require(!p.packed() || heed::detail::equal(p.mask.query_offsets, p.mask.key_offsets),
                     "packed: query_offsets and key_offsets differ, decode has one token axis");
-    checker.equal(shapes.x.q, shapes.x.k, 2, "tokens");
+    checker.equal(shapes.q, shapes.k, 2, "tokens");
   }
 
   tile::workload measure(index_t) const {

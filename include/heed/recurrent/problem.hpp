@@ -31,18 +31,27 @@ struct causal_split {
   index_t prefix_keys = 0, leading_queries = 0, pairs = 0;
 };
 
-template <class T> struct recurrence : heed::detail::tensors<T> {
+// What a call asks for, whatever its types
+struct recurrence_rules {
+  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
+  double scale, eps = 0;  // scale: without q_scale, see derive_sizes()
+  index_t chunk;          // as given
+  index_t states;         // heads of the state
+  bool causal = true, normalize = false;
+  bool in_place = false;  // decode: before and after are the state it updates
+  index_t queries_per_state = 1, states_per_kv_head = 1, features = 0;
+};
+
+template <class T> struct recurrence : heed::detail::tensors<T>, recurrence_rules {
   // Takes what the options of these kernels have in common; derive_sizes() comes when the kernel has set the rest.
   template <class Options, class... Tensors>
   HEED_INLINE recurrence(const Options& opt, const Tensors&... x)
       : heed::detail::tensors<T>(opt, x...),
+        recurrence_rules{.scale = opt.scale, .chunk = opt.chunk, .states = this->kv_heads},
         before{heed::detail::with_canonical_strides(opt.initial_state.s),
                heed::detail::with_canonical_strides(opt.initial_state.z)},
         after{heed::detail::with_canonical_strides(opt.final_state.s),
-              heed::detail::with_canonical_strides(opt.final_state.z)},
-        scale(opt.scale),
-        chunk(opt.chunk),
-        states(this->kv_heads) {}
+              heed::detail::with_canonical_strides(opt.final_state.z)} {}
 
   bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
   bool taylor() const { return map.map_value == nullptr && map.built_in == feature::taylor; }
@@ -65,18 +74,11 @@ template <class T> struct recurrence : heed::detail::tensors<T> {
     return g.data() + s.batch * g.stride(0) + state * g.stride(1) + (s.first_key + j) * g.stride(2);
   }
 
-  const heed::detail::alignment_parts* align = &heed::detail::parts(bottom_right);
   heed::detail::feature_parts<T> map = {};
   const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
   state_view<const T> before;                           // null: zeros
   state_view<T> after;                                  // null: not wanted
-  double scale, eps = 0;                                // scale: without q_scale, see derive_sizes()
   T q_scale = T(1);                                     // factor of phi(q)
-  bool causal = true, normalize = false;
-  bool in_place = false;  // decode: before and after are the state it updates
-  index_t chunk;          // as given
-  index_t states;         // heads of the state
-  index_t queries_per_state = 1, states_per_kv_head = 1, features = 0;
 };
 
 // The largest head dim that is accepted: features and products of them are then counted without overflow.
