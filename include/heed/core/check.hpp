@@ -20,12 +20,12 @@
 
 namespace heed::detail {
 
+inline namespace HEED_ISA {
+
 // Which of q, k, v and o came with one axis (a range, a vector), bit by bit; it is taken as one row.
 template <class Q, class K, class V, class O>
 inline constexpr unsigned one_axis =
     (axes<Q> == 1 ? 1u : 0u) | (axes<K> == 1 ? 2u : 0u) | (axes<V> == 1 ? 4u : 0u) | (axes<O> == 1 ? 8u : 0u);
-
-inline namespace HEED_ISA {
 
 // A tensor of a call and its name. It refers to the view that it was made of. Rank 0: numbers per head.
 struct named_tensor {

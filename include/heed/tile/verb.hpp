@@ -21,7 +21,7 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// Says what is wrong with a call, or how much it has to do.
+// Says what is wrong with a call, and how much it has to do: nothing where that cannot be known.
 template <class Call>
 workload measure_call(Call& call, heed::detail::problem_text& problem, const context& context) noexcept {
   heed::detail::checker check(problem);
@@ -35,17 +35,17 @@ workload measure_call(Call& call, heed::detail::problem_text& problem, const con
                 "scratch: % tasks at once (context.executor's concurrency allows them) need % bytes each, more than "
                 "can be counted",
                 work.slots, work.slot_bytes);
-  if (check.ok()) heed::detail::check_workspace(problem, context.workspace, work.bytes());
+  if (!check.ok()) return {};
+  heed::detail::check_workspace(problem, context.workspace, work.bytes());
   return work;
 }
 
 template <class Call> plan plan_call(Call&& call, const context& context) noexcept {
   plan out{};
   const workload work = measure_call(call, out.problem, context);
-  if (!out.ok()) return out;
   out.isa = HEED_NAME(HEED_LEVEL);
   out.workspace_bytes = work.bytes(), out.tasks = work.tasks;
-  call.describe(out);
+  if (out.ok()) call.describe(out);
   return out;
 }
 
