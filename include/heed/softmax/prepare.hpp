@@ -12,6 +12,15 @@ namespace heed::softmax {
 namespace detail {
 inline namespace HEED_ISA {
 
+// Whether a tensor has memory, and the extents and strides of another.
+template <class Element>
+HEED_INLINE bool same_shape(const tensor_view<Element, 4>& a, const tensor_view<Element, 4>& b) {
+  index_t differences = 0;
+  for (int axis = 0; axis < 4; ++axis)
+    differences |= (a.extent(axis) ^ b.extent(axis)) | (a.stride(axis) ^ b.stride(axis));
+  return differences == 0 && a.data() != nullptr;
+}
+
 // Checks that a tensor can take the place of the one that a call was prepared with.
 HEED_NOINLINE inline void check_same_shape(heed::detail::checker& check, const heed::detail::named_tensor& x,
                                            const heed::detail::named_tensor& prepared) {
@@ -88,28 +97,33 @@ template <class T> class prepared {
     work_.tasks = work.tasks;
   }
 
-  template <class Element>
-  static bool same_shape(const tensor_view<Element, 4>& a, const tensor_view<Element, 4>& b) {
-    return a.extents() == b.extents() && a.strides() == b.strides() && a.data() != nullptr;
-  }
-
   void take(const tensor_view<const T, 4>& q, const tensor_view<const T, 4>& k, const tensor_view<const T, 4>& v,
             const tensor_view<T, 4>& o) {
     pairwise::softmax_problem<T>& p = call_.p;
+    const bool fits = detail::same_shape(q, p.q) && detail::same_shape(k, p.k) && detail::same_shape(v, p.v) &&
+                      detail::same_shape(o, p.o);
+    const void *const to = o.data(), *const lse = p.lse.data();
+    bool apart = to != lse && to != p.scores.bias.data() && to != p.scores.slopes.data() && to != p.sink_logits.data();
+    for (const void* const from : {q.data(), k.data(), v.data()}) apart = apart && to != from && lse != from;
+    if (!fits || !apart) [[unlikely]]
+      check_memory({"q", q}, {"k", k}, {"v", v}, {"o", o});
+    p.q = q, p.k = k, p.v = v, p.o = o;
+  }
+
+  // Says what is wrong with other memory, if anything is: tensors without elements may share a pointer.
+  HEED_NOINLINE void check_memory(const heed::detail::named_tensor& q, const heed::detail::named_tensor& k,
+                                  const heed::detail::named_tensor& v, const heed::detail::named_tensor& o) const {
+    const pairwise::softmax_problem<T>& p = call_.p;
     heed::detail::problem_text problem;
     problem[0] = 0;
     heed::detail::checker check(problem);
-    const heed::detail::named_tensor to("o", o), lse("lse", p.lse), from[] = {{"q", q}, {"k", k}, {"v", v}};
-    if (!same_shape(q, p.q) || !same_shape(k, p.k) || !same_shape(v, p.v) || !same_shape(o, p.o)) {
-      const heed::detail::named_tensor before[] = {{"q", p.q}, {"k", p.k}, {"v", p.v}};
-      for (int i = 0; i < 3; ++i) detail::check_same_shape(check, from[i], before[i]);
-      detail::check_same_shape(check, to, {"o", p.o});
-    }
-    for (const heed::detail::named_tensor& each : from) check.distinct(to, each), check.distinct(lse, each);
-    check.distinct(to, lse), check.distinct(to, {"bias", p.scores.bias});
-    check.distinct(to, {"alibi_slopes", p.scores.slopes}), check.distinct(to, {"sink_logits", p.sink_logits});
+    const heed::detail::named_tensor lse("lse", p.lse), bias("bias", p.scores.bias);
+    const heed::detail::named_tensor slopes("alibi_slopes", p.scores.slopes), sinks("sink_logits", p.sink_logits);
+    detail::check_same_shape(check, q, {"q", p.q}), detail::check_same_shape(check, k, {"k", p.k});
+    detail::check_same_shape(check, v, {"v", p.v}), detail::check_same_shape(check, o, {"o", p.o});
+    check.distinct({&o, &lse}, {&q, &k, &v});
+    check.distinct({&o}, {&lse, &bias, &slopes, &sinks});
     if (!check.ok()) heed::detail::fail(problem.data());
-    p.q = q, p.k = k, p.v = v, p.o = o;
   }
 
   void run() {

@@ -43,8 +43,8 @@ workload measure_call(Call& call, heed::detail::problem_text& problem, const con
 template <class Call> plan plan_call(Call&& call, const context& context) noexcept {
   plan out{};
   const workload work = measure_call(call, out.problem, context);
-  out.isa = HEED_NAME(HEED_LEVEL);
   out.workspace_bytes = work.bytes(), out.tasks = work.tasks;
+  if (out.ok() || out.workspace_bytes > 0) out.isa = HEED_NAME(HEED_LEVEL);
   if (out.ok()) call.describe(out);
   return out;
 }
