@@ -2,7 +2,7 @@
 //
 // Times softmax::forward beside two Eigen matrix products, plain loops, and the limits of the machine. Rows:
 //   prefill/<mask>/D<D>/N<N>    one head, M = N, E = D         gqa/<mask>/D<D>/N<N>    8 query heads on 2 k/v heads
-//   double/<mask>/D<D>/N<N>     the same in double             small/D<D>/N<N>/M<M>    few queries
+//   double/<mask>/D<D>/N<N>     the same in double             small/D<D>/N<N>/M<M>    few queries; /prepared
 //   group8/D<D>/M<M>            one query, 8 heads a k/v head  window/D<D>             window of 256 at N = 16384
 //   masks_inside/<mask>/N<N>    a mask that hides nothing      tile_ceiling/D<D>       one tile that stays in cache
 //   threads/<mask>/D<D>         two threads, two peak loops    accuracy/D<D>           error against double
@@ -96,6 +96,15 @@ template <class T = float> void add_with_neighbours(const std::string& name, con
     });
 }
 
+// Adds the row of a call that is checked once and run many times, beside forward's.
+void add_prepared(const std::string& name, const shape& s) {
+  add(name + "/prepared", [s](State& state, const std::string& row) {
+    tensors<float> x(s);
+    auto call = heed::softmax::prepare(x.q_view(), x.k_view(), x.v_view(), x.o_view(), options_of<float>(s));
+    time_row<float>(state, row, s, [&] { call(); });
+  });
+}
+
 void add_forward_rows() {
   for (const masking mask : {masking::dense, masking::causal, masking::window})
     for (const index_t d : {32, 64, 80, 128})
@@ -111,8 +120,11 @@ void add_forward_rows() {
                             {.n = n, .m = n, .d = d, .e = d, .heads = 8, .kv_heads = 2, .mask = mask});
   for (const index_t d : {32, 64, 128})
     for (const index_t n : {1, 2, 4, 8, 16, 32, 64})
-      for (const index_t m : {n, index_t{1024}})
-        add_with_neighbours(number("small/D", d) + number("/N", n) + number("/M", m), {.n = n, .m = m, .d = d, .e = d});
+      for (const index_t m : {n, index_t{1024}}) {
+        const std::string row = number("small/D", d) + number("/N", n) + number("/M", m);
+        add_with_neighbours(row, {.n = n, .m = m, .d = d, .e = d});
+        if (n <= 4) add_prepared(row, {.n = n, .m = m, .d = d, .e = d});
+      }
 }
 
 // Rows that compare two things time both in every iteration, one after the other, so that a change of the machine's
