@@ -333,9 +333,9 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
                                .c_row = lanes,
                                .rows = keys,
                                .depth = d,
-                               .top = factor},
+                               .row_max = factor},
                               Vectors);
-  heed::tile::online_softmax<Vectors, float>(scores.data(), lanes, keys, m, l, factor);
+  heed::tile::lane_states<float>::update<Vectors>({scores.data(), lanes, keys, lanes}, m, l, factor);
   heed::tile::multiply<float>({.a = v.data(),
                                .a_row = 1,
                                .a_col = d,
