@@ -38,7 +38,8 @@ template <class T> struct forward_call {
     check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
     check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
     constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
-    check.require(p.q.extent(2) == 0 || p.pairs() <= most, "k has % heads in all batches, must have at most %", p.pairs(), most);
+    check.require(p.q.extent(2) == 0 || p.pairs() <= most, "k has % heads in all batches, must have at most %",
+                  p.pairs(), most);
   }
 
   // Enough for any gates: how many rows are active is counted when the call runs.
