@@ -33,6 +33,9 @@ struct named_tensor {
   template <class T, int Rank>
   HEED_INLINE named_tensor(const char* of, const tensor_view<T, Rank>& x)
       : name(of), data(x.data()), extents(x.extents().data()), strides(x.strides().data()), rank(Rank) {}
+  template <class Byte>
+  HEED_INLINE named_tensor(const char* of, const stored_tensor<Byte>& x)
+      : name(of), data(x.data()), extents(x.extents().data()), strides(x.strides().data()), rank(4) {}
   HEED_INLINE named_tensor(const char* of, const per_head_view& x)
       : name(of), data(x.one_each() ? x.data() : nullptr) {}
 
@@ -139,8 +142,7 @@ struct sequence_counts {
 
 // What every kernel is given
 struct call_shapes {
-  template <class Storage>
-  HEED_INLINE explicit call_shapes(const tensors<Storage>& x)
+  HEED_INLINE explicit call_shapes(const tensors& x)
       : q("q", x.q),
         k("k", x.k),
         v("v", x.v),

@@ -105,6 +105,7 @@ template <class T> using acc_t = std::conditional_t<std::is_same_v<T, double>, d
 template <class T>
 concept storage =
     std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16_t> || std::is_same_v<T, f16_t>;
+template <class T> inline constexpr bool is_storage = storage<T>;
 
 }  // namespace detail
 }  // namespace heed

@@ -85,16 +85,14 @@ template <class T> struct call {
   }
 };
 
-template <class T, viewable O, viewable Q, viewable K, viewable V>
-call<T> forward_call(const Q& q, const K& k, const V& v, const per_head& ridge, tensor_view<T, 4> o,
-                     const options<T>& opt) {
-  call<T> c{{opt, q, k, v, o, heed::detail::one_axis<Q, K, V, O>}};
+template <class T> call<T> forward_call(const options<T>& opt, const tile::call_rows<T>& x, const per_head& ridge) {
+  call<T> c{{opt, x}};
   c.p.ridge = ridge;
   return c;
 }
-template <class T, viewable O, viewable Q, viewable K, viewable V, viewable Y>
-call<T> apply_call(const Q& q, const K& k, const V& v, const Y& slope, tensor_view<T, 4> o, const options<T>& opt) {
-  call<T> c{{opt, q, k, v, o, heed::detail::one_axis<Q, K, V, O>}};
+template <class T>
+call<T> apply_call(const options<T>& opt, const tile::call_rows<T>& x, const tensor_view<const T, 4>& slope) {
+  call<T> c{{opt, x}};
   c.p.given = slope, c.p.solves = false;
   return c;
 }
@@ -109,8 +107,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::forward_call<T, O>(q, k, v, ridge, heed::detail::planned_output<T>(o), opt), context);
+  return tile::plan_call(detail::forward_call<acc_of<Q>>(opt, tile::rows_of_call(q, k, v, o), ridge), context);
 }
 
 // Computes o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the
@@ -126,16 +123,14 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T, O>(q, k, v, ridge, tensor_view<T, 4>(o), opt), context);
+  tile::run_call(detail::forward_call<acc_of<Q>>(opt, tile::rows_of_call(q, k, v, o), ridge), context);
 }
 
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, const options<acc_of<Q>>& opt = {},
                 const context& context = {}) noexcept {
-  static_assert(heed::detail::input_tensors<Q, K, V, Y, O>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::apply_call<T, O>(q, k, v, slope, heed::detail::planned_output<T>(o), opt), context);
+  static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::summed_elements<Q, Y>());
+  return tile::plan_call(detail::apply_call<acc_of<Q>>(opt, tile::rows_of_call(q, k, v, o), slope), context);
 }
 
 // Runs the last pass of forward alone, with slopes (B, max(H, Hk), N, D) of the caller's for y: 0 is softmax attention,
@@ -144,9 +139,8 @@ plan plan_apply(const Q& q, const K& k, const V& v, const Y& slope, const O& o, 
 template <viewable Q, viewable K, viewable V, viewable Y, viewable O>
 void apply(const Q& q, const K& k, const V& v, const Y& slope, O&& o, const options<acc_of<Q>>& opt = {},
            const context& context = {}) {
-  static_assert(heed::detail::call_tensors<O, Q, K, V, Y>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::apply_call<T, O>(q, k, v, slope, tensor_view<T, 4>(o), opt), context);
+  static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::summed_elements<Q, Y>());
+  tile::run_call(detail::apply_call<acc_of<Q>>(opt, tile::rows_of_call(q, k, v, o), slope), context);
 }
 
 // Refuses a pointer in place of a tensor.

@@ -40,7 +40,7 @@ template <class T> class tile_weights {
 
   tile_weights(const problem<T>& p, heed::detail::arena& memory)
       : p_(p),
-        tile_(p, memory, true),
+        tile_(p, memory, tile::row_use::again),
         sums_(p.d, memory),
         capacity_(std::min(p.k.extent(2), kept_keys)),
         kept_(memory.take<T>(lanes * capacity_)),
@@ -106,8 +106,7 @@ template <class T> class tile_weights {
   }
   // Copies the rows of V of a tile, where they are copied.
   void copy_values(pairwise::key_tile<T>& keys) {
-    tile_.kv().v().copy(keys.key, keys.keys);
-    tile_.kv().place_values(keys);
+    tile_.kv().copy_values(keys);
   }
   const T* scores() const { return scores_; }
 

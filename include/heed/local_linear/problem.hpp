@@ -10,9 +10,8 @@ namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
 template <class T> struct problem : pairwise::attention<T> {
-  template <class... Tensors>
-  HEED_INLINE problem(const options<T>& given_options, const Tensors&... x)
-      : pairwise::attention<T>(given_options, x...), opt(given_options) {}
+  HEED_INLINE problem(const options<T>& given_options, const tile::call_rows<T>& x)
+      : pairwise::attention<T>(given_options, x), opt(given_options) {}
 
   const options<T>& opt;
   heed::detail::per_head_view ridge = {};  // forward

@@ -90,10 +90,12 @@ template <class T> class lanes_driver {
   }
 
   void gather_queries(const pairwise::sequence& s) {
-    tile::gather(pairwise::find_rows(rows_, p_.q, s, p_.repeat).data(), rows_.count, p_.d, T(1), q_, weights_.row());
+    p_.q_format->gather(pairwise::find_rows(rows_, p_.q, s, p_.repeat).data(), rows_.count, p_.d, T(1), q_,
+                        weights_.row());
   }
   void take_slopes(const pairwise::sequence& s) {
-    tile::gather(pairwise::find_rows(rows_, p_.given, s).data(), rows_.count, p_.d, T(1), y_, weights_.row());
+    const heed::detail::input_tensor given(p_.given);
+    tile::gather<T>(pairwise::find_rows(rows_, given, s).data(), rows_.count, p_.d, T(1), y_, weights_.row());
   }
 
   void solve(const pairwise::sequence& s) {
@@ -248,14 +250,16 @@ template <class T> class lanes_driver {
       if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = weights_.lse(l);
     }
     std::fill(factor_, factor_ + row, T(1));
-    write(out_.data(), p_.e, p_.o, s);
+    p_.o_format->scatter(out_.data(), weights_.row(), factor_, pairwise::find_rows(rows_, p_.o, s).data(), rows_.count,
+                         p_.e);
     if (p_.solves) write(y_, p_.d, p_.opt.slope, s);
     write(mean_, p_.d, p_.opt.mean_key, s);
   }
   // to = rows, [dim][lane]; a null tensor is not wanted
   void write(const T* rows, index_t dim, const tensor_view<T, 4>& to, const pairwise::sequence& s) {
     if (to.data() == nullptr) return;
-    tile::scatter(rows, weights_.row(), factor_, pairwise::find_rows(rows_, to, s).data(), rows_.count, dim);
+    const heed::detail::output_tensor output(to);
+    tile::scatter<T>(rows, weights_.row(), factor_, pairwise::find_rows(rows_, output, s).data(), rows_.count, dim);
   }
 
   const problem<T>& p_;

@@ -18,9 +18,9 @@ namespace heed::mixture_of_head::detail {
 inline namespace HEED_ISA {
 
 template <class T> struct problem : pairwise::softmax_problem<T> {
-  template <class Options, class... Tensors>
-  HEED_INLINE problem(const tensor_view<const T, 3>& each, const Options& opt, const Tensors&... x)
-      : pairwise::softmax_problem<T>(opt, x...), gates(heed::detail::with_canonical_strides(each)) {}
+  template <class Options>
+  HEED_INLINE problem(const tensor_view<const T, 3>& each, const Options& opt, const pairwise::softmax_rows<T>& x)
+      : pairwise::softmax_problem<T>(opt, x), gates(heed::detail::with_canonical_strides(each)) {}
 
   HEED_INLINE const T* gate(const pairwise::sequence& s, index_t head, index_t query) const {
     return &gates(s.batch, head, s.first_query + query);
@@ -55,7 +55,7 @@ template <class T> class row_finder {
  public:
   // active: of each (sequence, key/value head)
   row_finder(const problem<T>& p, const index_t* active)
-      : p_(p), active_(active), far_(elements(p.o) * sizeof(T) > 4 << 20) {}
+      : p_(p), active_(active), far_(elements(p.o) * static_cast<double>(p.o.element_bytes()) > 4 << 20) {}
 
   void find(index_t task) {
     while (task >= end_) enter(pair_ + 1);
@@ -74,7 +74,7 @@ template <class T> class row_finder {
   pairwise::row_cut<T> cut() const { return {active_[pair_]}; }  // of the pair's active rows
 
  private:
-  static double elements(const tensor_view<T, 4>& x) {
+  static double elements(const heed::detail::output_tensor& x) {
     double count = 1;
     for (int axis = 0; axis < 4; ++axis) count *= static_cast<double>(x.extent(axis));
     return count;
@@ -99,8 +99,8 @@ template <class T> class row_finder {
   bool at_begin() const { return query_ == 0 && head_ == 0; }
 
   // Rows of q here and there wait for memory, each of them: 1 % at f25
-  HEED_INLINE void prefetch(const T* q) const {
-    for (index_t c = 0; c < p_.d; c += 64 / static_cast<index_t>(sizeof(T))) simd::prefetch(q, c);
+  HEED_INLINE void prefetch(const std::byte* q) const {
+    for (index_t c = 0; c < p_.d * p_.q.element_bytes(); c += 64) simd::prefetch(q, c);
   }
 
   HEED_INLINE void take_or_clear(index_t first) {
@@ -110,8 +110,9 @@ template <class T> class row_finder {
       rows_.row[left_ - first] = {head, query_}, gates_[left_ - first] = gate;
       prefetch(p_.query(sequence_, head, query_));
     } else {
-      T* const o = p_.output(sequence_, head, query_);
-      far_ ? simd::stream_zeros(o, p_.e) : static_cast<void>(std::fill(o, o + p_.e, T(0)));
+      std::byte* const o = p_.output(sequence_, head, query_);
+      const index_t bytes = p_.e * p_.o.element_bytes();
+      far_ ? simd::stream_zeros(o, bytes) : static_cast<void>(std::fill(o, o + bytes, std::byte{0}));
       if (p_.lse.data() != nullptr) *p_.lse_at(sequence_, head, query_) = -std::numeric_limits<T>::infinity();
     }
   }

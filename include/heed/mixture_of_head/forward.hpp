@@ -124,11 +124,8 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& context = {}) noexcept {
-  static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::same_elements<Q, G>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::forward_call<T>{{gates, opt, q, k, v, heed::detail::planned_output<T>(o),
-                                                  heed::detail::one_axis<Q, K, V, O>}},
-                         context);
+  static_assert(heed::detail::input_tensors<Q, K, V, O>() && heed::detail::summed_elements<Q, G>());
+  return tile::plan_call(detail::forward_call<acc_of<Q>>{{gates, opt, pairwise::rows_of_softmax(q, k, v, o)}}, context);
 }
 
 // Computes o = gate * softmax attention, head by head; what has gate 0 (of either sign) is not computed: o = 0,
@@ -138,11 +135,8 @@ plan plan_forward(const Q& q, const K& k, const V& v, const G& gates, const O& o
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
-  static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::same_elements<Q, G>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(
-      detail::forward_call<T>{{gates, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
-      context);
+  static_assert(heed::detail::call_tensors<O, Q, K, V>() && heed::detail::summed_elements<Q, G>());
+  tile::run_call(detail::forward_call<acc_of<Q>>{{gates, opt, pairwise::rows_of_softmax(q, k, v, o)}}, context);
 }
 
 // Refuses a pointer in place of a tensor.

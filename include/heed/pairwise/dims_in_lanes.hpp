@@ -22,8 +22,8 @@ inline namespace HEED_ISA {
 template <class T> class dims_in_lanes {
  public:
   static constexpr index_t w = simd::width<T>, most_keys = 128;
-  static constexpr index_t pass_capacity = w < 8 ? w : 8;  // rows of a pass
-  static constexpr index_t most_rows = w < 8 ? 8 : w;      // fewer rows than this run here
+  static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
+  static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
   static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
 
   // rows: the most that a run will have
@@ -37,7 +37,8 @@ template <class T> class dims_in_lanes {
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
         tail_(memory.take<T>(p.e % w == 0 ? 0 : most_keys * w)),
         finite_(memory.take<T>(most_keys * tile::max_lanes<T>)),
-        kv_(p, most_keys, false, false, memory),
+        wide_(memory.take<T>(p.kv_format->is_t ? 0 : most_keys * e_)),
+        kv_(p, most_keys, tile::row_use::as_stored, tile::row_use::as_stored, memory),
         seen_(p) {}
 
   // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with
@@ -67,13 +68,16 @@ template <class T> class dims_in_lanes {
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     kv_.begin(s, kv_head);
     rows_ = rows.count, keys_ = s.keys;
-    far_ = keys_ * (p_.d + p_.e) * static_cast<index_t>(sizeof(T)) > (index_t{4} << 20) ||  // no cache of a core
-           tile::far_rows<T>(p_.k.stride(2), p_.d) || tile::far_rows<T>(p_.v.stride(2), p_.e);
+    far_ = keys_ * (p_.d + p_.e) * p_.kv_format->element > (index_t{4} << 20) ||  // no cache of a core
+           tile::far_rows(p_.k) || tile::far_rows(p_.v);
     for (index_t r = 0; r < rows_; ++r) {
-      const T* const q = p_.query(s, rows.row[r].head, rows.row[r].query);
-      for (index_t c = 0; c < p_.d; c += w)
-        simd::store(q_ + r * d_ + c, load_columns(q, c, p_.d) * simd::batch<T>(p_.scores.query_factor));
+      T* const q = q_ + r * d_;
+      simd::store(q + d_ - w, simd::batch<T>(T(0)));
+      p_.q_format->read(p_.query(s, rows.row[r].head, rows.row[r].query), 0, 1, p_.d, q, d_);
+      for (index_t c = 0; c < d_; c += w)
+        simd::store(q + c, simd::load(q + c) * simd::batch<T>(p_.scores.query_factor));
     }
+    if (p_.e % w != 0) tile::fill(tail_, w, most_keys, w, T(0));
     std::fill(q_ + rows_ * d_, q_ + padded_rows(rows_) * d_, T(0));
     seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);
@@ -87,7 +91,7 @@ template <class T> class dims_in_lanes {
     for (index_t first = 0; p_.sink_logits.set() && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     kv_.each(
         seen_.spans(), [](const key_span&) { return most_keys; },
-        [&](const key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+        [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
@@ -98,23 +102,27 @@ template <class T> class dims_in_lanes {
     }
   }
 
-  HEED_INLINE static simd::batch<T> load_columns(const T* row, index_t c, index_t columns) {
-    return c + w <= columns ? simd::load(row + c) : simd::load_partial(row + c, columns - c);
+  stored_rows stored(const tile::row_stage<T>& x, index_t key, index_t dim) const {
+    return {x.stored(key), x.row_bytes(), dim * p_.kv_format->element};
   }
 
-  void visit(const key_tile<T>& keys, bool nonfinite_pass) {
+  void visit(key_tile<T>& keys, bool nonfinite_pass) {
     if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
-    const index_t whole = p_.e / w * w;
-    for (index_t x = 0; whole < p_.e && x < keys.keys; ++x)
-      simd::store(tail_ + x * w, simd::load_partial(keys.v.row(x) + whole, p_.e - whole));
+    const index_t whole = p_.e / w * w, element = p_.kv_format->element;
+    const stored_rows v = stored(kv_.v(), keys.key, p_.e);
+    if (whole < p_.e) p_.kv_format->read(v.first + whole * element, v.row_bytes, keys.keys, p_.e - whole, tail_, w);
+    if (nonfinite_pass && !p_.kv_format->is_t) {
+      p_.kv_format->read(v.first, v.row_bytes, keys.keys, p_.e, wide_, e_);
+      keys.v = {wide_, e_, keys.keys, p_.e};
+    }
     nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
     for (index_t first = 0; first < rows_; first += pass_capacity) {
       const row_pass r = pass_from(rows_, first);
-      with_rows(r.padded, [&](auto rows) { score<rows>(r, keys); });
+      score(r, keys, v);
       finish_scores(r, keys);
       const bool some_miss = nonfinite_pass && note_seen(r, keys.keys);
       with_rows(r.padded, [&](auto rows) { weights<rows>(r, keys.keys); });
-      add_values(r, keys, some_miss);
+      some_miss ? add_visible_values(r, keys) : add_values(r, keys.keys, v);
     }
   }
 
@@ -128,52 +136,11 @@ template <class T> class dims_in_lanes {
     f(std::integral_constant<index_t, 1>{});
   }
 
-  // scores[key][row] = k . q
-  template <index_t R> HEED_NOINLINE void score(const row_pass& r, const key_tile<T>& keys) {
-    constexpr index_t block = w / R;
-    // of these keys' successors one tile on
+  // scores[key][row] = k . q; rows of the next tile are prefetched where K and V are longer than the caches.
+  void score(const row_pass& r, const key_tile<T>& keys, const stored_rows& v) {
     const index_t ahead = far_ ? std::min(keys_ - most_keys - keys.key, keys.keys) : 0;
-    tile::lane_block<const T> k = keys.k;  // from key x on
-    for (index_t x = 0; x < keys.keys; x += block, k.rows -= block, k.data += block * k.stride) {
-      for (index_t y = x; y < std::min(x + block, ahead); ++y)
-        prefetch_row(keys.k, most_keys + y), prefetch_row(keys.v, most_keys + y);
-      simd::store(scores_ + x * R,
-                  dots<R>(k, q_ + r.first * d_, std::make_integer_sequence<int, static_cast<int>(block)>{}));
-    }
-  }
-
-  HEED_INLINE static void prefetch_row(const tile::lane_block<const T>& x, index_t row) {
-    constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
-    for (index_t c = 0; c < x.lanes; c += line) simd::prefetch(x.data, row * x.stride + c);
-  }
-
-  // [key][row] of w / R keys, read in the order of their addresses; zeros for keys behind k's
-  template <index_t R, int... Y>
-  HEED_INLINE simd::batch<T> dots(const tile::lane_block<const T>& k, const T* q,
-                                  std::integer_sequence<int, Y...>) const {
-    constexpr auto rows = std::make_integer_sequence<int, static_cast<int>(R)>{};
-    simd::square<T> sum;
-    ((Y < k.rows ? dot<R, Y>(sum, k.row(Y), q, rows) : clear<R, Y>(sum, rows)), ...);
-    return simd::sum_rows<T>(sum);
-  }
-  template <index_t R, int Y, int... X>
-  HEED_INLINE void clear(simd::square<T>& sums, std::integer_sequence<int, X...>) const {
-    ((sums[Y * R + X] = simd::batch<T>(T(0))), ...);
-  }
-  template <index_t R, int Y, int... X>
-  HEED_INLINE void dot(simd::square<T>& sums, const T* k, const T* q, std::integer_sequence<int, X...>) const {
-    tile::lane_array<simd::batch<T>, R> sum;
-    ((sum[X] = simd::batch<T>(T(0))), ...);
-    index_t c = 0;
-    for (; c + w <= p_.d; c += w) {
-      const simd::batch<T> x = simd::pinned(simd::load(k + c));
-      ((sum[X] = simd::fma(x, simd::load(q + X * d_ + c), sum[X])), ...);
-    }
-    if (c < p_.d) {
-      const simd::batch<T> x = simd::load_partial(k + c, p_.d - c);
-      ((sum[X] = simd::fma(x, simd::load(q + X * d_ + c), sum[X])), ...);
-    }
-    ((sums[Y * R + X] = sum[X]), ...);
+    p_.few_format->score[std::countr_zero(static_cast<unsigned>(r.padded))](
+        {stored(kv_.k(), keys.key, p_.d), v, keys.keys, p_.d, q_ + r.first * d_, d_, scores_, ahead, most_keys});
   }
 
   // Score mods and masks; -inf behind the last key, up to a whole vector
@@ -212,25 +179,38 @@ template <class T> class dims_in_lanes {
   }
 
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
-  void add_values(const row_pass& r, const key_tile<T>& keys, bool some_miss) {
+  void add_values(const row_pass& r, index_t keys, const stored_rows& v) {
+    const index_t element = p_.kv_format->element, row = v.row_bytes / element;
+    each_columns([&](index_t c, index_t columns, bool tail) {
+      const T* const first = tail ? tail_ : reinterpret_cast<const T*>(v.first + c * element);
+      const auto p = product(r, {first, tail ? w : row, keys, columns}, c);
+      tail ? tile::multiply(p, columns / w) : p_.few_format->multiply(p, columns / w);
+    });
+  }
+  // The same, but values that are not finite reach the rows that see them, and no other.
+  void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
+    each_columns([&](index_t c, index_t columns, bool tail) {
+      const tile::lane_block<const T> v =
+          tail ? tile::lane_block<const T>{tail_, w, keys.keys, w} : keys.v.part(0, keys.keys, c, columns);
+      tile::add_visible<most_keys, T>(
+          v, {scores_, r.padded, 0, r.rows, acc_ + r.first * e_ + c, 1, e_}, {finite_, v.lanes, v.rows, v.lanes},
+          [&](index_t y) { return std::uint64_t{seen_rows_[y]}; },
+          [&](const tile::lane_block<const T>& x, index_t) { tile::multiply(product(r, x, c), x.lanes / w); });
+    });
+  }
+  // f(first column, how many: whole vectors, whether they are those in tail_)
+  template <class F> void each_columns(F f) const {
     for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
       const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w * w, tail = c + whole;
-      if (whole > 0) add_columns(r, keys.v.part(0, keys.keys, c, whole), c, some_miss);
-      if (whole < tile::max_lanes<T> && tail < p_.e) add_columns(r, {tail_, w, keys.keys, w}, tail, some_miss);
+      if (whole > 0) f(c, whole, false);
+      if (whole < tile::max_lanes<T> && tail < p_.e) f(tail, w, true);
     }
   }
-  // some_miss: values that are not finite reach the rows that see them, and no other
-  void add_columns(const row_pass& r, const tile::lane_block<const T>& v, index_t c, bool some_miss) {
-    T* const sums = acc_ + r.first * e_ + c;
-    const auto multiply = [&](const tile::lane_block<const T>& x, index_t = 0) {
-      tile::matrix_product<T> p = tile::product_of<T>(scores_, 1, r.padded, x, {sums, e_, r.rows});
-      p.accumulate = tile::accumulate::keep;
-      tile::multiply(p, x.lanes / w);
-    };
-    if (!some_miss) return multiply(v);
-    tile::add_visible<most_keys, T>(
-        v, {scores_, r.padded, 0, r.rows, sums, 1, e_}, {finite_, v.lanes, v.rows, v.lanes},
-        [&](index_t y) { return std::uint64_t{seen_rows_[y]}; }, multiply);
+  tile::matrix_product<T> product(const row_pass& r, const tile::lane_block<const T>& v, index_t c) const {
+    tile::matrix_product<T> p =
+        tile::product_of<T>(scores_, 1, r.padded, v, {acc_ + r.first * e_ + c, e_, r.rows, v.lanes});
+    p.accumulate = tile::accumulate::keep;
+    return p;
   }
 
   void finish(const sequence& s, const row_tile& rows, const T* gate) {
@@ -238,16 +218,13 @@ template <class T> class dims_in_lanes {
       const auto [head, query] = rows.row[r];
       const tile::row_state<T> state = state_of(r);
       if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = state.lse();
-      T* const o = p_.output(s, head, query);
       T* const acc = acc_ + r * e_;
       const auto scale = [&](T factor) { std::for_each(acc, acc + p_.e, [&](T& x) { x *= factor; }); };
       const auto all_zero = [&] {
         return std::all_of(acc, acc + p_.e, [](T x) { return heed::detail::equals(x, T(0)); });
       };
-      const simd::batch<T> factor(state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero));
-      index_t c = 0;
-      for (; c + w <= p_.e; c += w) simd::store(o + c, simd::load(acc + c) * factor);
-      if (c < p_.e) simd::store_partial(o + c, simd::load(acc + c) * factor, p_.e - c);
+      const T factor = state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero);
+      p_.o_format->write(acc, factor, p_.output(s, head, query), p_.e);
     }
   }
 
@@ -264,7 +241,7 @@ template <class T> class dims_in_lanes {
   index_t d_, e_, rows_ = 0, keys_ = 0;
   T *q_, *scores_, *acc_;
   tile::lane_states<T> state_;  // a vector for each pass
-  T *tail_, *finite_;
+  T *tail_, *finite_, *wide_;  // wide_: rows of V as T
   kv_tiles<T> kv_;
   visibility<T> seen_;
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key

@@ -26,11 +26,11 @@ struct weight_block {
   }
 };
 
-template <class Storage> struct key_tile {
+template <class T> struct key_tile {
   index_t key = 0, keys = 0;                 // the sequence's first key of it, how many
   bool partial = false;                      // some ranges end inside
   index_t next = 0, next_keys = 0;           // the tile after it; 0 keys: none
-  tile::lane_block<const Storage> k{}, v{};  // its rows, where they are now
+  tile::lane_block<const T> k{}, v{};        // its rows, where they are now
   index_t count = 0;                         // of blocks; 0: no lane sees anything of it
   bool full = false;                         // every lane sees every key: one block
   tile::lane_array<weight_block, vector_capacity> block;
@@ -39,11 +39,12 @@ template <class Storage> struct key_tile {
 // The keys and values of one sequence and head at a time.
 template <class T> class kv_tiles {
  public:
-  // k_again, v_again: whether products read rows of K, of V more than once
-  kv_tiles(const attention<T>& p, index_t most_keys, bool k_again, bool v_again, heed::detail::arena& memory)
+  // k_use, v_use: how products read rows of K, of V
+  kv_tiles(const attention<T>& p, index_t most_keys, tile::row_use k_use, tile::row_use v_use,
+           heed::detail::arena& memory)
       : p_(p),
-        k_(p.k, most_keys, k_again, p.key_value_bytes(), memory),
-        v_(p.v, most_keys, v_again, p.key_value_bytes(), memory) {}
+        k_(p.k, *p.kv_format, most_keys, k_use, p.key_value_bytes(), memory),
+        v_(p.v, *p.kv_format, most_keys, v_use, p.key_value_bytes(), memory) {}
 
   void begin(const sequence& s, index_t kv_head) {
     if (s.keys > 0) k_.begin(p_.key(s, kv_head, 0)), v_.begin(p_.value(s, kv_head, 0));
@@ -71,6 +72,9 @@ template <class T> class kv_tiles {
   // Notes where the rows of a tile are now: again after they have been copied.
   void place_keys(key_tile<T>& tile) const { tile.k = k_.at(tile.key, tile.keys); }
   void place_values(key_tile<T>& tile) const { tile.v = v_.at(tile.key, tile.keys); }
+  // Copies the rows of a tile, where they are copied, and notes where they are.
+  void copy_keys(key_tile<T>& tile) { k_.copy(tile.key, tile.keys), place_keys(tile); }
+  void copy_values(key_tile<T>& tile) { v_.copy(tile.key, tile.keys), place_values(tile); }
 
   tile::row_stage<T>& k() { return k_; }
   tile::row_stage<T>& v() { return v_; }

@@ -11,44 +11,50 @@
 #include "heed/core/check.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
+#include "heed/pairwise/few_rows_format.hpp"
 #include "heed/pairwise/score_mods.hpp"
 #include "heed/tile/online_softmax.hpp"
+#include "heed/tile/row_format.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
 
 using heed::detail::sequence;
 
-// One call. The tensors hold numbers of type Storage; all arithmetic is in Acc.
-template <class Acc, class Storage = Acc> struct attention : heed::detail::tensors<Storage> {
-  template <class Options, class... Tensors>
-  HEED_INLINE attention(const Options& opt, const Tensors&... x)
-      : heed::detail::tensors<Storage>(opt, x...),
+// One call. All arithmetic is in Acc, whatever the tensors hold.
+template <class Acc> struct attention : heed::detail::tensors {
+  template <class Options>
+  HEED_INLINE attention(const Options& opt, const tile::call_rows<Acc>& x)
+      : heed::detail::tensors(opt.mask, x),
+        q_format(x.q_format),
+        kv_format(x.kv_format),
+        o_format(x.o_format),
         lse(heed::detail::with_canonical_strides(opt.lse)),
         align(heed::detail::parts(opt.align)),
         scale(opt.scale ? *opt.scale : 0),
         softcap(opt.softcap),
-        heads(this->query_heads == 0 ? 0 : std::max(this->query_heads, this->kv_heads)),
-        group(this->kv_heads > 0 && heads > this->kv_heads ? heads / this->kv_heads : 1),
-        repeat(this->query_heads > 0 && heads > this->query_heads ? heads / this->query_heads : 1),
-        scores(make_score_mod_rules<Acc>(opt, this->d)) {}
+        heads(query_heads == 0 ? 0 : std::max(query_heads, kv_heads)),
+        group(kv_heads > 0 && heads > kv_heads ? heads / kv_heads : 1),
+        repeat(query_heads > 0 && heads > query_heads ? heads / query_heads : 1),
+        scores(make_score_mod_rules<Acc>(opt, d)) {}
 
-  bool calls_functions() const { return scores.has_function() || this->mask.has(this->mask.visible_if); }
+  bool calls_functions() const { return scores.has_function() || mask.has(mask.visible_if); }
   index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
 
   // Of the longest sequence and one head, as far as shapes say
   double key_value_bytes() const {
-    return double{sizeof(Storage)} * static_cast<double>(this->k.extent(2)) * static_cast<double>(this->d + this->e);
+    return static_cast<double>(kv_format->element) * static_cast<double>(k.extent(2)) * static_cast<double>(d + e);
   }
 
   // head: of o
-  HEED_INLINE const Storage* query(const sequence& s, index_t head, index_t i) const {
-    return heed::detail::tensors<Storage>::query(s, repeat == 1 ? head : head / repeat, i);
+  HEED_INLINE const std::byte* query(const sequence& s, index_t head, index_t i) const {
+    return heed::detail::tensors::query(s, repeat == 1 ? head : head / repeat, i);
   }
   HEED_INLINE Acc* lse_at(const sequence& s, index_t head, index_t i) const {
     return &lse(s.batch, head, s.first_query + i);
   }
 
+  const tile::row_format<Acc>*q_format, *kv_format, *o_format;
   tensor_view<Acc, 3> lse;
   const heed::detail::alignment_parts& align;
   double scale, softcap;  // as given; scale 0 where none is
@@ -81,10 +87,19 @@ template <class T> void name_options(heed::detail::message& text, const attentio
     });
 }
 
+// The tensors of a call that softmax's drivers run
+template <class T> struct softmax_rows : tile::call_rows<T> {
+  const few_rows_format<T>* few_format;
+};
+template <class Q, class K, class V, class O>
+HEED_INLINE softmax_rows<acc_of<Q>> rows_of_softmax(const Q& q, const K& k, const V& v, O& o) {
+  return {tile::rows_of_call(q, k, v, o), &few_rows_format_of<acc_of<Q>, heed::detail::value_t<K>>};
+}
+
 template <class T> struct softmax_problem : attention<T> {
-  template <class Options, class... Tensors>
-  HEED_INLINE softmax_problem(const Options& opt, const Tensors&... x)
-      : attention<T>(opt, x...), sink_logits(opt.sink_logits) {}
+  template <class Options>
+  HEED_INLINE softmax_problem(const Options& opt, const softmax_rows<T>& x)
+      : attention<T>(opt, x), few_format(x.few_format), sink_logits(opt.sink_logits) {}
 
   // What a row starts from: nothing, or the sink
   HEED_INLINE tile::row_state<T> init_row(index_t head) const {
@@ -94,6 +109,7 @@ template <class T> struct softmax_problem : attention<T> {
     return {finite_factor<T>(sink, std::numbers::log2e), T(1)};
   }
 
+  const few_rows_format<T>* few_format;
   heed::detail::per_head_view sink_logits;
 };
 

@@ -54,9 +54,10 @@ template <class T> class queries_in_lanes {
   }
 
   void visit(key_tile<T>& keys, bool nonfinite_pass) {
+    tiles_.kv().copy_keys(keys);
     tile::row_prefetcher<T> values = tiles_.kv().v().stream(keys.key, keys.keys);
     tiles_.scores(keys, scores_, state_.m, factor_, &values);
-    values.finish(), tiles_.kv().place_values(keys);
+    values.finish(), tiles_.kv().copy_values(keys);
     nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
     tile::row_prefetcher<T> next = tiles_.next_keys(keys);
     const tile::lane_block<T> scores = tiles_.lanes_of(scores_, keys.keys);
@@ -79,7 +80,7 @@ template <class T> class queries_in_lanes {
       *p_.lse_at(s, rows.row[l].head, rows.row[l].query) = state_.at(l).lse();
     state_.reciprocals(tiles_.stride(), factor_);
     for (index_t l = 0; gate != nullptr && l < rows.count; ++l) factor_[l] = gated(rows.row[l].head, l, gate[l]);
-    tile::scatter(sums_.data(), tiles_.stride(), factor_, find_rows(rows, p_.o, s).data(), rows.count, p_.e);
+    p_.o_format->scatter(sums_.data(), tiles_.stride(), factor_, find_rows(rows, p_.o, s).data(), rows.count, p_.e);
   }
 
   T gated(index_t head, index_t lane, T gate) {

@@ -32,16 +32,16 @@ struct row_tile {
   index_t padded(index_t width) const { return (count + width - 1) / width * width; }
 };
 
-template <class E> using row_pointers = tile::lane_array<E*, lane_capacity>;
+template <class Byte> using row_pointers = tile::lane_array<Byte*, lane_capacity>;
 
 // Finds the rows of a tile in a tensor (batch, head, query, anything) each head of which serves `repeat` compute heads.
 // A division per row would be felt.
-template <class E>
-HEED_INLINE row_pointers<E> find_rows(const row_tile& rows, const tensor_view<E, 4>& x, const heed::detail::sequence& s,
-                                      index_t repeat = 1) {
-  E* const first = x.data() + s.batch * x.stride(0) + s.first_query * x.stride(2);
-  const index_t head = x.stride(1), query = x.stride(2);
-  row_pointers<E> out;
+template <class Byte>
+HEED_INLINE row_pointers<Byte> find_rows(const row_tile& rows, const heed::detail::stored_tensor<Byte>& x,
+                                         const heed::detail::sequence& s, index_t repeat = 1) {
+  Byte* const first = x.row(s.batch, 0, s.first_query);
+  const index_t head = x.stride(1) * x.element_bytes(), query = x.row_bytes();
+  row_pointers<Byte> out;
   for (index_t l = 0; l < rows.count; ++l)
     out[l] = first + (repeat == 1 ? rows.row[l].head : rows.row[l].head / repeat) * head + rows.row[l].query * query;
   return out;

@@ -27,14 +27,18 @@ template <class T> class score_tiles {
 
   static index_t tiles(index_t rows) { return (rows + most_rows - 1) / most_rows; }
 
-  // k_again: whether its caller reads the rows of K too
-  score_tiles(const attention<T>& p, heed::detail::arena& memory, bool k_again = false)
-      : p_(p), q_(memory.take<T>(most_rows * p.d)), kv_(p, most_keys, k_again, true, memory), seen_(p) {}
+  // k_use: again where its caller reads the rows of K too
+  score_tiles(const attention<T>& p, heed::detail::arena& memory, tile::row_use k_use = tile::row_use::once)
+      : p_(p),
+        q_(memory.take<T>(most_rows * p.d)),
+        kv_(p, most_keys, k_use, tile::row_use::again, memory),
+        seen_(p) {}
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     vectors_ = (rows.count + w - 1) / w, stride_ = vectors_ * w;
     kv_.begin(s, kv_head);
-    tile::gather(find_rows(rows, p_.q, s, p_.repeat).data(), rows.count, p_.d, p_.scores.query_factor, q_, stride_);
+    p_.q_format->gather(find_rows(rows, p_.q, s, p_.repeat).data(), rows.count, p_.d, p_.scores.query_factor, q_,
+                        stride_);
     seen_.begin(s, rows, w, rows.count, lane_per_row{});
   }
 

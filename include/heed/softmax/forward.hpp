@@ -71,10 +71,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(
-      detail::forward_call<T>{{opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>}},
-      context);
+  return tile::plan_call(detail::forward_call<acc_of<Q>>{{opt, pairwise::rows_of_softmax(q, k, v, o)}}, context);
 }
 
 // Computes o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this
@@ -86,9 +83,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::forward_call<T>{{opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>}},
-                 context);
+  tile::run_call(detail::forward_call<acc_of<Q>>{{opt, pairwise::rows_of_softmax(q, k, v, o)}}, context);
 }
 
 // Refuses a pointer in place of a tensor.

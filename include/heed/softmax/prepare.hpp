@@ -13,8 +13,8 @@ namespace detail {
 inline namespace HEED_ISA {
 
 // Whether a tensor has memory, and the extents and strides of another.
-template <class Element>
-HEED_INLINE bool same_shape(const tensor_view<Element, 4>& a, const tensor_view<Element, 4>& b) {
+template <class Byte>
+HEED_INLINE bool same_shape(const heed::detail::stored_tensor<Byte>& a, const heed::detail::stored_tensor<Byte>& b) {
   index_t differences = 0;
   for (int axis = 0; axis < 4; ++axis)
     differences |= (a.extent(axis) ^ b.extent(axis)) | (a.stride(axis) ^ b.stride(axis));
@@ -44,11 +44,10 @@ inline namespace HEED_ISA {
 // may change between runs: lengths, offsets and numbers per head are read and checked anew.
 template <class T> class prepared {
  public:
-  template <class... Tensors>
-  HEED_INLINE prepared(const options<T>& opt, const context& context, const Tensors&... x)
+  HEED_INLINE prepared(const options<T>& opt, const context& context, const pairwise::softmax_rows<T>& x)
       : options_(opt),
         context_(context),
-        call_{{options_, x...}},
+        call_{{options_, x}},
         work_(measure()),
         memory_(context.workspace, work_) {}
   prepared(const prepared&) = delete;
@@ -64,10 +63,8 @@ template <class T> class prepared {
   // before anything is written, where they differ, o is an input's memory, or numbers that the options view do not fit.
   template <viewable Q, viewable K, viewable V, viewable O> void operator()(const Q& q, const K& k, const V& v, O&& o) {
     static_assert(heed::detail::call_tensors<O, Q, K, V>());
-    static_assert(std::is_same_v<heed::detail::value_t<Q>, T>, "heed: the call was prepared for another element type");
-    using heed::detail::with_canonical_strides;
-    take(with_canonical_strides(tensor_view<const T, 4>(q)), with_canonical_strides(tensor_view<const T, 4>(k)),
-         with_canonical_strides(tensor_view<const T, 4>(v)), with_canonical_strides(tensor_view<T, 4>(o)));
+    static_assert(std::is_same_v<acc_of<Q>, T>, "heed: the call was prepared for another element type");
+    take(pairwise::rows_of_softmax(q, k, v, o));
     (*this)();
   }
 
@@ -97,23 +94,24 @@ template <class T> class prepared {
     work_.tasks = work.tasks;
   }
 
-  void take(const tensor_view<const T, 4>& q, const tensor_view<const T, 4>& k, const tensor_view<const T, 4>& v,
-            const tensor_view<T, 4>& o) {
+  void take(const pairwise::softmax_rows<T>& x) {
     pairwise::softmax_problem<T>& p = call_.p;
-    const bool fits = detail::same_shape(q, p.q) && detail::same_shape(k, p.k) && detail::same_shape(v, p.v) &&
-                      detail::same_shape(o, p.o);
-    const void *const to = o.data(), *const lse = p.lse.data();
+    const bool fits = detail::same_shape(x.q, p.q) && detail::same_shape(x.k, p.k) && detail::same_shape(x.v, p.v) &&
+                      detail::same_shape(x.o, p.o) && x.q_format == p.q_format && x.kv_format == p.kv_format &&
+                      x.o_format == p.o_format;
+    const void *const to = x.o.data(), *const lse = p.lse.data();
     bool apart = to != lse && to != p.scores.bias.data() && to != p.scores.slopes.data() && to != p.sink_logits.data();
-    for (const void* const from : {q.data(), k.data(), v.data()}) apart = apart && to != from && lse != from;
+    for (const std::byte* const from : {x.q.data(), x.k.data(), x.v.data()})
+      apart = apart && to != from && lse != from;
     if (!fits || !apart) [[unlikely]]
-      check_memory({"q", q}, {"k", k}, {"v", v}, {"o", o});
-    p.q = q, p.k = k, p.v = v, p.o = o;
+      check_memory(x);
+    p.q = x.q, p.k = x.k, p.v = x.v, p.o = x.o;
   }
 
   // Says what is wrong with other memory, if anything is: tensors without elements may share a pointer.
-  HEED_NOINLINE void check_memory(const heed::detail::named_tensor& q, const heed::detail::named_tensor& k,
-                                  const heed::detail::named_tensor& v, const heed::detail::named_tensor& o) const {
+  HEED_NOINLINE void check_memory(const pairwise::softmax_rows<T>& x) const {
     const pairwise::softmax_problem<T>& p = call_.p;
+    const heed::detail::named_tensor q("q", x.q), k("k", x.k), v("v", x.v), o("o", x.o);
     heed::detail::problem_text problem;
     problem[0] = 0;
     heed::detail::checker check(problem);
@@ -121,9 +119,16 @@ template <class T> class prepared {
     const heed::detail::named_tensor slopes("alibi_slopes", p.scores.slopes), sinks("sink_logits", p.sink_logits);
     detail::check_same_shape(check, q, {"q", p.q}), detail::check_same_shape(check, k, {"k", p.k});
     detail::check_same_shape(check, v, {"v", p.v}), detail::check_same_shape(check, o, {"o", p.o});
+    check_same_format(check, "q", *x.q_format, *p.q_format), check_same_format(check, "k", *x.kv_format, *p.kv_format);
+    check_same_format(check, "o", *x.o_format, *p.o_format);
     check.distinct({&o, &lse}, {&q, &k, &v});
     check.distinct({&o}, {&lse, &bias, &slopes, &sinks});
     if (!check.ok()) heed::detail::fail(problem.data());
+  }
+
+  static void check_same_format(heed::detail::checker& check, const char* name, const tile::row_format<T>& format,
+                                const tile::row_format<T>& prepared) {
+    check.require(&format == &prepared, "% holds %, was prepared with %", name, format.name, prepared.name);
   }
 
   void run() {
@@ -145,8 +150,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 [[nodiscard]] prepared<acc_of<Q>> prepare(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
                                           const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  return prepared<T>(opt, context, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>);
+  return prepared<acc_of<Q>>(opt, context, pairwise::rows_of_softmax(q, k, v, o));
 }
 
 }  // namespace HEED_ISA

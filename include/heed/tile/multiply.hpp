@@ -17,7 +17,7 @@
 #include <array>
 #include <utility>
 
-#include "heed/simd/batch.hpp"
+#include "heed/simd/half.hpp"
 #include "heed/tile/lanes.hpp"
 
 namespace heed::tile {
@@ -66,7 +66,8 @@ template <class T> constexpr index_t whole_vectors(index_t count) {
 namespace detail {
 
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
-template <int MR, int NR, class T, class Prefetch, int... I>
+// S: what b points at
+template <int MR, int NR, class S, class T, class Prefetch, int... I>
 HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetch, std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
@@ -75,18 +76,18 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetc
   std::array<batch, std::size_t{MR * NR}> sum;
   ((sum[I] = batch(T(0))), ...);
   const T* a = p.a + m0 * a_row;
-  const T* b = p.b;
+  const S* b = reinterpret_cast<const S*>(p.b);
   Prefetch step = prefetch;
   HEED_UNROLL_2
   for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
     step();
     if constexpr (NR == 1) {
-      const batch b0 = simd::pinned(simd::load(b));
+      const batch b0 = simd::pinned(simd::load_as<T>(b));
       ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
     } else {
       std::array<batch, std::size_t{NR}> bs;
       [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-        ((bs[N] = simd::pinned(simd::load(b + N * w))), ...);
+        ((bs[N] = simd::pinned(simd::load_as<T>(b + N * w))), ...);
       }
       (std::make_integer_sequence<int, NR>{});
       [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
@@ -123,11 +124,13 @@ struct no_prefetch {
 template <int MR, int NR, class T, class Prefetch>
 HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& prefetch) {
   for (index_t m = first; m + MR <= end; m += MR)
-    block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
+    block<MR, NR, T>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
 }
-template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
+template <int MR, int NR, class S, class T>
+HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
   no_prefetch none;
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
+  for (index_t m = first; m + MR <= end; m += MR)
+    block<MR, NR, S>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
 
 }  // namespace detail
@@ -143,18 +146,18 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-// Computes p over `vectors` vectors of lanes (1 .. max_vectors).
-template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
+// Computes p over `vectors` vectors of lanes (1 .. max_vectors). S: the type of the elements that p.b points at
+template <class T, class S = T> void multiply(const matrix_product<T>& p, index_t vectors) {
   with_vectors(vectors, [&](auto n) {
     constexpr int nr = n, mr = block_rows(nr);
     index_t m = p.rows / mr * mr;
-    detail::blocks<mr, nr>(p, 0, m);
+    detail::blocks<mr, nr, S>(p, 0, m);
     if constexpr (mr > 8)
-      if (p.rows - m >= 8) detail::blocks<8, nr>(p, m, m + 8), m += 8;
+      if (p.rows - m >= 8) detail::blocks<8, nr, S>(p, m, m + 8), m += 8;
     if constexpr (mr > 4)
-      if (p.rows - m >= 4) detail::blocks<4, nr>(p, m, m + 4), m += 4;
-    if (p.rows - m >= 2) detail::blocks<2, nr>(p, m, m + 2), m += 2;
-    if (p.rows - m >= 1) detail::blocks<1, nr>(p, m, m + 1);
+      if (p.rows - m >= 4) detail::blocks<4, nr, S>(p, m, m + 4), m += 4;
+    if (p.rows - m >= 2) detail::blocks<2, nr, S>(p, m, m + 2), m += 2;
+    if (p.rows - m >= 1) detail::blocks<1, nr, S>(p, m, m + 1);
   });
 }
 

@@ -5,6 +5,7 @@
 // bench/lightning_bench.cpp, long rows: prefetching in bursts or in use order gains little.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 
@@ -15,6 +16,12 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+// Rows of numbers in memory: where they begin, and how many bytes from one to the next
+struct row_span {
+  const std::byte* first = nullptr;
+  index_t row_bytes = 0, count = 0, bytes = 0;  // bytes: of a row
+};
+
 // Walks the cache lines of rows and prefetches or copies one at each call.
 template <class T> class row_prefetcher {
  public:
@@ -22,17 +29,17 @@ template <class T> class row_prefetcher {
 
   row_prefetcher() = default;
 
-  // Begins count rows of `columns` numbers. to: where they are copied, one behind the other, in whole lines; null: they
-  // are prefetched, and need not exist.
-  row_prefetcher(const T* rows, index_t stride, index_t count, index_t columns, T* to = nullptr)
-      : at_(rows),
+  // to: where rows, which hold elements of type T, are copied, one behind the other, in whole lines; null: they are
+  // prefetched, and need not exist.
+  explicit row_prefetcher(const row_span& rows, T* to = nullptr)
+      : at_(rows.first),
         to_(to),
-        in_row_((columns + line - 1) / line),
+        in_row_((rows.bytes + 63) / 64),
         row_left_(in_row_),
-        jump_(stride - in_row_ * line),
-        ahead_(to == nullptr ? 0 : 4 * stride),
-        left_(count * in_row_) {
-    HEED_ASSERT(to == nullptr || columns % line == 0);
+        jump_(rows.row_bytes - in_row_ * 64),
+        ahead_(to == nullptr ? 0 : 4 * rows.row_bytes),
+        left_(rows.count * in_row_) {
+    HEED_ASSERT(to == nullptr || rows.bytes % 64 == 0);
   }
 
   index_t left() const { return left_; }  // lines; below 0 where prefetches went past the last row
@@ -45,7 +52,7 @@ template <class T> class row_prefetcher {
       copy_line();
       to_ += line;
     }
-    move(line);
+    move(64);
     if (--row_left_ == 0) row_left_ = in_row_, move(jump_);
     --left_;
   }
@@ -60,14 +67,15 @@ template <class T> class row_prefetcher {
  private:
   HEED_INLINE void copy_line() const {
     constexpr index_t w = simd::width<T>;
-    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(at_ + i));
+    const T* const from = reinterpret_cast<const T*>(at_);
+    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(from + i));
   }
-  HEED_INLINE void move(index_t elements) {  // beyond the tensor too, where no pointer arithmetic may go
-    at_ = reinterpret_cast<const T*>(reinterpret_cast<std::uintptr_t>(at_) +
-                                     static_cast<std::uintptr_t>(elements) * sizeof(T));
+  HEED_INLINE void move(index_t bytes) {  // beyond the tensor too, where no pointer arithmetic may go
+    at_ = reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(at_) +
+                                             static_cast<std::uintptr_t>(bytes));
   }
 
-  const T* at_ = nullptr;
+  const std::byte* at_ = nullptr;
   T* to_ = nullptr;
   index_t in_row_ = 0, row_left_ = 0, jump_ = 0, ahead_ = 0, left_ = 0;
 };
@@ -88,13 +96,20 @@ template <class T> void multiply_streaming(matrix_product<T> p, index_t vectors,
   if (p.rows > 0) multiply(p, vectors);
 }
 
-// Touches the pages of rows [first, first + count), which need not exist: where prefetches meet pages one by one, each
-// waits for its address translation. Long rows, D = 64, N = 262144: 82 % of the peak without, 85 % with.
+// Touches the pages of rows, which need not exist: where prefetches meet pages one by one, each waits for its address
+// translation. Long rows, D = 64, N = 262144: 82 % of the peak without, 85 % with.
 // Inline: GCC drops calls that only prefetch.
-template <class T> HEED_INLINE void touch_pages(const T* rows, index_t stride, index_t first, index_t count) {
-  constexpr index_t page = 4096 / static_cast<index_t>(sizeof(T));
-  const index_t apart = std::max<index_t>(1, page / std::max<index_t>(1, std::abs(stride)));
-  for (index_t r = first; r < first + count; r += apart) simd::prefetch(rows, r * stride);
+HEED_INLINE void touch_pages(const row_span& rows) {
+  const index_t apart = std::max<index_t>(1, 4096 / std::max<index_t>(1, std::abs(rows.row_bytes)));
+  for (index_t r = 0; r < rows.count; r += apart) simd::prefetch(rows.first, r * rows.row_bytes);
+}
+
+// As many rows that come after these
+HEED_INLINE row_span after(const row_span& rows) {
+  row_span next = rows;
+  next.first = reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(rows.first) +
+                                                  static_cast<std::uintptr_t>(rows.count * rows.row_bytes));
+  return next;
 }
 
 // Rows that a task needs next, prefetched one tensor after the other while products are computed.
@@ -102,11 +117,10 @@ template <class T> class prefetch_queue {
  public:
   void clear() { next_ = 0, all_ = {}; }
 
-  // Sets entry `number` (0 to 3) to count rows of `columns` numbers; entries run in ascending order. pages: nobody has
-  // touched the rows' pages yet
-  void set(index_t number, const T* rows, index_t stride, index_t count, index_t columns, bool pages) {
-    if (pages) touch_pages(rows, stride, count, count);  // of what comes after these
-    all_[number] = {rows, stride, count, columns};
+  // Sets entry `number` (0 to 3); entries run in ascending order. pages: nobody has touched the rows' pages yet
+  void set(index_t number, const row_span& rows, bool pages) {
+    if (pages) touch_pages(after(rows));
+    all_[number] = row_prefetcher<T>(rows);
   }
 
   void multiply(matrix_product<T> p, index_t vectors) {
