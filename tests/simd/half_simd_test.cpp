@@ -5,10 +5,13 @@
 
 #include "heed/simd/half.hpp"
 
+#include <sys/mman.h>
+
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <optional>
 #include <vector>
@@ -16,10 +19,6 @@
 #include "heed/simd/float_control.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
-
-#if defined(__unix__)
-#include <sys/mman.h>
-#endif
 
 namespace {
 
@@ -106,7 +105,6 @@ template <class S> S numbered(index_t i) { return S(static_cast<float>(i + 1)); 
 template <> float numbered<float>(index_t i) { return static_cast<float>(i + 1); }
 template <class S> float number_of(S x) { return static_cast<float>(x); }
 
-#if defined(__unix__)
 // Memory whose last byte is the last one that can be touched
 struct guarded_page {
   static constexpr std::size_t page = 65536;
@@ -121,7 +119,6 @@ struct guarded_page {
 
   std::byte* start;
 };
-#endif
 
 }  // namespace
 
@@ -184,17 +181,10 @@ TEMPLATE_TEST_CASE("partial loads and stores of stored numbers touch only their 
                    float) {
   using S = TestType;
   float got[static_cast<std::size_t>(w)];
-#if defined(__unix__)
   guarded_page memory;
-#endif
   for (index_t n = 0; n <= w; ++n) {
     CAPTURE(n);
-#if defined(__unix__)
     S* const exact = memory.last<S>(n);
-#else
-    std::vector<S> elements(static_cast<std::size_t>(n));
-    S* const exact = elements.data();
-#endif
     for (index_t i = 0; i < n; ++i) exact[i] = numbered<S>(i);
     simd::store(got, simd::load_partial_as<float>(exact, n));
     for (index_t i = 0; i < w; ++i) CHECK(got[i] == (i < n ? static_cast<float>(i + 1) : 0.0f));

@@ -36,6 +36,13 @@
 #define HEED_NOINLINE
 #endif
 
+// On a type: its objects may lie in memory that the program reads and writes as another type.
+#if defined(__GNUC__)
+#define HEED_MAY_ALIAS [[gnu::may_alias]]
+#else
+#define HEED_MAY_ALIAS
+#endif
+
 // In front of a loop: twice its body per turn. bench/softmax_bench.cpp, prefill rows: 0.5 to 2 points with g++.
 #if defined(__GNUC__) && !defined(__clang__)
 #define HEED_UNROLL_2 _Pragma("GCC unroll 2")
