@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "heed/simd/batch.hpp"
+#include "heed/simd/dot.hpp"
 #include "heed/tile/lanes.hpp"
 
 namespace heed::tile {
@@ -25,8 +26,10 @@ inline namespace HEED_ISA {
 
 enum class accumulate { zero, keep, scale };
 
-template <class T> struct matrix_product {
-  const T* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
+// A is of T, or of bf16_t: then k counts pairs of A, a[m * a_row + k * a_col] and the one behind it, and the bits of
+// B[k][lane] are two bf16_t as well (dot products, see multiply_dot.hpp).
+template <class T, class A = T> struct matrix_product {
+  const A* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
   index_t a_row = 0, a_col = 0;
   const T* b = nullptr;  // B[k][lane] = b[k * b_row + lane]
   index_t b_row = 0;
@@ -65,16 +68,31 @@ template <class T> constexpr index_t whole_vectors(index_t count) {
 
 namespace detail {
 
+template <class T> HEED_INLINE simd::batch<T> broadcast(const T* a) { return simd::batch<T>(*a); }
+
+// a * b + sum, or the dot product of two pairs added to sum
+template <class A, class T>
+HEED_INLINE simd::batch<T> multiply_add(simd::batch<T> a, simd::batch<T> b, simd::batch<T> sum) {
+#if defined(HEED_AVX512) && defined(__GNUC__)
+  if constexpr (std::is_same_v<A, bf16_t>) return simd::dot_pairs(a, b, sum);
+#endif
+  return simd::fma(a, b, sum);
+}
+#if defined(HEED_AVX512) && defined(__GNUC__)
+HEED_INLINE simd::batch<float> broadcast(const bf16_t* a) { return simd::broadcast_pair(a); }
+#endif
+
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
-template <int MR, int NR, class T, class Prefetch, int... I>
-HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetch, std::integer_sequence<int, I...>) {
+template <int MR, int NR, class T, class A, class Prefetch, int... I>
+HEED_INLINE void block(const matrix_product<T, A>& p, index_t m0, Prefetch& prefetch,
+                       std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
   T* const c = p.c + m0 * c_row;
   std::array<batch, std::size_t{MR * NR}> sum;
   ((sum[I] = batch(T(0))), ...);
-  const T* a = p.a + m0 * a_row;
+  const A* a = p.a + m0 * a_row;
   const T* b = p.b;
   Prefetch step = prefetch;
   HEED_UNROLL_2
@@ -82,7 +100,7 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetc
     step();
     if constexpr (NR == 1) {
       const batch b0 = simd::pinned(simd::load(b));
-      ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
+      ((sum[I] = multiply_add<A>(broadcast(a + I * a_row), b0, sum[I])), ...);
     } else {
       std::array<batch, std::size_t{NR}> bs;
       [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
@@ -91,8 +109,8 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetc
       (std::make_integer_sequence<int, NR>{});
       [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
         const auto row = [&]<int... N>(auto m, std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-          const batch x(a[m * a_row]);
-          ((sum[m * NR + N] = simd::fma(x, bs[N], sum[m * NR + N])), ...);
+          const batch x = broadcast(a + m * a_row);
+          ((sum[m * NR + N] = multiply_add<A>(x, bs[N], sum[m * NR + N])), ...);
         };
         (row(std::integral_constant<int, M>{}, std::make_integer_sequence<int, NR>{}), ...);
       }
@@ -129,6 +147,14 @@ template <int MR, int NR, class T> HEED_NOINLINE void blocks(const matrix_produc
   no_prefetch none;
   for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
+#if defined(HEED_AVX512) && defined(__GNUC__)
+template <int MR, int NR>
+HEED_NOINLINE [[gnu::target("avx512bf16")]] void blocks(const matrix_product<float, bf16_t>& p, index_t first,
+                                                        index_t end) {
+  no_prefetch none;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
+}
+#endif
 
 }  // namespace detail
 
@@ -144,7 +170,7 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
 }
 
 // Computes p over `vectors` vectors of lanes (1 .. max_vectors).
-template <class T> void multiply(const matrix_product<T>& p, index_t vectors) {
+template <class T, class A> void multiply(const matrix_product<T, A>& p, index_t vectors) {
   with_vectors(vectors, [&](auto n) {
     constexpr int nr = n, mr = block_rows(nr);
     index_t m = p.rows / mr * mr;
