@@ -139,8 +139,9 @@ TEST_CASE("matrix units: every shape against double") {
         for (index_t lanes = 1; lanes <= 5; ++lanes)
           for (const tile::accumulate how : kinds) {
             const index_t m = rows * unit->row_multiple, j = pairs * unit->pair_multiple;
-            INFO(m << " rows, " << j << " pairs, " << lanes * unit->lane_multiple << " lanes, " << static_cast<int>(how));
-            CHECK(error_of(*unit, m, j, lanes * unit->lane_multiple, how) <= 1);
+            const index_t l = lanes * unit->lane_multiple;
+            INFO(m << " rows, " << j << " pairs, " << l << " lanes, " << static_cast<int>(how));
+            CHECK(error_of(*unit, m, j, l, how) <= 1);
           }
   }
 }
@@ -377,7 +378,8 @@ TEST_CASE("choice of a matrix unit: by processor and HEED_UNITS") {
   CHECK(choose(amx, "") == (simd::request_amx() ? "AMX: AMX" : "none: the system refuses AMX"));
 #endif
 #else
-  for (const simd::cpu_features& cpu : {none, amd, intel, amx}) CHECK(choose(cpu, "") == "none: not compiled for AVX-512");
+  for (const simd::cpu_features& cpu : {none, amd, intel, amx})
+    CHECK(choose(cpu, "") == "none: not compiled for AVX-512");
 #endif
 }
 

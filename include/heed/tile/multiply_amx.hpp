@@ -106,9 +106,9 @@ HEED_INLINE void multiply_tiles(Tiles& tiles, const pair_product& p, index_t lan
   detail::multiply_tiles(tiles, p, lanes, work);
 }
 
-inline constexpr matrix_unit amx_unit{"AMX", detail::tile_rows,  detail::tile_pairs,
-                                      detail::tile_lanes, 2 * detail::tile_lanes, true,
-                                      multiply_amx, simd::configure_tiles, simd::release_tiles};
+inline constexpr matrix_unit amx_unit{
+    "AMX", detail::tile_rows, detail::tile_pairs, detail::tile_lanes, 2 * detail::tile_lanes, true, multiply_amx,
+    simd::configure_tiles, simd::release_tiles};
 #endif
 
 }  // namespace HEED_ISA
