@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The tile registers of AMX: eight tiles of 16 rows of 64 bytes. The build needs no -mamx flags: the function that these
-// are inlined into carries [[gnu::target("amx-tile,amx-bf16")]]. Own assembly, because g++ 12 lets vector stores pass its tile intrinsics.
+// The tile registers of AMX: eight tiles of 16 rows of 64 bytes. The build needs no -mamx flags: the function that
+// these are inlined into carries [[gnu::target("amx-tile,amx-bf16")]]. Own assembly, because g++ 12 lets vector stores
+// pass its tile intrinsics.
 
 #include <array>
 #include <cstdint>

@@ -11,9 +11,9 @@ namespace heed::simd {
 inline namespace HEED_ISA {
 
 struct cpu_features {
-  bool amd = false;         // the vendor
-  bool bf16_dots = false;   // AVX512_BF16
-  bool amx = false;         // tiles of bf16, and a system that saves them; a process still has to ask for them
+  bool amd = false;        // the vendor
+  bool bf16_dots = false;  // AVX512_BF16
+  bool amx = false;        // tiles of bf16, and a system that saves them; a process still has to ask for them
 };
 
 #if defined(HEED_X86) && defined(__GNUC__)

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Dot products of bf16 pairs (AVX512_BF16). The build needs no -mavx512bf16: the function that dot_pairs is inlined into
-// carries [[gnu::target("avx512bf16")]]. Assembly and not the intrinsic, because lambdas do not inherit that attribute.
+// Dot products of bf16 pairs (AVX512_BF16). The build needs no -mavx512bf16: the function that dot_pairs is inlined
+// into carries [[gnu::target("avx512bf16")]]. Assembly and not the intrinsic, because lambdas do not inherit the
+// attribute.
 
 #include <cstring>
 

@@ -15,7 +15,7 @@ inline namespace HEED_ISA {
 struct pair_product {
   const bf16_t* a = nullptr;  // A(m, k) = a[m * a_row + k]; rows may start at any bf16_t
   index_t a_row = 0;
-  const float* b = nullptr;  // the bits of b[j * b_row + lane]: B(2j, lane) in the low half, B(2j + 1, lane) in the high
+  const float* b = nullptr;  // as bits, b[j * b_row + lane]: B(2j, lane) in the low half, B(2j + 1, lane) in the high
   index_t b_row = 0;
   float* c = nullptr;  // C[m][lane] = c[m * c_row + lane]
   index_t c_row = 0;

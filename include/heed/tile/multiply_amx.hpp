@@ -31,14 +31,21 @@ HEED_NOINLINE inline void raise_row_max(const lane_block<float>& c, float* row_m
   }
 }
 
-// The products of row R of the block with its tiles of B; LoadB: these are loaded on the way.
-template <int R, int L, bool LoadB, class Tiles>
-HEED_INLINE void multiply_tile_row(Tiles& tiles, const bf16_t* a, const float* b, const pair_product& p) {
-  tiles.template load<4 + R>(a + R * tile_rows * p.a_row, p.a_row * bf16_bytes);
-  if constexpr (LoadB) tiles.template load<6>(b, p.b_row * word_bytes);
+// The rows of A and B that one step along the depth reads, strides in bytes
+struct tile_operands {
+  const bf16_t* a;
+  index_t a_bytes;
+  const float* b;
+  index_t b_bytes;
+};
+
+// The products of row R of a block with its tiles of B; LoadB: which are loaded on the way
+template <int R, int L, bool LoadB, class Tiles> HEED_INLINE void multiply_tile_row(Tiles& tiles, tile_operands x) {
+  tiles.template load<4 + R>(x.a, x.a_bytes);
+  if constexpr (LoadB) tiles.template load<6>(x.b, x.b_bytes);
   tiles.template dot<2 * R, 4 + R, 6>();
   if constexpr (L == 2) {
-    if constexpr (LoadB) tiles.template load<7>(b + tile_lanes, p.b_row * word_bytes);
+    if constexpr (LoadB) tiles.template load<7>(x.b + tile_lanes, x.b_bytes);
     tiles.template dot<2 * R + 1, 4 + R, 7>();
   }
 }
@@ -62,12 +69,12 @@ HEED_INLINE void multiply_tile_block(Tiles& tiles, const pair_product& p, index_
   else
     each_tile<R, L>(c.data, c.stride,
                     [&](auto n, float* at) __attribute__((always_inline)) { tiles.template load<n>(at, c_bytes); });
-  const bf16_t* a = p.a + m * p.a_row;
-  const float* b = p.b + l;
-  for (index_t j = 0; j < p.pairs; j += tile_pairs, a += 2 * tile_pairs, b += tile_pairs * p.b_row) {
-    multiply_tile_row<0, L, true>(tiles, a, b, p);
+  const index_t next_row = tile_rows * p.a_row, next_b = tile_pairs * p.b_row, pairs = p.pairs;
+  tile_operands x{p.a + m * p.a_row, p.a_row * bf16_bytes, p.b + l, p.b_row * word_bytes};
+  for (index_t j = 0; j < pairs; j += tile_pairs, x.a += 2 * tile_pairs, x.b += next_b) {
+    multiply_tile_row<0, L, true>(tiles, x);
     if constexpr (L == 2) work.step();
-    if constexpr (R == 2) multiply_tile_row<1, L, false>(tiles, a, b, p);
+    if constexpr (R == 2) multiply_tile_row<1, L, false>(tiles, {x.a + next_row, x.a_bytes, x.b, x.b_bytes});
     if (R == 2 || (L == 1 && j % (2 * tile_pairs) != 0)) work.step();
   }
   each_tile<R, L>(c.data, c.stride,
@@ -99,9 +106,9 @@ HEED_INLINE void multiply_tiles(Tiles& tiles, const pair_product& p, index_t lan
   detail::multiply_tiles(tiles, p, lanes, work);
 }
 
-inline constexpr matrix_unit amx_unit{"AMX", detail::tile_rows,  detail::tile_pairs,
-                                      detail::tile_lanes, 2 * detail::tile_lanes, true,
-                                      multiply_amx, simd::configure_tiles, simd::release_tiles};
+inline constexpr matrix_unit amx_unit{
+    "AMX", detail::tile_rows, detail::tile_pairs, detail::tile_lanes, 2 * detail::tile_lanes, true, multiply_amx,
+    simd::configure_tiles, simd::release_tiles};
 #endif
 
 }  // namespace HEED_ISA

@@ -3,8 +3,8 @@
 
 // Which matrix unit multiplies bf16 tiles on this machine.
 
+#include <cstddef>
 #include <cstdlib>
-#include <string_view>
 
 #include "heed/simd/cpu.hpp"
 #include "heed/tile/amx_emulation.hpp"
@@ -21,19 +21,21 @@ struct unit_choice {
 
 namespace detail {
 
-// Whether `word` is one of the words between the commas of `list`
-inline bool lists(std::string_view list, std::string_view word) {
+// Whether `word` stands between the commas of `list`
+inline bool lists(const char* list, const char* word) {
   while (true) {
-    const std::size_t comma = list.find(',');
-    if (list.substr(0, comma) == word) return true;
-    if (comma == std::string_view::npos) return false;
-    list.remove_prefix(comma + 1);
+    std::size_t n = 0;
+    while (word[n] != '\0' && list[n] == word[n]) ++n;
+    if (word[n] == '\0' && (list[n] == ',' || list[n] == '\0')) return true;
+    while (*list != ',' && *list != '\0') ++list;
+    if (*list == '\0') return false;
+    ++list;
   }
 }
 
 // Chooses by the processor and by `switches`, the words of HEED_UNITS. Dot products are taken on AMD only: on Intel
 // they are half as fast as float multiply-adds.
-inline unit_choice choose_unit([[maybe_unused]] const simd::cpu_features& cpu, std::string_view switches) {
+inline unit_choice choose_unit([[maybe_unused]] const simd::cpu_features& cpu, const char* switches) {
   if (lists(switches, "emulated-amx")) return {&emulated_amx_unit, "AMX emulated, as HEED_UNITS says"};
 #if defined(HEED_AVX512) && defined(__GNUC__)
   const char* why = "this processor has no AMX and no fast bf16 dot products";
