@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Every kernel. The references (heed/reference/) and executors (heed/interop/) are included by name.
+// Every kernel, and convert. The references (heed/reference/) and executors (heed/interop/) are included by name.
 
+#include "heed/convert.hpp"
 #include "heed/lightning.hpp"
 #include "heed/linear.hpp"
 #include "heed/local_linear.hpp"

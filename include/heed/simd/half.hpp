@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "heed/core/config.hpp"
@@ -181,6 +182,11 @@ template <class S, class T> HEED_INLINE void store_partial_as(S* p, batch<T> x, 
     store_partial(p, x, n);
   else
     halves::store_partial(p, halves::narrow<S>(x), n);
+}
+
+// Replaces subnormal numbers by 0 of their sign, whatever the control register.
+template <class T> HEED_INLINE batch<T> without_subnormals(batch<T> x) {
+  return select<T>(abs(x) < batch<T>(std::numeric_limits<T>::min()), xsimd::bitofsign(x), x);
 }
 
 // Rounds x, finite and not negative, to a bf16 value; halves go up.
