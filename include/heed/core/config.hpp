@@ -36,6 +36,13 @@
 #define HEED_NOINLINE
 #endif
 
+// On a type: its objects may lie in memory that the program reads and writes as another type.
+#if defined(__GNUC__)
+#define HEED_MAY_ALIAS [[gnu::may_alias]]
+#else
+#define HEED_MAY_ALIAS
+#endif
+
 // In front of a loop: twice its body per turn. bench/softmax_bench.cpp, prefill rows: 0.5 to 2 points with g++.
 #if defined(__GNUC__) && !defined(__clang__)
 #define HEED_UNROLL_2 _Pragma("GCC unroll 2")
@@ -87,6 +94,11 @@
 #else
 #define HEED_TAG_BF16 x
 #endif
+#ifdef __F16C__
+#define HEED_TAG_F16C c
+#else
+#define HEED_TAG_F16C x
+#endif
 
 // HEED_ASSERTIONS=1 checks internal preconditions (sanitizer builds); a broken one is a bug of heed, not of its caller.
 #ifndef HEED_ASSERTIONS
@@ -109,16 +121,16 @@
 #define HEED_TAG_ERRORS aborts
 #endif
 
-#define HEED_PASTE8_(a, b, c, d, e, f, g, h) v##a##_##b##_##c##_##d##e##f##_##g##_##h
-#define HEED_PASTE8(a, b, c, d, e, f, g, h) HEED_PASTE8_(a, b, c, d, e, f, g, h)
+#define HEED_PASTE9_(a, b, c, d, e, f, g, h, i) v##a##_##b##_##c##_##d##e##f##g##_##h##_##i
+#define HEED_PASTE9(a, b, c, d, e, f, g, h, i) HEED_PASTE9_(a, b, c, d, e, f, g, h, i)
 #define HEED_NAME_(x) #x
 #define HEED_NAME(x) HEED_NAME_(x)
 
 // The innermost inline namespace of every function that is not forced inline: translation units compiled for different
 // machines or ways to fail can be linked into one program, and each keeps its own code.
 #define HEED_ISA                                                                                                \
-  HEED_PASTE8(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, \
-              HEED_TAG_ASSERTIONS, HEED_TAG_ERRORS)
+  HEED_PASTE9(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, \
+              HEED_TAG_F16C, HEED_TAG_ASSERTIONS, HEED_TAG_ERRORS)
 
 // Without exceptions a failed check calls this with the text; it must not return.
 #if !defined(HEED_ON_ERROR) && !defined(__cpp_exceptions)

@@ -2,7 +2,8 @@
 #pragma once
 
 // Views over raw memory, and views of views. The axes of a result are always (batch, head, seq, dim); the strides say
-// where they lie. What cannot be a view (negative extents, parts outside) throws.
+// where they lie. _Float16 and other 16-bit types are viewed as f16_t or bf16_t. What cannot be a view (negative
+// extents, parts outside) throws.
 
 #include <algorithm>
 #include <array>
@@ -17,6 +18,10 @@ namespace heed {
 
 namespace detail {
 inline namespace HEED_ISA {
+
+// Numbers of type T viewed as what they are stored as
+template <class T, int Rank> using stored_view = tensor_view<storage_of<T>, Rank>;
+template <class T> HEED_INLINE constexpr storage_of<T>* stored(T* p) noexcept { return stored_as<storage_of<T>>(p); }
 
 struct named_extent {
   const char* name;
@@ -54,26 +59,33 @@ tensor_view<T, 4> with_axis(const tensor_view<T, 4>& x, T* data, int axis, index
 inline namespace HEED_ISA {
 
 // Contiguous memory, head-major: [batch][head][seq][dim].
-template <class T> [[nodiscard]] tensor_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
+template <class T>
+[[nodiscard]] detail::stored_view<T, 4> bhsd(T* p, index_t batch, index_t heads, index_t seq, index_t dim) {
   detail::check_extents("bhsd", {{"batch", batch}, {"heads", heads}, {"seq", seq}, {"dim", dim}});
-  return {p, {batch, heads, seq, dim}, {detail::product(heads, seq, dim), detail::product(seq, dim), dim, 1}};
+  return {detail::stored(p),
+          {batch, heads, seq, dim},
+          {detail::product(heads, seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
 // Contiguous memory, token-major: [batch][seq][head][dim].
-template <class T> [[nodiscard]] tensor_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
+template <class T>
+[[nodiscard]] detail::stored_view<T, 4> bshd(T* p, index_t batch, index_t seq, index_t heads, index_t dim) {
   detail::check_extents("bshd", {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"dim", dim}});
-  return {p, {batch, heads, seq, dim}, {detail::product(seq, heads, dim), dim, detail::product(heads, dim), 1}};
+  return {detail::stored(p),
+          {batch, heads, seq, dim},
+          {detail::product(seq, heads, dim), dim, detail::product(heads, dim), 1}};
 }
 
 // One head of one sequence: [seq][dim].
-template <class T> [[nodiscard]] tensor_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
+template <class T>
+[[nodiscard]] detail::stored_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
   detail::check_extents("matrix", {{"seq", seq}, {"dim", dim}});
-  return {p, {1, 1, seq, dim}, {detail::product(seq, dim), detail::product(seq, dim), dim, 1}};
+  return {detail::stored(p), {1, 1, seq, dim}, {detail::product(seq, dim), detail::product(seq, dim), dim, 1}};
 }
 
 // Contiguous memory of any rank, such as contiguous(p, {batch, heads, seq}) for lse and gates.
 template <class T, std::size_t Rank>
-[[nodiscard]] tensor_view<T, static_cast<int>(Rank)> contiguous(T* p, const index_t (&extents)[Rank]) {
+[[nodiscard]] detail::stored_view<T, static_cast<int>(Rank)> contiguous(T* p, const index_t (&extents)[Rank]) {
   std::array<index_t, Rank> sizes{}, strides{};
   index_t stride = 1;
   for (std::size_t axis = Rank; axis-- > 0;) {
@@ -82,13 +94,13 @@ template <class T, std::size_t Rank>
     sizes[axis] = extents[axis], strides[axis] = stride;
     stride = detail::product(stride, extents[axis]);
   }
-  return {p, sizes, strides};
+  return {detail::stored(p), sizes, strides};
 }
 
 // q, k and v of one buffer, as a fused projection writes it: [batch][seq][q heads, then k heads, then v heads][dim].
 template <class T>
-[[nodiscard]] std::array<tensor_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads,
-                                                          index_t kv_heads, index_t dim) {
+[[nodiscard]] std::array<detail::stored_view<T, 4>, 3> packed_qkv(T* p, index_t batch, index_t seq, index_t heads,
+                                                                  index_t kv_heads, index_t dim) {
   detail::check_extents("packed_qkv",
                         {{"batch", batch}, {"seq", seq}, {"heads", heads}, {"kv_heads", kv_heads}, {"dim", dim}});
   // numbers of a token: places are counted without overflow
@@ -98,8 +110,10 @@ template <class T>
   if (numbers > most) detail::fail("packed_qkv: a token has % numbers, must have at most %", numbers, most);
   const index_t token = (heads + 2 * kv_heads) * dim;
   const bool none = p == nullptr || batch == 0 || seq == 0;
-  const auto part = [&](index_t first, index_t count) -> tensor_view<T, 4> {
-    return {none ? p : p + first * dim, {batch, count, seq, dim}, {detail::product(seq, token), dim, token, 1}};
+  const auto part = [&](index_t first, index_t count) -> detail::stored_view<T, 4> {
+    return {detail::stored(none ? p : p + first * dim),
+            {batch, count, seq, dim},
+            {detail::product(seq, token), dim, token, 1}};
   };
   return {part(0, heads), part(heads, kv_heads), part(heads + kv_heads, kv_heads)};
 }

@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -25,7 +26,7 @@ struct position {
 };
 
 // bfloat16 as storage: the upper half of a float. Narrowing rounds to nearest even, widening is exact.
-struct bf16_t {
+struct HEED_MAY_ALIAS bf16_t {
   std::uint16_t bits;
 
   bf16_t() = default;
@@ -47,7 +48,7 @@ struct bf16_t {
 
 // IEEE binary16 as storage. Narrowing rounds to nearest even (above 65504 + half a step: infinity; subnormals kept),
 // widening is exact.
-struct f16_t {
+struct HEED_MAY_ALIAS f16_t {
   std::uint16_t bits;
 
   f16_t() = default;
@@ -106,6 +107,36 @@ template <class T>
 concept storage =
     std::is_same_v<T, float> || std::is_same_v<T, double> || std::is_same_v<T, bf16_t> || std::is_same_v<T, f16_t>;
 template <class T> inline constexpr bool is_storage = storage<T>;
+
+// The binary digits of a 16-bit floating-point type of the compiler or of another library, recognised by its size and
+// numeric_limits, or without these by what it makes of 1 + 2^-10; 0: T is none.
+template <class T> consteval int digits_of_16_bits() {
+  if constexpr (sizeof(T) != 2 || !std::is_trivially_copyable_v<T> || std::is_integral_v<T> || std::is_enum_v<T>)
+    return 0;
+  else if constexpr (std::numeric_limits<T>::is_specialized)
+    return !std::numeric_limits<T>::is_integer && std::numeric_limits<T>::radix == 2 ? std::numeric_limits<T>::digits
+                                                                                     : 0;
+  else if constexpr (!std::is_class_v<T> && requires(T x) { static_cast<T>(static_cast<float>(x)); })
+    return static_cast<float>(static_cast<T>(1.0009765625f)) > 1.0f ? 11 : 8;  // _Float16, __bf16
+  else
+    return 0;
+}
+
+// What T is stored as: f16_t for _Float16, std::float16_t and Eigen::half, bf16_t for __bf16, std::bfloat16_t and
+// Eigen::bfloat16, else T itself; const stays.
+template <class T> struct storage_type {
+  static constexpr int digits() {
+    if constexpr (requires { sizeof(T); })
+      return digits_of_16_bits<std::remove_cv_t<T>>();
+    else
+      return 0;
+  }
+  using type = std::conditional_t<digits() == 11, f16_t, std::conditional_t<digits() == 8, bf16_t, T>>;
+};
+template <class T> struct storage_type<const T> {
+  using type = const typename storage_type<T>::type;
+};
+template <class T> using storage_of = typename storage_type<T>::type;
 
 }  // namespace detail
 }  // namespace heed

@@ -112,7 +112,8 @@ template <viewable X> using traits = traits_of<std::remove_reference_t<X>>;
 template <viewable X> inline constexpr int axes = traits<X>::axes;
 
 template <viewable X> struct element {  // structs, not aliases: they keep the names of symbols short
-  using type = std::remove_pointer_t<decltype(traits<X>::data(std::declval<lvalue<X>>()))>;
+  using own = std::remove_pointer_t<decltype(traits<X>::data(std::declval<lvalue<X>>()))>;  // such as Eigen::half
+  using type = storage_of<own>;
 };
 template <viewable X> struct accumulator {
   using type = acc_t<std::remove_cv_t<typename element<X>::type>>;
@@ -129,8 +130,16 @@ template <class X> concept borrowable = viewable<X> && (std::is_lvalue_reference
 template <class From, class To> concept qualifies = std::is_convertible_v<From (*)[], To (*)[]>;
 
 template <class X, class T, int Rank>
-concept binds =
-    borrowable<X> && !std::same_as<bare<X>, tensor_view<T, Rank>> && (axes<X> <= Rank) && qualifies<element_t<X>, T>;
+concept binds = borrowable<X> && !std::same_as<bare<X>, tensor_view<T, Rank>> && (axes<X> <= Rank) &&
+                (qualifies<element_t<X>, T> || qualifies<typename element<X>::own, T>);
+
+// p as a pointer to T, which is its type, more const perhaps, or what that is stored as: f16_t and bf16_t may alias.
+template <class T, class From> HEED_INLINE constexpr T* stored_as(From* p) noexcept {
+  if constexpr (std::is_convertible_v<From*, T*>)
+    return p;
+  else
+    return reinterpret_cast<T*>(p);
+}
 
 // What a kernel may write to; X as for borrowable.
 template <class X> concept writable = borrowable<X> && !std::is_const_v<element_t<X>>;
@@ -160,7 +169,7 @@ template <class X> concept owning_temporary = viewable<X> && !borrowable<X>;
 }  // namespace detail
 
 template <class X> concept viewable = detail::viewable<X>;
-template <viewable X> using element_t = detail::element_t<X>;  // const float for a const matrix
+template <viewable X> using element_t = detail::element_t<X>;  // const float for a const matrix; f16_t for Eigen::half
 template <viewable X> using acc_of = detail::acc_of<X>;        // what a kernel sums in: double for double, else float
 
 // Pointer, extents and signed strides in elements. Copies refer to the same elements; const is shallow.
@@ -179,7 +188,7 @@ template <class T, int Rank> class tensor_view {
   // Anything viewable with at most Rank axes. Missing leading axes have extent 1 and stride 0.
   template <viewable X>
     requires detail::binds<X, T, Rank>
-  HEED_INLINE constexpr tensor_view(X&& x) noexcept : data_(detail::traits<X>::data(x)) {
+  HEED_INLINE constexpr tensor_view(X&& x) noexcept : data_(detail::stored_as<T>(detail::traits<X>::data(x))) {
     constexpr int missing = Rank - detail::axes<X>;
     for (int axis = 0; axis < Rank; ++axis) {
       const bool given = axis >= missing;
