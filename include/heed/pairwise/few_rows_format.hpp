@@ -94,6 +94,13 @@ template <index_t R, class T, class S> constexpr auto score_function_of() -> voi
 
 }  // namespace detail
 
+// p with B of type S
+template <class T, class S> void multiply_stored(const tile::matrix_product<T>& p, index_t vectors) {
+  tile::matrix_product<T, T, S> q{p.a, p.a_row, p.a_col, reinterpret_cast<const S*>(p.b), p.b_row, p.c, p.c_row};
+  q.rows = p.rows, q.depth = p.depth, q.accumulate = p.accumulate;
+  tile::multiply(q, vectors);
+}
+
 // score[log2 of the rows]; multiply: tile::multiply with rows of S as B
 template <class T> struct few_rows_format {
   void (*score[4])(const few_row_scores<T>&);
@@ -103,7 +110,7 @@ template <class T, class S>
 inline constexpr few_rows_format<T> few_rows_format_of{
     {detail::score_function_of<1, T, S>(), detail::score_function_of<2, T, S>(), detail::score_function_of<4, T, S>(),
      detail::score_function_of<8, T, S>()},
-    &tile::multiply<T, S>};
+    &multiply_stored<T, S>};
 
 }  // namespace HEED_ISA
 }  // namespace heed::pairwise

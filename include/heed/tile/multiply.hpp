@@ -17,6 +17,7 @@
 #include <array>
 #include <utility>
 
+#include "heed/simd/dot.hpp"
 #include "heed/simd/half.hpp"
 #include "heed/tile/lanes.hpp"
 
@@ -25,10 +26,13 @@ inline namespace HEED_ISA {
 
 enum class accumulate { zero, keep, scale };
 
-template <class T> struct matrix_product {
-  const T* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
+// A is of T, or of bf16_t: then k counts pairs of A, a[m * a_row + k * a_col] and the one behind it, and the bits of
+// B[k][lane] are two bf16_t as well (dot products, see multiply_dot.hpp). B is of T, or of a 16-bit type that is widened
+// in the load.
+template <class T, class A = T, class B = T> struct matrix_product {
+  const A* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
   index_t a_row = 0, a_col = 0;
-  const T* b = nullptr;  // B[k][lane] = b[k * b_row + lane]
+  const B* b = nullptr;  // B[k][lane] = b[k * b_row + lane]
   index_t b_row = 0;
   T* c = nullptr;  // C[m][lane] = c[m * c_row + lane]
   index_t c_row = 0;
@@ -65,25 +69,39 @@ template <class T> constexpr index_t whole_vectors(index_t count) {
 
 namespace detail {
 
+template <class T> HEED_INLINE simd::batch<T> broadcast(const T* a) { return simd::batch<T>(*a); }
+
+// a * b + sum, or the dot product of two pairs added to sum
+template <class A, class T>
+HEED_INLINE simd::batch<T> multiply_add(simd::batch<T> a, simd::batch<T> b, simd::batch<T> sum) {
+#if defined(HEED_AVX512) && defined(__GNUC__)
+  if constexpr (std::is_same_v<A, bf16_t>) return simd::dot_pairs(a, b, sum);
+#endif
+  return simd::fma(a, b, sum);
+}
+#if defined(HEED_AVX512) && defined(__GNUC__)
+HEED_INLINE simd::batch<float> broadcast(const bf16_t* a) { return simd::broadcast_pair(a); }
+#endif
+
 // One block, rows m0 .. m0 + MR - 1. A real function: inlined into the loops around it some instantiations spill.
-// S: what b points at
-template <int MR, int NR, class S, class T, class Prefetch, int... I>
-HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetch, std::integer_sequence<int, I...>) {
+template <int MR, int NR, class T, class A, class B, class Prefetch, int... I>
+HEED_INLINE void block(const matrix_product<T, A, B>& p, index_t m0, Prefetch& prefetch,
+                       std::integer_sequence<int, I...>) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   const index_t a_row = p.a_row, a_col = p.a_col, b_row = p.b_row, c_row = p.c_row;
   T* const c = p.c + m0 * c_row;
   std::array<batch, std::size_t{MR * NR}> sum;
   ((sum[I] = batch(T(0))), ...);
-  const T* a = p.a + m0 * a_row;
-  const S* b = reinterpret_cast<const S*>(p.b);
+  const A* a = p.a + m0 * a_row;
+  const B* b = p.b;
   Prefetch step = prefetch;
   HEED_UNROLL_2
   for (index_t k = p.depth; k > 0; --k, a += a_col, b += b_row) {
     step();
     if constexpr (NR == 1) {
       const batch b0 = simd::pinned(simd::load_as<T>(b));
-      ((sum[I] = simd::fma(batch(a[I * a_row]), b0, sum[I])), ...);
+      ((sum[I] = multiply_add<A>(broadcast(a + I * a_row), b0, sum[I])), ...);
     } else {
       std::array<batch, std::size_t{NR}> bs;
       [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
@@ -92,8 +110,8 @@ HEED_INLINE void block(const matrix_product<T>& p, index_t m0, Prefetch& prefetc
       (std::make_integer_sequence<int, NR>{});
       [&]<int... M>(std::integer_sequence<int, M...>) __attribute__((always_inline)) {
         const auto row = [&]<int... N>(auto m, std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-          const batch x(a[m * a_row]);
-          ((sum[m * NR + N] = simd::fma(x, bs[N], sum[m * NR + N])), ...);
+          const batch x = broadcast(a + m * a_row);
+          ((sum[m * NR + N] = multiply_add<A>(x, bs[N], sum[m * NR + N])), ...);
         };
         (row(std::integral_constant<int, M>{}, std::make_integer_sequence<int, NR>{}), ...);
       }
@@ -124,14 +142,21 @@ struct no_prefetch {
 template <int MR, int NR, class T, class Prefetch>
 HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end, Prefetch& prefetch) {
   for (index_t m = first; m + MR <= end; m += MR)
-    block<MR, NR, T>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
+    block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
 }
-template <int MR, int NR, class S, class T>
-HEED_NOINLINE void blocks(const matrix_product<T>& p, index_t first, index_t end) {
+template <int MR, int NR, class T, class B>
+HEED_NOINLINE void blocks(const matrix_product<T, T, B>& p, index_t first, index_t end) {
   no_prefetch none;
-  for (index_t m = first; m + MR <= end; m += MR)
-    block<MR, NR, S>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
+#if defined(HEED_AVX512) && defined(__GNUC__)
+template <int MR, int NR>
+HEED_NOINLINE [[gnu::target("avx512bf16")]] void blocks(const matrix_product<float, bf16_t>& p, index_t first,
+                                                        index_t end) {
+  no_prefetch none;
+  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
+}
+#endif
 
 }  // namespace detail
 
@@ -146,18 +171,18 @@ template <class F> HEED_INLINE void with_vectors(index_t vectors, F f) {
     if (vectors == 4) return f(std::integral_constant<int, 4>{});
 }
 
-// Computes p over `vectors` vectors of lanes (1 .. max_vectors). S: the type of the elements that p.b points at
-template <class T, class S = T> void multiply(const matrix_product<T>& p, index_t vectors) {
+// Computes p over `vectors` vectors of lanes (1 .. max_vectors).
+template <class T, class A, class B> void multiply(const matrix_product<T, A, B>& p, index_t vectors) {
   with_vectors(vectors, [&](auto n) {
     constexpr int nr = n, mr = block_rows(nr);
     index_t m = p.rows / mr * mr;
-    detail::blocks<mr, nr, S>(p, 0, m);
+    detail::blocks<mr, nr>(p, 0, m);
     if constexpr (mr > 8)
-      if (p.rows - m >= 8) detail::blocks<8, nr, S>(p, m, m + 8), m += 8;
+      if (p.rows - m >= 8) detail::blocks<8, nr>(p, m, m + 8), m += 8;
     if constexpr (mr > 4)
-      if (p.rows - m >= 4) detail::blocks<4, nr, S>(p, m, m + 4), m += 4;
-    if (p.rows - m >= 2) detail::blocks<2, nr, S>(p, m, m + 2), m += 2;
-    if (p.rows - m >= 1) detail::blocks<1, nr, S>(p, m, m + 1);
+      if (p.rows - m >= 4) detail::blocks<4, nr>(p, m, m + 4), m += 4;
+    if (p.rows - m >= 2) detail::blocks<2, nr>(p, m, m + 2), m += 2;
+    if (p.rows - m >= 1) detail::blocks<1, nr>(p, m, m + 1);
   });
 }
 
