@@ -48,7 +48,8 @@ template <class T> struct recurrent_problem {
   }
 
   heed::recurrent::recurrence<T> problem() const {
-    auto p = heed::recurrent::recurrence<T>(options, q.cview(), k.cview(), v.cview(), o.view(), 0u);
+    const auto out = o.view();
+    heed::recurrent::recurrence<T> p(options, heed::tile::rows_of_call(q.cview(), k.cview(), v.cview(), out));
     p.align = &heed::detail::parts(options.align), p.map = heed::detail::parts(options.feature);
     p.normalize = options.normalize, p.eps = options.eps, p.causal = causal, p.states = s.states;
     if (decays) p.decay = &decay;

@@ -15,10 +15,9 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  using T = heed::detail::value_t<Q>;
   return tile::plan_call(
-      recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-          decay, opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>)},
+      recurrent::chunk_call<acc_of<Q>, detail::kernel>{
+          detail::make_problem(decay, opt, tile::rows_of_call(q, k, v, o))},
       context);
 }
 
@@ -34,10 +33,10 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, O&& o,
              const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-                     decay, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>)},
-                 context);
+  tile::run_call(
+      recurrent::chunk_call<acc_of<Q>, detail::kernel>{
+          detail::make_problem(decay, opt, tile::rows_of_call(q, k, v, o))},
+      context);
 }
 
 // Refuses a pointer in place of a tensor.

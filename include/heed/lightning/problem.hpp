@@ -9,10 +9,10 @@
 namespace heed::lightning::detail {
 inline namespace HEED_ISA {
 
-template <class T, class... Tensors>
+template <class T>
 HEED_INLINE recurrent::recurrence<T> make_problem(const heed::decay<T>& decay, const options<T>& opt,
-                                                  const Tensors&... x) {
-  recurrent::recurrence<T> p(opt, x...);
+                                                  const tile::call_rows<T>& x) {
+  recurrent::recurrence<T> p(opt, x);
   p.decay = &heed::detail::parts(decay);
   p.states = p.decay->gated ? p.decay->log_gates.extent(1) : p.decay->slopes.size();
   recurrent::derive_sizes(p);

@@ -13,7 +13,7 @@ inline namespace HEED_ISA {
 
 template <class T, class... Arguments>
 recurrent::decode_call<T, kernel> decode_call(const state_view<T>& memory, const Arguments&... x) {
-  recurrent::decode_call<T, kernel> call{make_problem<T>(x...)};
+  recurrent::decode_call<T, kernel> call{make_problem(x...)};
   recurrent::decode_in_place(call.p, memory);
   return call;
 }
@@ -28,10 +28,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, const O& o,
                  const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(detail::decode_call<T>(memory, opt, q, k, v, heed::detail::planned_output<T>(o),
-                                                heed::detail::one_axis<Q, K, V, O>),
-                         context);
+  return tile::plan_call(detail::decode_call(memory, opt, tile::rows_of_call(q, k, v, o)), context);
 }
 
 // N new tokens after those that memory holds, causal: o_i as forward would give it for the whole sequence; memory (s:
@@ -44,9 +41,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&& o, const options<acc_of<Q>>& opt = {},
             const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(detail::decode_call<T>(memory, opt, q, k, v, tensor_view<T, 4>(o), heed::detail::one_axis<Q, K, V, O>),
-                 context);
+  tile::run_call(detail::decode_call(memory, opt, tile::rows_of_call(q, k, v, o)), context);
 }
 
 }  // namespace HEED_ISA

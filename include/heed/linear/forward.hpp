@@ -14,10 +14,9 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  using T = heed::detail::value_t<Q>;
-  return tile::plan_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(
-                             opt, q, k, v, heed::detail::planned_output<T>(o), heed::detail::one_axis<Q, K, V, O>)},
-                         context);
+  return tile::plan_call(
+      recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(opt, tile::rows_of_call(q, k, v, o))},
+      context);
 }
 
 // o_i = scale sum_j (phi(q_i).phi(k_j)) v_j / (scale sum_j phi(q_i).phi(k_j) + eps) over the keys that query i sees;
@@ -31,10 +30,9 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  using T = heed::detail::value_t<Q>;
-  tile::run_call(recurrent::chunk_call<T, detail::kernel>{detail::make_problem<T>(opt, q, k, v, tensor_view<T, 4>(o),
-                                                                                  heed::detail::one_axis<Q, K, V, O>)},
-                 context);
+  tile::run_call(
+      recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(opt, tile::rows_of_call(q, k, v, o))},
+      context);
 }
 
 // Refuses a pointer in place of a tensor.

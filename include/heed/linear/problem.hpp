@@ -8,9 +8,9 @@
 namespace heed::linear::detail {
 inline namespace HEED_ISA {
 
-template <class T, class... Tensors>
-HEED_INLINE recurrent::recurrence<T> make_problem(const options<T>& opt, const Tensors&... x) {
-  recurrent::recurrence<T> p(opt, x...);
+template <class T>
+HEED_INLINE recurrent::recurrence<T> make_problem(const options<T>& opt, const tile::call_rows<T>& x) {
+  recurrent::recurrence<T> p(opt, x);
   p.align = &heed::detail::parts(opt.align);
   p.map = heed::detail::parts(opt.feature);
   p.causal = p.mask.has(p.mask.causal);

@@ -18,6 +18,7 @@
 // (arXiv 2402.18668).
 
 #include <algorithm>
+#include <cstddef>
 #include <optional>
 
 #include "heed/core/context.hpp"
@@ -35,10 +36,11 @@ inline namespace HEED_ISA {
 // Heads of the state that a task takes through the tokens side by side, at most
 inline constexpr index_t max_states_per_task = 8;
 
-// Returns whether keys are copied: to be mapped, or because they are far apart and read more than once as they are.
+// Returns whether keys are copied: to be mapped or widened, or because they are far apart and read more than once as
+// they are.
 template <class T> bool copies_keys(const recurrence<T>& p) {
-  if (p.mapped() && !p.taylor()) return true;
-  return tile::far_rows<T>(p.k.stride(2), p.d) && (p.taylor() || p.decay == nullptr || p.queries_per_state > 1);
+  if ((p.mapped() && !p.taylor()) || !p.kv_format->is_t) return true;
+  return tile::far_rows(p.k) && (p.taylor() || p.decay == nullptr || p.queries_per_state > 1);
 }
 
 template <class T> class chunk_driver {
@@ -46,11 +48,11 @@ template <class T> class chunk_driver {
   chunk_driver(const recurrence<T>& p, const chunk_sizes& sizes, heed::detail::arena& memory)
       : p_(p),
         chunk_(sizes.chunk),
-        far_v_(tile::far_rows<T>(p.v.stride(2), p.e)),
+        copies_values_(tile::far_rows(p.v) || !p.kv_format->is_t),
         features_(p, chunk_, memory),
         output_(p, task_, sizes, features_, prefetch_, memory),
         k_(memory.take<T>(copies_keys(p) ? chunk_ * p.d : 0)),
-        v_(memory.take<T>(far_v_ || p.e % w != 0 ? chunk_ * odd_lines<T>(sizes.columns) : 0)) {
+        v_(memory.take<T>(copies_values_ || p.e % w != 0 ? chunk_ * odd_lines<T>(sizes.columns) : 0)) {
     for (index_t i = 0; i < sizes.states; ++i) heads_[i].emplace(p, task_, sizes, memory);
   }
   chunk_driver(const chunk_driver&) = delete;  // the parts hold each other
@@ -120,39 +122,43 @@ template <class T> class chunk_driver {
     if (j != none) head.state.update(tokens_, features_, head.decay, prefetch_);
   }
 
-  // Begins tokens [j, j + n): keys go through the feature map, values come in whole vectors.
+  // Begins tokens [j, j + n): keys go through the feature map, values come in whole vectors, both as numbers of type T.
   void begin_tokens(state_head& head, index_t j, index_t n) {
     const index_t kv_head = head.number / p_.states_per_kv_head, columns = task_.columns;
     head.decay.begin_chunk(j, n);
-    const T* const k = p_.key(task_.sequence, kv_head, j);
-    const T* const v = p_.value(task_.sequence, kv_head, j) + task_.column;
-    tokens_ = {{k, p_.k.stride(2), n, p_.d}, {v, p_.v.stride(2), n, columns}};
-    if (far_v_ || columns % w != 0) {
+    const std::byte* const k = p_.key(task_.sequence, kv_head, j);
+    const std::byte* const v = p_.value(task_.sequence, kv_head, j) + task_.column * p_.kv_format->element;
+    tokens_ = {{tile::row_as<T>(k), p_.k.stride(2), n, p_.d}, {tile::row_as<T>(v), p_.v.stride(2), n, columns}};
+    if (copies_values_ || columns % w != 0) {
       const index_t stride = odd_lines<T>(columns), whole = tile::whole_vectors<T>(columns);
-      tile::copy_rows(v, p_.v.stride(2), n, columns, v_, stride);
+      p_.kv_format->read(v, p_.v.row_bytes(), n, columns, v_, stride);
       for (index_t t = 0; t < n; ++t) std::fill(v_ + t * stride + columns, v_ + t * stride + whole, T(0));
       tokens_.values = {v_, stride, n, columns};
     }
     if (k_ == nullptr) return;
-    tile::copy_rows(k, p_.k.stride(2), n, p_.d, k_, p_.d);
+    p_.kv_format->read(k, p_.k.row_bytes(), n, p_.d, k_, p_.d);
     if (p_.mapped() && !p_.taylor()) map_rows(p_.map, k_, n, p_.d);
     tokens_.keys = {k_, p_.d, n, p_.d};
   }
 
   void prefetch_queries(const state_head& head, index_t i, index_t next, bool pages) {
     const index_t q = head.number * p_.queries_per_state;
-    prefetch_.set(0, p_.query(task_.sequence, q, i), p_.q.stride(2), next, p_.d, pages);
-    prefetch_.set(3, p_.output(task_.sequence, q, i) + task_.column, p_.o.stride(2), next, task_.columns, pages);
+    const index_t q_element = p_.q_format->element, o_element = p_.o_format->element;
+    const std::byte* const o = p_.output(task_.sequence, q, i) + task_.column * o_element;
+    prefetch_.set(0, {p_.query(task_.sequence, q, i), p_.q.row_bytes(), next, p_.d * q_element}, pages);
+    prefetch_.set(3, {o, p_.o.row_bytes(), next, task_.columns * o_element}, pages);
   }
   void prefetch_tokens(const state_head& head, index_t j, index_t next, bool pages) {
     const index_t kv_head = head.number / p_.states_per_kv_head;
-    prefetch_.set(1, p_.key(task_.sequence, kv_head, j), p_.k.stride(2), next, p_.d, pages);
-    prefetch_.set(2, p_.value(task_.sequence, kv_head, j) + task_.column, p_.v.stride(2), next, task_.columns, pages);
+    const index_t element = p_.kv_format->element;
+    const std::byte* const v = p_.value(task_.sequence, kv_head, j) + task_.column * element;
+    prefetch_.set(1, {p_.key(task_.sequence, kv_head, j), p_.k.row_bytes(), next, p_.d * element}, pages);
+    prefetch_.set(2, {v, p_.v.row_bytes(), next, task_.columns * element}, pages);
   }
 
   const recurrence<T>& p_;
   index_t chunk_;
-  bool far_v_;
+  bool copies_values_;  // of any number of columns
   chunk_task task_ = {};
   chunk_features<T> features_;
   tile::prefetch_queue<T> prefetch_;

@@ -12,6 +12,7 @@
 // computed once more, in a nonfinite pass.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
@@ -22,7 +23,6 @@
 #include "heed/recurrent/problem.hpp"
 #include "heed/tile/finite.hpp"
 #include "heed/tile/multiply.hpp"
-#include "heed/tile/pack.hpp"
 #include "heed/tile/prefetch.hpp"
 
 namespace heed::recurrent {
@@ -69,17 +69,17 @@ template <class T> class chunk_output {
 
   // Writes the task's columns of a tile's outputs; queries.lanes <= max_lanes.
   void write(const query_tile& queries) {
-    tile::lane_array<const T*, max_lanes> in;
-    tile::lane_array<T*, max_lanes> out;
+    tile::lane_array<const std::byte*, max_lanes> in;
+    tile::lane_array<std::byte*, max_lanes> out;
     for (index_t l = 0; l < queries.lanes; ++l) {
       in[l] = p_.query(task_.sequence, queries.head, queries.first + l);
-      out[l] = p_.output(task_.sequence, queries.head, queries.first + l) + task_.column;
+      out[l] = p_.output(task_.sequence, queries.head, queries.first + l) + task_.column * p_.o_format->element;
     }
     const index_t whole = tile::whole_vectors<T>(queries.lanes);
     queries_ = queries;
     q_ = {q_.data, whole, p_.d, whole}, sums_ = {sums_.data, whole, task_.columns, whole};
     scores_ = {scores_.data, whole, 0, whole};
-    tile::gather(in.data(), queries.lanes, p_.d, p_.mapped() ? T(1) : p_.q_scale, q_.data, whole);
+    p_.q_format->gather(in.data(), queries.lanes, p_.d, p_.mapped() ? T(1) : p_.q_scale, q_.data, whole);
     if (p_.mapped() && !p_.taylor()) {
       map_lanes(p_.map, q_);
       if (!heed::detail::equals(p_.q_scale, T(1))) scale_values(q_.data, p_.d * whole, p_.q_scale, q_.data);
@@ -91,7 +91,7 @@ template <class T> class chunk_output {
       factor_[l] = factors.last;
       for (index_t c = 0; factors.two() && c < sums_.rows; ++c) sums_.row(c)[l] *= factors.first;
     }
-    tile::scatter(sums_.data, whole, factor_, out.data(), queries.lanes, sums_.rows);
+    p_.o_format->scatter(sums_.data, whole, factor_, out.data(), queries.lanes, sums_.rows);
   }
 
  private:

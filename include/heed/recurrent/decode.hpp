@@ -81,13 +81,17 @@ template <bool Writes, bool Decays, class T> void update_state(const state_updat
 
 template <class T> class decode_driver {
  public:
-  static constexpr index_t most_small = 512;  // features that need no scratch
+  static constexpr index_t most_small = 512;  // features or columns that need no scratch
 
   // p.before and p.after are the same state, with unit stride.
   decode_driver(const recurrence<T>& p, heed::detail::arena& memory) : p_(p) {
-    const bool own = (!p.mapped() && heed::detail::equals(p.q_scale, T(1))) || p.features <= most_small;
-    k_ = own ? small_k_.data() : memory.take<T>(p.features);
-    q_ = own ? small_q_.data() : memory.take<T>(p.features);
+    const bool in_place = !p.mapped() && heed::detail::equals(p.q_scale, T(1));
+    const bool k_is_t = p.kv_format->is_t, q_is_t = p.q_format->is_t;
+    const auto row = [&](bool needed, index_t count, auto& small) {
+      return !needed || count <= most_small ? small.data() : memory.take<T>(count);
+    };
+    k_ = row(!in_place || !k_is_t, p.features, small_k_), q_ = row(!in_place || !q_is_t, p.features, small_q_);
+    v_ = row(!k_is_t, p.e, small_v_), o_ = row(!p.o_format->is_t, p.e, small_o_);
   }
 
   // Takes all tokens of a sequence through one head of the state.
@@ -100,16 +104,17 @@ template <class T> class decode_driver {
     for (index_t i = 0; i < t.queries; ++i) {
       const bool writes = i < t.keys;
       if (writes) {
-        update.k = features(p_.key(t, kv_head, i), k_, T(1));
-        update.v = p_.value(t, kv_head, i);
+        update.k = features(*p_.kv_format, p_.key(t, kv_head, i), k_, T(1));
+        update.v = value(p_.value(t, kv_head, i));
         update.lambda = lambda(t, state, i);
         if (heed::detail::equals(update.lambda, T(0))) clear(update.s);
         for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) sums[f * z.stride(2)] += update.k[f];
       }
       for (index_t g = 0; g < p_.queries_per_state; ++g) {
         const index_t head = state * p_.queries_per_state + g;
-        update.q = features(p_.query(t, head, i), q_, p_.q_scale);
-        update.o = p_.output(t, head, i);
+        std::byte* const o = p_.output(t, head, i);
+        update.q = features(*p_.q_format, p_.query(t, head, i), q_, p_.q_scale);
+        update.o = p_.o_format->is_t ? tile::row_as<T>(o) : o_;
         const output_factors<T> factors = output_factor(p_, weight_sum(update.q, sums, z.stride(2)));
         update.gate = factors.two() ? factors.first : factors.last;
         if (!writes || g > 0)
@@ -119,6 +124,7 @@ template <class T> class decode_driver {
         else
           update_state<true, false>(update);
         for (index_t e = 0; factors.two() && e < p_.e; ++e) update.o[e] *= factors.last;
+        if (!p_.o_format->is_t) p_.o_format->write(o_, T(1), o, p_.e);
       }
     }
   }
@@ -139,25 +145,38 @@ template <class T> class decode_driver {
     for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) sum += q[f] * sums[f * stride];
     return sum;
   }
-  // Returns factor phi(x), in place or in out; factor is 1 for taylor.
-  const T* features(const T* x, T* out, T factor) const {
-    if (!p_.mapped() && heed::detail::equals(factor, T(1))) return x;
+  // Returns a row of v as numbers of type T, in place or in scratch.
+  const T* value(const std::byte* row) const {
+    if (p_.kv_format->is_t) return tile::row_as<T>(row);
+    p_.kv_format->read(row, 0, 1, p_.e, v_, 0);
+    return v_;
+  }
+  // Copies a row of q or k to out, as numbers of type T.
+  void copy_row(const tile::row_format<T>& format, const std::byte* row, T* out) const {
+    if (!format.is_t) return format.read(row, 0, 1, p_.d, out, 0);
+    const T* const x = tile::row_as<T>(row);
+    std::copy(x, x + p_.d, out);
+  }
+  // Returns factor phi(x) of a row x, in place or in out; factor is 1 for taylor.
+  const T* features(const tile::row_format<T>& format, const std::byte* row, T* out, T factor) const {
+    if (!p_.mapped() && format.is_t && heed::detail::equals(factor, T(1))) return tile::row_as<T>(row);
     if (!p_.taylor()) {
-      std::copy(x, x + p_.d, out);
+      copy_row(format, row, out);
       if (p_.mapped()) map_rows(p_.map, out, 1, p_.d);
       if (!heed::detail::equals(factor, T(1))) scale_values(out, p_.d, factor, out);
       return out;
     }
+    const T* const x = out + 1;
     out[0] = T(1);
-    std::copy(x, x + p_.d, out + 1);
+    copy_row(format, row, out + 1);
     for (index_t a = 0; a < p_.d; ++a)
       for (index_t b = 0; b < p_.d; ++b) out[1 + p_.d + a * p_.d + b] = x[a] * static_cast<T>(root_half) * x[b];
     return out;
   }
 
   const recurrence<T>& p_;
-  T *k_, *q_;
-  alignas(64) tile::lane_array<T, most_small> small_k_, small_q_;
+  T *k_, *q_, *v_, *o_;  // rows of scratch: features, and rows of v and o whose elements are not of type T
+  alignas(64) tile::lane_array<T, most_small> small_k_, small_q_, small_v_, small_o_;
 };
 
 // Makes a call update its state in place. memory: the state

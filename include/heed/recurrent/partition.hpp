@@ -107,8 +107,8 @@ void cut_sequences(const recurrence<T>& p, index_t count, const sequence& s, ind
 }
 
 // Returns whether rows of x are far apart, with the other heads' rows between them.
-template <class T> bool token_major(const tensor_view<const T, 4>& x) {
-  return tile::far_rows<T>(x.stride(2), x.extent(3)) && std::abs(x.stride(1)) <= std::abs(x.stride(2)) / 2;
+inline bool token_major(const heed::detail::input_tensor& x) {
+  return tile::far_rows(x) && std::abs(x.stride(1)) <= std::abs(x.stride(2)) / 2;
 }
 
 // Returns how many heads of the state a task takes through the tokens side by side. In token-major tensors each row is
@@ -118,8 +118,9 @@ template <class T> bool token_major(const tensor_view<const T, 4>& x) {
 template <class T> index_t states_together(const recurrence<T>& p, index_t chunk, index_t workers) {
   constexpr double cache = 640 * 1024;
   if (!token_major(p.k) || !token_major(p.v)) return 1;
-  const double state = real(p.features) * real(odd_lines<T>(p.e)), rows = 2 * real(chunk) * real(p.d + p.e);
-  const double each = (state + rows) * double{sizeof(T)};
+  const index_t q = p.q_format->element, kv = p.kv_format->element, o = p.o_format->element;
+  const double state = real(p.features) * real(odd_lines<T>(p.e)) * double{sizeof(T)};
+  const double each = state + real(chunk) * real((q + kv) * p.d + (kv + o) * p.e);
   const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
   for (index_t most = std::min(max_states_per_task, p.states); most > 1; --most) {
     const index_t groups = (p.states + most - 1) / most, even = (p.states + groups - 1) / groups;

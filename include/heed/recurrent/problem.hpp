@@ -15,6 +15,7 @@
 #include "heed/core/feature_map.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/state.hpp"
+#include "heed/tile/row_format.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {
@@ -42,12 +43,15 @@ struct recurrence_rules {
   index_t queries_per_state = 1, states_per_kv_head = 1, features = 0;
 };
 
-template <class T> struct recurrence : heed::detail::tensors<T>, recurrence_rules {
+template <class T> struct recurrence : heed::detail::tensors, recurrence_rules {
   // Takes what the options of these kernels have in common; derive_sizes() comes when the kernel has set the rest.
-  template <class Options, class... Tensors>
-  HEED_INLINE recurrence(const Options& opt, const Tensors&... x)
-      : heed::detail::tensors<T>(opt, x...),
-        recurrence_rules{.scale = opt.scale, .chunk = opt.chunk, .states = this->kv_heads},
+  template <class Options>
+  HEED_INLINE recurrence(const Options& opt, const tile::call_rows<T>& x)
+      : heed::detail::tensors(opt.mask, x),
+        recurrence_rules{.scale = opt.scale, .chunk = opt.chunk, .states = kv_heads},
+        q_format(x.q_format),
+        kv_format(x.kv_format),
+        o_format(x.o_format),
         before{heed::detail::with_canonical_strides(opt.initial_state.s),
                heed::detail::with_canonical_strides(opt.initial_state.z)},
         after{heed::detail::with_canonical_strides(opt.final_state.s),
@@ -56,10 +60,10 @@ template <class T> struct recurrence : heed::detail::tensors<T>, recurrence_rule
   bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
   bool taylor() const { return map.map_value == nullptr && map.built_in == feature::taylor; }
   recurrent::sequence sequence_at(index_t number) const {
-    recurrent::sequence s{heed::detail::tensors<T>::sequence_at(number)};
+    recurrent::sequence s{heed::detail::tensors::sequence_at(number)};
     const auto n = static_cast<std::size_t>(number);
     const index_t all = s.keys;
-    if (this->mask.has(this->mask.key_lengths)) s.keys = this->mask.lengths[n];
+    if (mask.has(mask.key_lengths)) s.keys = mask.lengths[n];
     const index_t end = align->end_of_lengths ? s.keys : all;
     s.place = align->has_first ? align->first[n] : align->top_left ? 0 : end - s.queries;
     return s;
@@ -74,6 +78,7 @@ template <class T> struct recurrence : heed::detail::tensors<T>, recurrence_rule
     return g.data() + s.batch * g.stride(0) + state * g.stride(1) + (s.first_key + j) * g.stride(2);
   }
 
+  const tile::row_format<T>*q_format, *kv_format, *o_format;
   heed::detail::feature_parts<T> map = {};
   const heed::detail::decay_parts<T>* decay = nullptr;  // null: none
   state_view<const T> before;                           // null: zeros
