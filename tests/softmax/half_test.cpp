@@ -30,7 +30,7 @@ constexpr shape some_shapes[] = {
 }  // namespace
 
 TEST_CASE("every mix of float, bf16 and f16") {
-  each_mix([](const mix& types) {
+  each_mix([](const type_mix& types) {
     for (const shape& s : some_shapes)
       for (const bool causal : {false, true}) check(types, s, {.mask = causal ? heed::causal() : heed::mask{}});
   });
@@ -38,24 +38,24 @@ TEST_CASE("every mix of float, bf16 and f16") {
 
 TEST_CASE("bf16 and f16, the shapes that all kernels share") {
   std::size_t turn = 0;
-  const heed::plan plan = half_case(mix::all(stored::bf16), {1, 1, 1, 1000, 1000, 64, 64}).plan();
+  const heed::plan plan = half_case(type_mix::all(stored::bf16), {1, 1, 1, 1000, 1000, 64, 64}).plan();
   REQUIRE(plan.ok());
   for (const shape& s : shape_list(plan.query_tile, plan.key_tile))
     for (const stored type : half_types)
-      if (turn++ % thinning == 0) check(mix::all(type), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
+      if (turn++ % thinning == 0) check(type_mix::all(type), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
 }
 
 TEST_CASE("1 to 17 rows, and head dims around the vectors") {
   for (const stored type : half_types) {
-    for (index_t n = 1; n <= 17; ++n) check(mix::all(type), {1, 2, 2, n, 129, 16, 24}, {.mask = heed::window(100)});
+    for (index_t n = 1; n <= 17; ++n) check(type_mix::all(type), {1, 2, 2, n, 129, 16, 24}, {.mask = heed::window(100)});
     for (index_t d = 1; d <= 35; ++d) {
-      check(mix::all(type), {1, 1, 1, 3, 20, d, 36 - d});
-      check(mix::all(type), {1, 1, 1, 33, 20, d, 36 - d});
+      check(type_mix::all(type), {1, 1, 1, 3, 20, d, 36 - d});
+      check(type_mix::all(type), {1, 1, 1, 33, 20, d, 36 - d});
     }
   }
-  check(mix::all(stored::bf16), {1, 1, 1, 40, 70, 300, 500});
-  check(mix::all(stored::f16), {1, 1, 1, 2, 70, 1031, 300});
-  check(mix::all(stored::bf16), {1, 1, 1, 3, 20000 / static_cast<index_t>(thinning), 64, 64});
+  check(type_mix::all(stored::bf16), {1, 1, 1, 40, 70, 300, 500});
+  check(type_mix::all(stored::f16), {1, 1, 1, 2, 70, 1031, 300});
+  check(type_mix::all(stored::bf16), {1, 1, 1, 3, 20000 / static_cast<index_t>(thinning), 64, 64});
 }
 
 TEST_CASE("every mask under every alignment") {
@@ -67,7 +67,7 @@ TEST_CASE("every mask under every alignment") {
         for (const stored type : half_types) {
           if (turn++ % few_thinning != 0) continue;
           INFO(mask_name << ", " << place_name);
-          check(mix::all(type), s, {.mask = mask, .align = align});
+          check(type_mix::all(type), s, {.mask = mask, .align = align});
         }
   }
 }
@@ -78,7 +78,7 @@ TEST_CASE("every option, and pairs of them") {
     const option_parts<float> parts(s);
     const auto run = [&](const std::vector<const option_parts<float>::part*>& chosen) {
       INFO(chosen.front()->name << ", " << chosen.back()->name);
-      check(mix::all(half_types[turn % 2]), s, parts.of(chosen, parts.whole()));
+      check(type_mix::all(half_types[turn % 2]), s, parts.of(chosen, parts.whole()));
     };
     for (const auto& first : parts.all)
       for (const auto& second : parts.all)
@@ -92,7 +92,7 @@ TEST_CASE("head counts in both directions") {
   for (const auto& [heads, kv_heads] :
        std::vector<std::array<index_t, 2>>{{1, 1}, {6, 1}, {6, 2}, {1, 6}, {2, 6}, {14, 2}, {70, 1}})
     for (const index_t n : {1, 5, 40})
-      check(mix::all(half_types[turn++ % 2]), {2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
+      check(type_mix::all(half_types[turn++ % 2]), {2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
 }
 
 TEST_CASE("packed sequences have the bits of calls of their own") {
@@ -101,11 +101,11 @@ TEST_CASE("packed sequences have the bits of calls of their own") {
     p.add(n, m);
   const shape s{1, 4, 2, p.queries.back(), p.keys.back(), 12, 9};
   for (const stored type : half_types) {
-    half_case x(mix::all(type), s, {.mask = heed::causal() & heed::packed(p.queries, p.keys)});
+    half_case x(type_mix::all(type), s, {.mask = heed::causal() & heed::packed(p.queries, p.keys)});
     check(x);
     for (std::size_t i = 0; i + 1 < p.queries.size(); ++i) {
       const index_t from = p.queries[i], key = p.keys[i], n = p.queries[i + 1] - from, m = p.keys[i + 1] - key;
-      half_case one(mix::all(type), {1, 4, 2, n, m, 12, 9}, {.mask = heed::causal()});
+      half_case one(type_mix::all(type), {1, 4, 2, n, m, 12, 9}, {.mask = heed::causal()});
       const auto copy = [](const buffer<float>& to, const buffer<float>& of, index_t first) {
         for (index_t h = 0; h < to.size()[1]; ++h)
           for (index_t r = 0; r < to.size()[2]; ++r)
@@ -125,7 +125,7 @@ TEST_CASE("every layout of every tensor, off by an element: the same bits") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
-      half_case plain(mix::all(type), s, how);
+      half_case plain(type_mix::all(type), s, how);
       check(plain);
       for (std::size_t turn = 0; turn < std::size(output_layouts) * 3; ++turn) {
         const auto pick = [&](std::size_t step) {
@@ -134,7 +134,7 @@ TEST_CASE("every layout of every tensor, off by an element: the same bits") {
         const layouts in{pick(1), pick(2), pick(3), pick(5), pick(4), static_cast<index_t>(turn % 4)};
         INFO(name_of(in.q) << ", " << name_of(in.k) << ", " << name_of(in.v) << " -> " << name_of(in.o) << ", skew "
                            << in.skew);
-        half_case x(mix::all(type), s, how, in);
+        half_case x(type_mix::all(type), s, how, in);
         if (turn < 3) check(x);
         x.forward();
         CHECK(same_results(x, plain));
@@ -147,7 +147,7 @@ TEST_CASE("rows far apart, as token-major tensors of many heads have them") {
   for (const stored type : half_types)
     for (const index_t n : {2, 40}) {
       const shape s{1, 24, 24, n, 150, 64, 64};  // 3 KiB from row to row
-      half_case plain(mix::all(type), s), far(mix::all(type), s, {}, {layout::bshd, layout::bshd, layout::bshd, layout::bshd});
+      half_case plain(type_mix::all(type), s), far(type_mix::all(type), s, {}, {layout::bshd, layout::bshd, layout::bshd, layout::bshd});
       check(plain), check(far);
       CHECK(same_results(plain, far));
     }
@@ -158,20 +158,20 @@ TEST_CASE("hidden keys hold anything, without effect; visible ones reach the out
     for (const shape& s : some_shapes) {
       const std::vector<std::int32_t> lengths(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys - 7));
       const heed::softmax::options<float> how{.mask = heed::key_lengths(lengths)};
-      half_case clean(mix::all(type), s, how);
+      half_case clean(type_mix::all(type), s, how);
       check(clean);
       for (const float bad : {not_a_number, inf, -inf}) {
-        half_case x(mix::all(type), s, how);
+        half_case x(type_mix::all(type), s, how);
         for (index_t b = 0; b < s.batch; ++b)
           for (index_t h = 0; h < s.kv_heads; ++h)
             for (index_t j = s.keys - 7; j < s.keys; ++j)
               for (index_t d = 0; d < s.dim; ++d) x.k(b, h, j, d) = x.v(b, h, j, d % s.value_dim) = bad;
         x.forward();
         CHECK(same_results(x, clean));
-        half_case seen(mix::all(type), s, {.mask = heed::causal()});  // in a value that some rows see and others do not
+        half_case seen(type_mix::all(type), s, {.mask = heed::causal()});  // in a value that some rows see and others do not
         seen.v(0, 0, s.keys / 2, s.value_dim - 1) = bad;
         check(seen);
-        half_case key(mix::all(type), s);
+        half_case key(type_mix::all(type), s);
         key.q(0, 0, 0, 0) = bad;
         key.forward();
         CHECK(std::isnan(key.o(0, 0, 0, 0)));
@@ -194,21 +194,21 @@ TEST_CASE("a result beyond f16 is infinite, a bf16 one is not") {
 TEST_CASE("subnormal numbers of bf16 count as 0, those of f16 are exact") {
   for (const index_t n : {1, 40})
     for (const index_t m : {1, 2, 70}) {
-      half_case zero(mix::all(stored::bf16), {1, 1, 1, n, m, 20, 24});
+      half_case zero(type_mix::all(stored::bf16), {1, 1, 1, n, m, 20, 24});
       zero.v.fill(std::ldexp(1.0f, -130));
       check(zero);
       CHECK(zero.o(0, 0, n - 1, 3) == 0);
       for (const float tiny : {0x1p-24f, 0x1.8p-23f, 0x1.ff8p-15f}) {
-        half_case kept(mix::all(stored::f16), {1, 1, 1, n, m, 20, 24});
+        half_case kept(type_mix::all(stored::f16), {1, 1, 1, n, m, 20, 24});
         kept.v.fill(tiny);
         check(kept);
         if (m <= 2) CHECK(kept.o(0, 0, n - 1, 3) == tiny);
       }
-      half_case keys(mix::all(stored::f16), {1, 1, 1, n, m, 20, 24}, {.scale = 0x1p22});  // their scores count
+      half_case keys(type_mix::all(stored::f16), {1, 1, 1, n, m, 20, 24}, {.scale = 0x1p22});  // their scores count
       for (index_t d = 0; d < 20; ++d)
         for (index_t j = 0; j < m; ++j) keys.k(0, 0, j, d) *= 0x1p-23f;
       check(keys);
-      half_case small(mix::all(stored::bf16), {1, 1, 1, n, m, 20, 24}, {.scale = 0x1p100});
+      half_case small(type_mix::all(stored::bf16), {1, 1, 1, n, m, 20, 24}, {.scale = 0x1p100});
       small.k.fill(std::ldexp(1.0f, -128));
       check(small);  // all scores 0
     }
@@ -218,11 +218,11 @@ TEST_CASE("the same bits for any executor, and in a workspace of the planned siz
   for (const stored type : half_types)
     for (const shape& s : {shape{2, 4, 2, 150, 130, 20, 12}, {2, 8, 2, 1, 300, 16, 16}, {1, 2, 6, 70, 90, 8, 8}}) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
-      half_case serial(mix::all(type), s, how);
+      half_case serial(type_mix::all(type), s, how);
       check(serial);
       for (index_t workers = 1; workers <= 4; ++workers) {
         test_executor executor(workers, order::shuffled, workers > 2);
-        half_case x(mix::all(type), s, how);
+        half_case x(type_mix::all(type), s, how);
         const heed::context where{.executor = executor};
         const std::size_t bytes = x.plan(where).workspace_bytes;
         std::vector<std::byte> memory(bytes + 64, std::byte{0x5a});
@@ -231,7 +231,7 @@ TEST_CASE("the same bits for any executor, and in a workspace of the planned siz
         CHECK(std::all_of(memory.begin() + static_cast<index_t>(bytes), memory.end(),
                           [](std::byte b) { return b == std::byte{0x5a}; }));
       }
-      half_case x(mix::all(type), s, how);
+      half_case x(type_mix::all(type), s, how);
       std::vector<std::byte> small(x.plan().workspace_bytes - 1);
       CHECK_FALSE(thrown_by([&] { x.forward({.workspace = small}); }).empty());
       CHECK(x.at.o.untouched());
@@ -239,10 +239,10 @@ TEST_CASE("the same bits for any executor, and in a workspace of the planned siz
 }
 
 TEST_CASE("the plan of a 16-bit call") {
-  each_mix([](const mix& types) {
+  each_mix([](const type_mix& types) {
     for (const index_t n : {2, 100}) {
       const half_case x(types, {1, 2, 1, n, 90, 16, 16});
-      const heed::plan plan = x.plan(), as_float = half_case(mix::all(stored::f32), x.s).plan();
+      const heed::plan plan = x.plan(), as_float = half_case(type_mix::all(stored::f32), x.s).plan();
       INFO(to_string(types) << ": " << plan.path << ", " << plan.why.data());
       REQUIRE(plan.ok());
       CHECK(std::string(plan.isa) == as_float.isa);
@@ -256,16 +256,16 @@ TEST_CASE("prepared calls have the bits of forward; memory of another type is re
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
-      half_case first(mix::all(type), s, how), second(mix::all(type), s, how, {}, 2), plain(mix::all(type), s, how, {}, 2);
+      half_case first(type_mix::all(type), s, how), second(type_mix::all(type), s, how, {}, 2), plain(type_mix::all(type), s, how, {}, 2);
       run_stored_prepared({first.call(), second.call(), first.call()}, second.options, {});
       second.at.o.copy_to(second.o), first.at.o.copy_to(first.o);
       plain.forward();
       CHECK(same_bits(second.o, plain.o));
-      half_case again(mix::all(type), s, how);
+      half_case again(type_mix::all(type), s, how);
       again.forward();
       CHECK(same_bits(first.o, again.o));
     }
-  const half_case a(mix::all(stored::bf16), some_shapes[0]), q({stored::f16, stored::bf16, stored::bf16}, some_shapes[0]),
+  const half_case a(type_mix::all(stored::bf16), some_shapes[0]), q({stored::f16, stored::bf16, stored::bf16}, some_shapes[0]),
       k({stored::bf16, stored::f16, stored::bf16}, some_shapes[0]),
       o({stored::bf16, stored::bf16, stored::f32}, some_shapes[0]);
   const auto said = [&](const half_case& other) {
@@ -300,7 +300,7 @@ TEST_CASE("o in 16 bit is the o of the same call in float, rounded") {
 TEST_CASE("order of keys, powers of two and constants in v") {
   for (const stored type : half_types)
     for (const shape& s : {shape{1, 2, 1, 40, 150, 20, 12}, {1, 2, 1, 3, 150, 20, 12}}) {
-      half_case x(mix::all(type), s), turned(mix::all(type), s), scaled(mix::all(type), s), constant(mix::all(type), s);
+      half_case x(type_mix::all(type), s), turned(type_mix::all(type), s), scaled(type_mix::all(type), s), constant(type_mix::all(type), s);
       check(x);
       for (index_t j = 0; j < s.keys; ++j) {
         for (index_t d = 0; d < s.dim; ++d) turned.k(0, 0, j, d) = x.k(0, 0, s.keys - 1 - j, d);
@@ -328,7 +328,7 @@ TEST_CASE("order of keys, powers of two and constants in v") {
 }
 
 TEST_CASE("errors of a 16-bit call are thrown before anything is written, and the plan says them") {
-  const half_case x(mix::all(stored::f16), some_shapes[0]);
+  const half_case x(type_mix::all(stored::f16), some_shapes[0]);
   stored_call bad = x.call();
   bad.v = heed::tensor_view<const heed::f16_t, 4>(std::get<1 + 1>(bad.v).data(), {2, 2, 52, 12}, {1248, 624, 12, 1});
   const std::string text = thrown_by([&] { run_stored(bad, x.options, {}); });

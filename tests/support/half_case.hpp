@@ -30,7 +30,7 @@ template <class Base> struct stored_case : Base {
   stored_tensors at;
 
   template <class... More>
-  stored_case(const mix& types, const shape& size, const layouts& in, const More&... more)
+  stored_case(const type_mix& types, const shape& size, const layouts& in, const More&... more)
       : Base(size, more...), at(*this, types, in) {}
 
   stored_call call() const { return {at.q.cview(), at.k.cview(), at.v.cview(), at.o.view()}; }
@@ -60,7 +60,7 @@ template <class Base> struct stored_case : Base {
 };
 
 struct half_case : stored_case<softmax_case<float>> {
-  explicit half_case(const mix& types, const shape& size, const heed::softmax::options<float>& how = {},
+  explicit half_case(const type_mix& types, const shape& size, const heed::softmax::options<float>& how = {},
                      const layouts& in = {}, std::uint32_t seed = 1)
       : stored_case(types, size, in, how, layouts{.lse = in.lse, .skew = in.skew}, seed) {}
 
@@ -74,7 +74,7 @@ inline void check(half_case& x, const heed::context& ctx = {}) {
   const exactness how = x.exact(x.plan(ctx));
   x.check([&](const stored_call& c) { run_stored(c, x.options, ctx); }, [&] { return compare(x, x.options, how); });
 }
-inline void check(const mix& types, const shape& s, const heed::softmax::options<float>& how = {},
+inline void check(const type_mix& types, const shape& s, const heed::softmax::options<float>& how = {},
                   const layouts& in = {}) {
   half_case x(types, s, how, in);
   check(x);

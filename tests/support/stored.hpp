@@ -40,19 +40,19 @@ inline float rounded(stored type, float x) {
 }
 
 // The storage types of q, of k and v, and of o
-struct mix {
+struct type_mix {
   stored q, kv, o;
 
-  static mix all(stored type) { return {type, type, type}; }
+  static type_mix all(stored type) { return {type, type, type}; }
   bool all_bf16() const { return q == stored::bf16 && kv == stored::bf16; }
 };
-inline std::string to_string(const mix& m) {
+inline std::string to_string(const type_mix& m) {
   return std::string(name_of(m.q)) + ", " + name_of(m.kv) + " -> " + name_of(m.o);
 }
 template <class F> void each_mix(F f) {
   for (const stored q : all_stored)
     for (const stored kv : all_stored)
-      for (const stored o : all_stored) f(mix{q, kv, o});
+      for (const stored o : all_stored) f(type_mix{q, kv, o});
 }
 
 // A buffer of a storage type, and float numbers written to or read from it.
@@ -125,11 +125,11 @@ class stored_buffer {
 
 // The tensors of a call as they are stored; the numbers are those of a case in float.
 struct stored_tensors {
-  mix types;
+  type_mix types;
   stored_buffer q, k, v, o;
 
   template <class Case>
-  stored_tensors(const Case& x, const mix& m, const layouts& in)
+  stored_tensors(const Case& x, const type_mix& m, const layouts& in)
       : types(m),
         q(stored_buffer::input(m.q, x.q.size(), in.q, in.skew)),
         k(stored_buffer::input(m.kv, x.k.size(), in.k, in.skew)),
