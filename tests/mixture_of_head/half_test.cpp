@@ -72,7 +72,8 @@ TEST_CASE("every mask and every option") {
     const option_parts<float> parts(s);
     for (const auto& [name, mask] : set.masks) {
       INFO(name);
-      check(type_mix::all(half_types[++turn % 2]), s, gating::random, {.mask = mask, .align = set.alignments[turn / 2 % 4].align});
+      ++turn;
+      check(type_mix::all(half_types[turn % 2]), s, gating::random, {.mask = mask, .align = set.alignments[turn / 2 % 4].align});
     }
     for (const auto& part : parts.all)
       for (const stored type : half_types) {
