@@ -25,9 +25,11 @@ def evaluate(inputs, attributes, dtype):
     names = [n if n in inputs else "" for n in order]
     node = onnx.helper.make_node("Attention", names, ["Y"], **attributes)
     feeds = {n: x.astype(dtype) if x.dtype == np.float32 else x for n, x in inputs.items()}
-    types = [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape) for n, x in feeds.items()]
-    out = onnx.helper.make_tensor_value_info("Y", onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), None)
-    graph = onnx.helper.make_graph([node], "attention", types, [out])
+    def info(name, type, shape):
+        return onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(np.dtype(type)), shape)
+
+    types = [info(n, x.dtype, x.shape) for n, x in feeds.items()]
+    graph = onnx.helper.make_graph([node], "attention", types, [info("Y", dtype, None)])
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 25)])
     return ReferenceEvaluator(model).run(None, feeds)[0]
 
@@ -74,14 +76,17 @@ for kind in TYPES:
          {**qkv(kind, h=9), "attn_mask": numbers(kind, 4, 18),
           "past_key": numbers(kind, 2, 3, 12, 8), "past_value": numbers(kind, 2, 3, 12, 8)})
     case("past_causal" + at, kind,
-         {**qkv(kind, n=5, m=5), "past_key": numbers(kind, 2, 3, 7, 8), "past_value": numbers(kind, 2, 3, 7, 8)}, is_causal=1)
+         {**qkv(kind, n=5, m=5), "past_key": numbers(kind, 2, 3, 7, 8), "past_value": numbers(kind, 2, 3, 7, 8)},
+         is_causal=1)
     case("mask_causal" + at, kind, {**qkv(kind), "attn_mask": numbers(kind, 2, 1, 4, 6)}, is_causal=1)
     case("short_mask_lengths" + at, kind,
          {**qkv(kind), "attn_mask": numbers(kind, 2, 3, 4, 4), "nonpad_kv_seqlen": np.array([3, 4])})
     case("causal_lengths" + at, kind,
          {**qkv(kind, n=2), "attn_mask": numbers(kind, 2, 3, 2, 4), "nonpad_kv_seqlen": np.array([3, 4])}, is_causal=1)
-    case("decode_lengths" + at, kind, {**qkv(kind, h=8, hk=2, n=1, m=8), "nonpad_kv_seqlen": np.array([8, 5])}, is_causal=1)
-    case("window_lengths" + at, kind, {**qkv(kind, m=8), "attn_mask": numbers(kind, 1, 8), "nonpad_kv_seqlen": np.array([6, 7])},
+    case("decode_lengths" + at, kind, {**qkv(kind, h=8, hk=2, n=1, m=8), "nonpad_kv_seqlen": np.array([8, 5])},
+         is_causal=1)
+    case("window_lengths" + at, kind,
+         {**qkv(kind, m=8), "attn_mask": numbers(kind, 1, 8), "nonpad_kv_seqlen": np.array([6, 7])},
          is_causal=1, left_window_size=2)
     case("window_both" + at, kind, qkv(kind, n=9, m=9), left_window_size=3, right_window_size=2)
     case("hidden_row" + at, kind, {**qkv(kind, n=2, m=2), "attn_mask": np.array([[False, False], [True, True]])})

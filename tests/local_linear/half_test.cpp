@@ -23,7 +23,8 @@ using how_options = heed::local_linear::options<float>;
 struct half_regression : local_linear_case<float> {
   stored_tensors at;
 
-  explicit half_regression(const type_mix& types, const shape& size, const how_options& how = {}, const layouts& in = {})
+  explicit half_regression(const type_mix& types, const shape& size, const how_options& how = {},
+                           const layouts& in = {})
       : local_linear_case<float>(size, 0.5, how, layouts{.lse = in.lse, .skew = in.skew}), at(*this, types, in) {}
 
   stored_call call() const { return {at.q.cview(), at.k.cview(), at.v.cview(), at.o.view()}; }
@@ -62,11 +63,11 @@ bool same_results(const half_regression& a, const half_regression& b) {
 
 }  // namespace
 
-TEST_CASE("every mix of float, bf16 and f16") {
+TEST_CASE("16 bit: every mix of float, bf16 and f16") {
   each_mix([](const type_mix& types) { check(types, some_shapes[0], {.mask = heed::causal()}); });
 }
 
-TEST_CASE("bf16 and f16: shapes and solvers") {
+TEST_CASE("16 bit: bf16 and f16: shapes and solvers") {
   const heed::plan plan = half_regression(type_mix::all(stored::bf16), {1, 1, 1, 1000, 1000, 64, 64}).stored_plan();
   REQUIRE(plan.ok());
   std::size_t turn = 0;
@@ -81,7 +82,7 @@ TEST_CASE("bf16 and f16: shapes and solvers") {
     for (const index_t m : {index_t{7}, d, d + 1}) run({1, 1, 1, 3, m, d, d}), run({2, 1, 1, 20, m, d, 33});
 }
 
-TEST_CASE("every mask and every option") {
+TEST_CASE("16 bit: every mask and every option") {
   std::size_t turn = 0;
   for (const shape& s : some_shapes) {
     const mask_set set(s);
@@ -99,11 +100,12 @@ TEST_CASE("every mask and every option") {
 }
 
 // Widening is exact: whatever the mix, the sums have the bits of the float call.
-TEST_CASE("sums have the bits of the float call, o is its o rounded") {
+TEST_CASE("16 bit: sums have the bits of the float call, o is its o rounded") {
   each_mix([](const type_mix& types) {
     for (const shape& s : some_shapes)
       for (const bool gives : {false, true}) {
-        half_regression x(types, s, {.mask = heed::causal()}), plain(type_mix::all(stored::f32), s, {.mask = heed::causal()});
+        half_regression x(types, s, {.mask = heed::causal()}),
+            plain(type_mix::all(stored::f32), s, {.mask = heed::causal()});
         auto slopes = buffer<float>::input({s.batch, s.out_heads(), s.queries, s.dim});
         slopes.randomize(x.generator);
         const input<float> given = slopes.cview();
@@ -125,7 +127,7 @@ TEST_CASE("sums have the bits of the float call, o is its o rounded") {
   });
 }
 
-TEST_CASE("every layout, off by an element, and any executor: the same bits") {
+TEST_CASE("16 bit: every layout, off by an element, and any executor: the same bits") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       half_regression plain(type_mix::all(type), s);
@@ -146,7 +148,7 @@ TEST_CASE("every layout, off by an element, and any executor: the same bits") {
     }
 }
 
-TEST_CASE("hidden keys hold anything, without effect") {
+TEST_CASE("16 bit: hidden keys hold anything, without effect") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const std::vector<std::int32_t> lengths(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys - 7));
@@ -163,8 +165,9 @@ TEST_CASE("hidden keys hold anything, without effect") {
     }
 }
 
-TEST_CASE("the plan of a 16-bit call") {
-  const half_regression x(type_mix::all(stored::f16), some_shapes[0]), as_float(type_mix::all(stored::f32), some_shapes[0]);
+TEST_CASE("16 bit: the plan of a 16-bit call") {
+  const half_regression x(type_mix::all(stored::f16), some_shapes[0]),
+      as_float(type_mix::all(stored::f32), some_shapes[0]);
   const heed::plan plan = x.stored_plan(), expected = as_float.stored_plan();
   REQUIRE(plan.ok());
   CHECK(std::string(plan.path) == expected.path);

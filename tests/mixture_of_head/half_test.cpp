@@ -24,7 +24,9 @@ struct half_mixture : stored_case<mixture_case<float>> {
                         const heed::softmax::options<float>& with = {}, const layouts& in = {})
       : stored_case(types, size, in, how, with, layouts{.lse = in.lse, .skew = in.skew}) {}
 
-  heed::plan plan(const heed::context& ctx = {}) const { return plan_stored_mixture(call(), gates.view3(), options, ctx); }
+  heed::plan plan(const heed::context& ctx = {}) const {
+    return plan_stored_mixture(call(), gates.view3(), options, ctx);
+  }
   void forward(const heed::context& ctx = {}) {
     run([&](const stored_call& x) { run_stored_mixture(x, gates.view3(), options, ctx); });
   }
@@ -46,7 +48,7 @@ constexpr shape some_shapes[] = {
 
 }  // namespace
 
-TEST_CASE("every mix of types, every pattern of gates in turn") {
+TEST_CASE("16 bit: every mix of types, every pattern of gates in turn") {
   std::size_t turn = 0;
   each_mix([&](const type_mix& types) {
     for (const shape& s : some_shapes)
@@ -55,7 +57,7 @@ TEST_CASE("every mix of types, every pattern of gates in turn") {
   });
 }
 
-TEST_CASE("bf16 and f16, the shapes that all kernels share") {
+TEST_CASE("16 bit: bf16 and f16, the shapes that all kernels share") {
   std::size_t turn = 0;
   for (shape s : shape_list(64, 256)) {
     if (s.heads < s.kv_heads) std::swap(s.heads, s.kv_heads);
@@ -65,7 +67,7 @@ TEST_CASE("bf16 and f16, the shapes that all kernels share") {
   }
 }
 
-TEST_CASE("every mask and every option") {
+TEST_CASE("16 bit: every mask and every option") {
   std::size_t turn = 0;
   for (const shape& s : {some_shapes[0], some_shapes[2]}) {
     const mask_set set(s);
@@ -73,7 +75,8 @@ TEST_CASE("every mask and every option") {
     for (const auto& [name, mask] : set.masks) {
       INFO(name);
       ++turn;
-      check(type_mix::all(half_types[turn % 2]), s, gating::random, {.mask = mask, .align = set.alignments[turn / 2 % 4].align});
+      check(type_mix::all(half_types[turn % 2]), s, gating::random,
+            {.mask = mask, .align = set.alignments[turn / 2 % 4].align});
     }
     for (const auto& part : parts.all)
       for (const stored type : half_types) {
@@ -83,12 +86,13 @@ TEST_CASE("every mask and every option") {
   }
 }
 
-TEST_CASE("with all gates 1 the bits of softmax; what is off is 0 in o's type, whatever its q holds") {
+TEST_CASE("16 bit: with all gates 1 the bits of softmax; what is off is 0 in o's type, whatever its q holds") {
   constexpr float bad = std::numeric_limits<float>::quiet_NaN();
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
-      half_mixture all(type_mix::all(type), s, gating::all_ones, how), some(type_mix::all(type), s, gating::random, how);
+      half_mixture all(type_mix::all(type), s, gating::all_ones, how),
+          some(type_mix::all(type), s, gating::random, how);
       half_mixture clean(type_mix::all(type), s, gating::random, how);
       half_case softmax(type_mix::all(type), s, how);
       all.forward(), softmax.forward(), clean.forward();
@@ -111,7 +115,7 @@ TEST_CASE("with all gates 1 the bits of softmax; what is off is 0 in o's type, w
     }
 }
 
-TEST_CASE("every layout, off by an element, and any executor: the same bits") {
+TEST_CASE("16 bit: every layout, off by an element, and any executor: the same bits") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       half_mixture plain(type_mix::all(type), s);
@@ -133,7 +137,7 @@ TEST_CASE("every layout, off by an element, and any executor: the same bits") {
 }
 
 // Rows that are off are cleared past the caches where o is longer than these.
-TEST_CASE("a long o in 16 bit is cleared") {
+TEST_CASE("16 bit: a long o in 16 bit is cleared") {
   for (const stored type : half_types) {
     half_mixture x(type_mix::all(type), {1, 64, 1, 600, 3, 8, 72}, gating::few, {}, {.o = layout::bshd, .skew = 1});
     x.forward();
@@ -146,7 +150,7 @@ TEST_CASE("a long o in 16 bit is cleared") {
   }
 }
 
-TEST_CASE("the plan of a 16-bit call") {
+TEST_CASE("16 bit: the plan of a 16-bit call") {
   each_mix([](const type_mix& types) {
     const half_mixture x(types, some_shapes[0]);
     const heed::plan plan = x.plan(), as_float = half_mixture(type_mix::all(stored::f32), some_shapes[0]).plan();

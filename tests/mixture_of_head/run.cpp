@@ -58,9 +58,8 @@ void run_stored(const stored_call& x, const heed::softmax::options<float>& optio
 }
 void run_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
                         const heed::context& ctx) {
-  visit_stored(x, [&](auto q, auto k, auto v, auto o) {
-    heed::mixture_of_head::forward(q, k, v, gates, o, options, ctx);
-  });
+  visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { heed::mixture_of_head::forward(q, k, v, gates, o, options, ctx); });
 }
 heed::plan plan_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
                                const heed::context& ctx) {

@@ -59,12 +59,15 @@ template <class S, class O> void run_case(const golden_file& file, const std::st
 
   const auto q0 = exact.q.cview<4>(), k0 = exact.k.cview<4>(), v0 = exact.v.cview<4>();
   const auto q1 = x.q.cview<4>(), k1 = x.k.cview<4>(), v1 = x.v.cview<4>();
-  const golden_tensor<double> golden = file.tensor<double>(name + "/o"), golden_lse = file.tensor<double>(name + "/lse");
+  const golden_tensor<double> golden = file.tensor<double>(name + "/o"),
+                              golden_lse = file.tensor<double>(name + "/lse");
   const index_t dim = q1.extent(3), keys = k1.extent(2), heads = std::max(q1.extent(1), k1.extent(1));
   const double scale = std::abs(x.options.scale.value_or(1 / std::sqrt(static_cast<double>(dim))));
   tolerance rounding = tolerance_of<float>(keys, dim);
   if constexpr (std::is_same_v<S, heed::bf16_t>) rounding.weights = sums_in_float(plan) ? 0 : rounded_weights;
-  const storage_rounding stored = sizeof(O) == 4 ? storage_rounding{} : std::is_same_v<O, heed::f16_t> ? f16_rounding : bf16_rounding;
+  const storage_rounding stored = sizeof(O) == 4                   ? storage_rounding{}
+                                  : std::is_same_v<O, heed::f16_t> ? f16_rounding
+                                                                   : bf16_rounding;
   verdict of_reference, of_golden;
   const auto row = [&](const auto& s, index_t h, index_t i, const auto& scores, const auto& values) {
     const index_t b = s.batch, n = s.first_query + i, qh = h / (heads / q1.extent(1)), kh = h / (heads / k1.extent(1));
@@ -75,7 +78,8 @@ template <class S, class O> void run_case(const golden_file& file, const std::st
       double change = 0;
       const index_t key = s.first_key + j;
       for (index_t d = 0; d < dim; ++d)
-        change += std::abs(double{q0(b, qh, n, d)} * double{k0(b, kh, key, d)} - double{q1(b, qh, n, d)} * double{k1(b, kh, key, d)});
+        change += std::abs(double{q0(b, qh, n, d)} * double{k0(b, kh, key, d)} -
+                           double{q1(b, qh, n, d)} * double{k1(b, kh, key, d)});
       by.score = std::max(by.score, scale * change);
       size.see_score(scores(j));
       for (index_t e = 0; e < values.cols(); ++e) {

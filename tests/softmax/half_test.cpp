@@ -29,25 +29,27 @@ constexpr shape some_shapes[] = {
 
 }  // namespace
 
-TEST_CASE("every mix of float, bf16 and f16") {
+TEST_CASE("16 bit: every mix of float, bf16 and f16") {
   each_mix([](const type_mix& types) {
     for (const shape& s : some_shapes)
       for (const bool causal : {false, true}) check(types, s, {.mask = causal ? heed::causal() : heed::mask{}});
   });
 }
 
-TEST_CASE("bf16 and f16, the shapes that all kernels share") {
+TEST_CASE("16 bit: bf16 and f16, the shapes that all kernels share") {
   std::size_t turn = 0;
   const heed::plan plan = half_case(type_mix::all(stored::bf16), {1, 1, 1, 1000, 1000, 64, 64}).plan();
   REQUIRE(plan.ok());
   for (const shape& s : shape_list(plan.query_tile, plan.key_tile))
     for (const stored type : half_types)
-      if (turn++ % thinning == 0) check(type_mix::all(type), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
+      if (turn++ % thinning == 0)
+        check(type_mix::all(type), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
 }
 
-TEST_CASE("1 to 17 rows, and head dims around the vectors") {
+TEST_CASE("16 bit: 1 to 17 rows, and head dims around the vectors") {
   for (const stored type : half_types) {
-    for (index_t n = 1; n <= 17; ++n) check(type_mix::all(type), {1, 2, 2, n, 129, 16, 24}, {.mask = heed::window(100)});
+    for (index_t n = 1; n <= 17; ++n)
+      check(type_mix::all(type), {1, 2, 2, n, 129, 16, 24}, {.mask = heed::window(100)});
     for (index_t d = 1; d <= 35; ++d) {
       check(type_mix::all(type), {1, 1, 1, 3, 20, d, 36 - d});
       check(type_mix::all(type), {1, 1, 1, 33, 20, d, 36 - d});
@@ -58,7 +60,7 @@ TEST_CASE("1 to 17 rows, and head dims around the vectors") {
   check(type_mix::all(stored::bf16), {1, 1, 1, 3, 20000 / static_cast<index_t>(thinning), 64, 64});
 }
 
-TEST_CASE("every mask under every alignment") {
+TEST_CASE("16 bit: every mask under every alignment") {
   std::size_t turn = 0;
   for (const shape& s : {some_shapes[0], shape{3, 7, 1, 2, 40, 12, 8}, shape{1, 2, 2, 70, 300, 16, 24}}) {
     const mask_set set(s);
@@ -72,7 +74,7 @@ TEST_CASE("every mask under every alignment") {
   }
 }
 
-TEST_CASE("every option, and pairs of them") {
+TEST_CASE("16 bit: every option, and pairs of them") {
   std::size_t turn = 0;
   for (const shape& s : {some_shapes[0], shape{1, 4, 1, 2, 150, 20, 12}}) {
     const option_parts<float> parts(s);
@@ -87,7 +89,7 @@ TEST_CASE("every option, and pairs of them") {
   }
 }
 
-TEST_CASE("head counts in both directions") {
+TEST_CASE("16 bit: head counts in both directions") {
   std::size_t turn = 0;
   for (const auto& [heads, kv_heads] :
        std::vector<std::array<index_t, 2>>{{1, 1}, {6, 1}, {6, 2}, {1, 6}, {2, 6}, {14, 2}, {70, 1}})
@@ -95,7 +97,7 @@ TEST_CASE("head counts in both directions") {
       check(type_mix::all(half_types[turn++ % 2]), {2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
 }
 
-TEST_CASE("packed sequences have the bits of calls of their own") {
+TEST_CASE("16 bit: packed sequences have the bits of calls of their own") {
   packing p;
   for (const auto& [n, m] : std::vector<std::array<index_t, 2>>{{0, 5}, {1, 1}, {40, 40}, {2, 0}, {33, 130}, {5, 3}})
     p.add(n, m);
@@ -121,7 +123,7 @@ TEST_CASE("packed sequences have the bits of calls of their own") {
 }
 
 // Inputs end where their memory ends: under the address sanitizer a byte read behind the last row is an error.
-TEST_CASE("every layout of every tensor, off by an element: the same bits") {
+TEST_CASE("16 bit: every layout of every tensor, off by an element: the same bits") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
@@ -143,17 +145,18 @@ TEST_CASE("every layout of every tensor, off by an element: the same bits") {
     }
 }
 
-TEST_CASE("rows far apart, as token-major tensors of many heads have them") {
+TEST_CASE("16 bit: rows far apart, as token-major tensors of many heads have them") {
   for (const stored type : half_types)
     for (const index_t n : {2, 40}) {
       const shape s{1, 24, 24, n, 150, 64, 64};  // 3 KiB from row to row
-      half_case plain(type_mix::all(type), s), far(type_mix::all(type), s, {}, {layout::bshd, layout::bshd, layout::bshd, layout::bshd});
+      half_case plain(type_mix::all(type), s),
+          far(type_mix::all(type), s, {}, {layout::bshd, layout::bshd, layout::bshd, layout::bshd});
       check(plain), check(far);
       CHECK(same_results(plain, far));
     }
 }
 
-TEST_CASE("hidden keys hold anything, without effect; visible ones reach the output") {
+TEST_CASE("16 bit: hidden keys hold anything, without effect; visible ones reach the output") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const std::vector<std::int32_t> lengths(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys - 7));
@@ -168,7 +171,8 @@ TEST_CASE("hidden keys hold anything, without effect; visible ones reach the out
               for (index_t d = 0; d < s.dim; ++d) x.k(b, h, j, d) = x.v(b, h, j, d % s.value_dim) = bad;
         x.forward();
         CHECK(same_results(x, clean));
-        half_case seen(type_mix::all(type), s, {.mask = heed::causal()});  // in a value that some rows see and others do not
+        half_case seen(type_mix::all(type), s,
+                       {.mask = heed::causal()});  // in a value that some rows see and others do not
         seen.v(0, 0, s.keys / 2, s.value_dim - 1) = bad;
         check(seen);
         half_case key(type_mix::all(type), s);
@@ -179,7 +183,7 @@ TEST_CASE("hidden keys hold anything, without effect; visible ones reach the out
     }
 }
 
-TEST_CASE("a result beyond f16 is infinite, a bf16 one is not") {
+TEST_CASE("16 bit: a result beyond f16 is infinite, a bf16 one is not") {
   for (const index_t n : {2, 40}) {
     half_case wide({stored::f32, stored::f32, stored::bf16}, {1, 1, 1, n, 9, 8, 8});
     half_case narrow({stored::f32, stored::f32, stored::f16}, {1, 1, 1, n, 9, 8, 8});
@@ -191,7 +195,7 @@ TEST_CASE("a result beyond f16 is infinite, a bf16 one is not") {
 }
 
 // Subnormal floats, and with them bf16 numbers, count as 0; subnormal f16 numbers are normal floats.
-TEST_CASE("subnormal numbers of bf16 count as 0, those of f16 are exact") {
+TEST_CASE("16 bit: subnormal numbers of bf16 count as 0, those of f16 are exact") {
   for (const index_t n : {1, 40})
     for (const index_t m : {1, 2, 70}) {
       half_case zero(type_mix::all(stored::bf16), {1, 1, 1, n, m, 20, 24});
@@ -214,7 +218,7 @@ TEST_CASE("subnormal numbers of bf16 count as 0, those of f16 are exact") {
     }
 }
 
-TEST_CASE("the same bits for any executor, and in a workspace of the planned size") {
+TEST_CASE("16 bit: the same bits for any executor, and in a workspace of the planned size") {
   for (const stored type : half_types)
     for (const shape& s : {shape{2, 4, 2, 150, 130, 20, 12}, {2, 8, 2, 1, 300, 16, 16}, {1, 2, 6, 70, 90, 8, 8}}) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
@@ -238,7 +242,7 @@ TEST_CASE("the same bits for any executor, and in a workspace of the planned siz
     }
 }
 
-TEST_CASE("the plan of a 16-bit call") {
+TEST_CASE("16 bit: the plan of a 16-bit call") {
   each_mix([](const type_mix& types) {
     for (const index_t n : {2, 100}) {
       const half_case x(types, {1, 2, 1, n, 90, 16, 16});
@@ -252,11 +256,12 @@ TEST_CASE("the plan of a 16-bit call") {
   });
 }
 
-TEST_CASE("prepared calls have the bits of forward; memory of another type is refused") {
+TEST_CASE("16 bit: prepared calls have the bits of forward; memory of another type is refused") {
   for (const stored type : half_types)
     for (const shape& s : some_shapes) {
       const heed::softmax::options<float> how{.mask = heed::causal()};
-      half_case first(type_mix::all(type), s, how), second(type_mix::all(type), s, how, {}, 2), plain(type_mix::all(type), s, how, {}, 2);
+      half_case first(type_mix::all(type), s, how), second(type_mix::all(type), s, how, {}, 2),
+          plain(type_mix::all(type), s, how, {}, 2);
       run_stored_prepared({first.call(), second.call(), first.call()}, second.options, {});
       second.at.o.copy_to(second.o), first.at.o.copy_to(first.o);
       plain.forward();
@@ -265,7 +270,8 @@ TEST_CASE("prepared calls have the bits of forward; memory of another type is re
       again.forward();
       CHECK(same_bits(first.o, again.o));
     }
-  const half_case a(type_mix::all(stored::bf16), some_shapes[0]), q({stored::f16, stored::bf16, stored::bf16}, some_shapes[0]),
+  const half_case a(type_mix::all(stored::bf16), some_shapes[0]),
+      q({stored::f16, stored::bf16, stored::bf16}, some_shapes[0]),
       k({stored::bf16, stored::f16, stored::bf16}, some_shapes[0]),
       o({stored::bf16, stored::bf16, stored::f32}, some_shapes[0]);
   const auto said = [&](const half_case& other) {
@@ -277,7 +283,7 @@ TEST_CASE("prepared calls have the bits of forward; memory of another type is re
   CHECK(said(o) == "o holds float, was prepared with bf16");
 }
 
-TEST_CASE("o in 16 bit is the o of the same call in float, rounded") {
+TEST_CASE("16 bit: o in 16 bit is the o of the same call in float, rounded") {
   for (const stored q : all_stored)
     for (const stored kv : all_stored)
       for (const shape& s : some_shapes) {
@@ -297,10 +303,11 @@ TEST_CASE("o in 16 bit is the o of the same call in float, rounded") {
       }
 }
 
-TEST_CASE("order of keys, powers of two and constants in v") {
+TEST_CASE("16 bit: order of keys, powers of two and constants in v") {
   for (const stored type : half_types)
     for (const shape& s : {shape{1, 2, 1, 40, 150, 20, 12}, {1, 2, 1, 3, 150, 20, 12}}) {
-      half_case x(type_mix::all(type), s), turned(type_mix::all(type), s), scaled(type_mix::all(type), s), constant(type_mix::all(type), s);
+      half_case x(type_mix::all(type), s), turned(type_mix::all(type), s), scaled(type_mix::all(type), s),
+          constant(type_mix::all(type), s);
       check(x);
       for (index_t j = 0; j < s.keys; ++j) {
         for (index_t d = 0; d < s.dim; ++d) turned.k(0, 0, j, d) = x.k(0, 0, s.keys - 1 - j, d);
@@ -316,7 +323,8 @@ TEST_CASE("order of keys, powers of two and constants in v") {
       for (index_t h = 0; h < 2; ++h)
         for (index_t n = 0; n < s.queries; ++n)
           for (index_t e = 0; e < s.value_dim; ++e) {
-            const double o = x.o(0, h, n, e), error = 3 * (rounding.eps * (rounding.c0 + 20 * rounding.c1) + how.weights);
+            const double o = x.o(0, h, n, e),
+                         error = 3 * (rounding.eps * (rounding.c0 + 20 * rounding.c1) + how.weights);
             order.add(turned.o(0, h, n, e), o, 2 * how.o.around(o, error), "reversed keys", 0, h, n, e);
             scale.add(scaled.o(0, h, n, e), 8 * o, 1e-300, "8 v", 0, h, n, e);
           }
@@ -327,7 +335,7 @@ TEST_CASE("order of keys, powers of two and constants in v") {
     }
 }
 
-TEST_CASE("errors of a 16-bit call are thrown before anything is written, and the plan says them") {
+TEST_CASE("16 bit: errors of a 16-bit call are thrown before anything is written, and the plan says them") {
   const half_case x(type_mix::all(stored::f16), some_shapes[0]);
   stored_call bad = x.call();
   bad.v = heed::tensor_view<const heed::f16_t, 4>(std::get<1 + 1>(bad.v).data(), {2, 2, 52, 12}, {1248, 624, 12, 1});

@@ -41,7 +41,12 @@ class onnx_case {
     const auto extent = [&](const golden_tensor<float>& x, std::size_t axis, index_t in) {
       return flat ? axis == 2 ? x.shape[1] : x.shape[2] / in : x.shape[axis];
     };
-    size = {q.shape[0],          heads, kv_heads, extent(q, 2, heads), extent(k, 2, kv_heads), extent(q, 3, heads),
+    size = {q.shape[0],
+            heads,
+            kv_heads,
+            extent(q, 2, heads),
+            extent(k, 2, kv_heads),
+            extent(q, 3, heads),
             extent(v, 3, kv_heads)};
     if (file.number(at_ + "scale") > 0) options.scale = file.number(at_ + "scale");
     options.softcap = file.number(at_ + "softcap");

@@ -15,12 +15,11 @@ namespace heed_test {
 // Whether a plan is of the float engine, which rounds no weights.
 inline bool sums_in_float(const heed::plan& plan) {
   const std::string path = plan.path;
-  for (const char* name :
-       {"softmax: head dim in lanes", "softmax: queries in lanes",
-        "softmax: queries in lanes, head dim in lanes for short sequences", "mixture_of_head: head dim in lanes",
-        "mixture_of_head: active queries in lanes",
-        "mixture_of_head: active queries in lanes, head dim in lanes where they are few",
-        "mixture_of_head: nothing active"})
+  for (const char* name : {"softmax: head dim in lanes", "softmax: queries in lanes",
+                           "softmax: queries in lanes, head dim in lanes for short sequences",
+                           "mixture_of_head: head dim in lanes", "mixture_of_head: active queries in lanes",
+                           "mixture_of_head: active queries in lanes, head dim in lanes where they are few",
+                           "mixture_of_head: nothing active"})
     if (path == name) return true;
   return false;
 }
@@ -39,10 +38,8 @@ template <class Base> struct stored_case : Base {
     return {rounds_weights(plan) ? rounded_weights : 0, rounding_of(at.types.o)};
   }
   // Runs run(call) on the numbers that the case has now, and reads its o.
-  template <class Run> void run(const Run& run) {
-    at.take(*this), run(call()), at.o.copy_to(this->o);
-  }
-  // What must hold of every call: results as compare() expects them, inputs unchanged, all of o and nothing else written
+  template <class Run> void run(const Run& run) { at.take(*this), run(call()), at.o.copy_to(this->o); }
+  // What must hold of every call: results as compare() expects them, inputs unchanged, o and nothing else written
   template <class Run, class Compare> void check(const Run& run_call, const Compare& compare) {
     INFO(to_string(this->s) << ", " << to_string(at.types));
     at.take(*this);
@@ -80,6 +77,8 @@ inline void check(const type_mix& types, const shape& s, const heed::softmax::op
   check(x);
 }
 
-inline bool same_results(const half_case& a, const half_case& b) { return same_bits(a.o, b.o) && same_bits(a.lse, b.lse); }
+inline bool same_results(const half_case& a, const half_case& b) {
+  return same_bits(a.o, b.o) && same_bits(a.lse, b.lse);
+}
 
 }  // namespace heed_test

@@ -106,7 +106,8 @@ allowed_errors allowed(const fitted_row& f, index_t keys, index_t head_dim, doub
 
 // A finished call beside rows of the reference; what it reports as unconverged is allowed for, and how o is stored.
 template <class T>
-verdict compare(const local_linear_case<T>& x, const std::vector<fitted_row>& rows, const storage_rounding& stored = {}) {
+verdict compare(const local_linear_case<T>& x, const std::vector<fitted_row>& rows,
+                const storage_rounding& stored = {}) {
   verdict result;
   const auto number = [](T element) { return static_cast<double>(element); };
   const double left =

@@ -63,8 +63,7 @@ template <class T> struct mixture_case : softmax_case<T> {
 
 // o and lse of a finished call beside the reference, in units of the tolerance of softmax times the gate.
 template <class T>
-verdict compare_mixture(const mixture_case<T>& x, const heed::softmax::options<T>& options,
-                        const exactness& how = {}) {
+verdict compare_mixture(const mixture_case<T>& x, const heed::softmax::options<T>& options, const exactness& how = {}) {
   const auto reference = [&](const auto& o, const auto& with) {
     heed::reference::mixture_of_head::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.gates.view3(), o, with);
   };

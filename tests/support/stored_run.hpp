@@ -42,9 +42,7 @@ heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& 
 // f(q, k, v, o) with the tensors as they are typed
 template <class F> auto visit_stored(const stored_call& x, F f) {
   return std::visit(
-      [&](const auto& q, const auto& k, const auto& o) {
-        return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), o);
-      },
+      [&](const auto& q, const auto& k, const auto& o) { return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), o); },
       x.q, x.k, x.o);
 }
 
