@@ -2,6 +2,7 @@
 
 #include "heed/local_linear.hpp"
 #include "support/local_linear_run.hpp"
+#include "support/stored_run.hpp"
 #include "support/vectors.hpp"
 
 namespace heed_test {
@@ -39,6 +40,22 @@ heed::plan run_plan_apply(input<T> q, input<T> k, input<T> v, input<T> slope, ou
                                         const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+void run_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
+                             const how<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) {
+    if (slope != nullptr)
+      heed::local_linear::apply(q, k, v, *slope, o, options, ctx);
+    else
+      heed::local_linear::forward(q, k, v, ridge, o, options, ctx);
+  });
+}
+heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const how<float>& options,
+                                    const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
+    return heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
+  });
+}
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(

@@ -4,6 +4,7 @@
 
 #include "heed/softmax.hpp"
 #include "support/mixture_run.hpp"
+#include "support/stored_run.hpp"
 #include "support/vectors.hpp"
 
 namespace heed_test {
@@ -51,6 +52,21 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
   template void run_route_by_norm<T>(input<T>, const heed::mixture_of_head::routing&, heads_out<T>);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::softmax::forward(q, k, v, o, options, ctx); });
+}
+void run_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+                        const heed::context& ctx) {
+  visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { heed::mixture_of_head::forward(q, k, v, gates, o, options, ctx); });
+}
+heed::plan plan_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+                               const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
+    return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);
+  });
+}
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> one(1, 1.f);

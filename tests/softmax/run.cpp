@@ -2,6 +2,7 @@
 
 #include "heed/softmax.hpp"
 #include "support/softmax_run.hpp"
+#include "support/stored_run.hpp"
 #include "support/vectors.hpp"
 
 namespace heed_test {
@@ -45,6 +46,21 @@ void run_prepared(const std::vector<prepared_memory<T>>& memory, const heed::sof
                                 const heed::context&, const std::function<void(std::size_t)>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::softmax::forward(q, k, v, o, options, ctx); });
+}
+heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
+  return visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { return heed::softmax::plan_forward(q, k, v, o, options, ctx); });
+}
+void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
+                         const heed::context& ctx) {
+  heed::softmax::prepared<float> call = visit_stored(
+      memory.front(), [&](auto q, auto k, auto v, auto o) { return heed::softmax::prepare(q, k, v, o, options, ctx); });
+  call();
+  for (std::size_t i = 1; i < memory.size(); ++i) visit_stored(memory[i], [&](auto... x) { call(x...); });
+}
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(

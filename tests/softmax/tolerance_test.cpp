@@ -2,6 +2,9 @@
 
 // The tolerance is tight enough: a result that is right for a slightly different question fails it.
 
+#include <bit>
+#include <cmath>
+#include <cstdint>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -45,7 +48,48 @@ template <class T> void wrong_answers_fail() {
   }
 }
 
+// x in 8 binary digits, halves up
+double weight_in_bf16(double x) {
+  return static_cast<double>(
+      std::bit_cast<float>((std::bit_cast<std::uint32_t>(static_cast<float>(x)) + 0x8000u) & 0xffff0000u));
+}
+
+// The largest error of calls whose weights are rounded to bf16, in units of the tolerance for it: sums in double, and
+// an exp2 that is off by 1e-4 in turn. With right: l is the sum of the rounded weights.
+double of_rounded_weights(const shape& s, double size, bool right) {
+  softmax_case<float> x(s);
+  random_numbers random(9);
+  x.q.randomize(random, size);
+  heed::reference::softmax::detail::each_row(
+      x.q.cview(), x.k.cview(), x.v.cview(), x.options,
+      [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
+        Eigen::VectorXd sum = Eigen::VectorXd::Zero(values.cols());
+        double l = 0;
+        for (index_t j = 0; j < scores.size(); ++j) {
+          const double exact = std::exp(scores(j) - scores.maxCoeff()) * (j % 2 == 0 ? 1 + 1e-4 : 1 - 1e-4);
+          const double p = weight_in_bf16(exact);
+          l += right ? p : weight_in_bf16(p * 1.006), sum += p * values.row(j).transpose();
+        }
+        for (index_t e = 0; e < values.cols(); ++e) x.o(sequence.batch, h, i, e) = static_cast<float>(sum(e) / l);
+        x.lse(sequence.batch, h, i) = static_cast<float>(scores.maxCoeff() + std::log(l));
+      });
+  return compare(x, x.options, exactness{rounded_weights, {}}).worst;
+}
+
 }  // namespace
+
+TEST_CASE("the tolerance of weights in bf16 holds, and is not far from what few keys need") {
+  double worst = 0;
+  for (const index_t keys : {1, 2, 3, 20, 300})
+    for (const double size : {0.1, 1.0, 4.0}) {
+      const double each = of_rounded_weights({1, 2, 1, 40, keys, 16, 16}, size, true);
+      CHECK(each <= 1);
+      worst = std::max(worst, each);
+    }
+  INFO(worst);
+  CHECK(worst > 0.3);
+  CHECK(of_rounded_weights({1, 2, 1, 40, 20, 16, 16}, 1, false) > 1);
+}
 
 TEST_CASE("a wrong alignment, mask or scale fails the tolerance of float") { wrong_answers_fail<float>(); }
 TEST_CASE("a wrong alignment, mask or scale fails the tolerance of double") { wrong_answers_fail<double>(); }

@@ -104,8 +104,10 @@ allowed_errors allowed(const fitted_row& f, index_t keys, index_t head_dim, doub
           weights, weights * f.key, (residual + weights * f.gain * f.key) / ridge + eps * length};
 }
 
-// A finished call beside rows of the reference; what it reports as unconverged is allowed for.
-template <class T> verdict compare(const local_linear_case<T>& x, const std::vector<fitted_row>& rows) {
+// A finished call beside rows of the reference; what it reports as unconverged is allowed for, and how o is stored.
+template <class T>
+verdict compare(const local_linear_case<T>& x, const std::vector<fitted_row>& rows,
+                const storage_rounding& stored = {}) {
   verdict result;
   const auto number = [](T element) { return static_cast<double>(element); };
   const double left =
@@ -114,7 +116,8 @@ template <class T> verdict compare(const local_linear_case<T>& x, const std::vec
     const index_t b = f.batch, h = f.head, i = f.query;
     const allowed_errors most = allowed<T>(f, x.s.keys, x.s.dim, left, x.options.solver == solver::direct);
     for (index_t e = 0; e < f.o.size(); ++e)
-      result.add(number(x.o(b, h, i, e)), static_cast<double>(f.o(e)), most.o, "o", b, h, i, e);
+      result.add(number(x.o(b, h, i, e)), static_cast<double>(f.o(e)),
+                 stored.around(static_cast<double>(f.o(e)), most.o), "o", b, h, i, e);
     if (x.options.lse.data() != nullptr) result.add(number(x.lse(b, h, i)), f.lse, most.lse, "lse", b, h, i, 0);
     for (index_t c = 0; c < f.y.size(); ++c) {
       if (x.options.slope.data() != nullptr)

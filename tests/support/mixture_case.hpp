@@ -62,15 +62,16 @@ template <class T> struct mixture_case : softmax_case<T> {
 };
 
 // o and lse of a finished call beside the reference, in units of the tolerance of softmax times the gate.
-template <class T> verdict compare_mixture(const mixture_case<T>& x, const heed::softmax::options<T>& options) {
-  const auto reference = [&](const auto& o, const auto& how) {
-    heed::reference::mixture_of_head::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.gates.view3(), o, how);
+template <class T>
+verdict compare_mixture(const mixture_case<T>& x, const heed::softmax::options<T>& options, const exactness& how = {}) {
+  const auto reference = [&](const auto& o, const auto& with) {
+    heed::reference::mixture_of_head::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.gates.view3(), o, with);
   };
   const auto unit = [&](index_t b, index_t h, index_t i) {
     const double gate = std::abs(static_cast<double>(x.gates(b, h, i)));
     return std::max(std::isfinite(gate) ? gate : 0.0, static_cast<double>(std::numeric_limits<T>::min()));
   };
-  return compare(x, options, reference, unit);
+  return compare(x, options, reference, unit, how);
 }
 
 template <class T> void check_mixture(mixture_case<T>& x, const heed::context& ctx = {}) {

@@ -31,18 +31,25 @@ template <class T> struct softmax_case : call_case<T> {
   }
 };
 
+// How exact a call has to be: its sums, and o as it is stored
+struct exactness {
+  double weights = 0;  // see rounded_weights
+  storage_rounding o{};
+};
+
 // o and lse of a finished call beside those of a reference, which leaves them in its arguments. o is compared in units
 // of its tolerance times unit(batch, head, query).
 template <class T, class Reference, class Unit>
 verdict compare(const softmax_case<T>& x, heed::softmax::options<T> options, const Reference& reference,
-                const Unit& unit) {
+                const Unit& unit, const exactness& how = {}) {
   const auto expected = buffer<double>::output(x.o.size());
   const auto expected_lse = buffer<T>::output(x.lse.size());
   options.lse = expected_lse.view3();
   reference(expected.view(), options);
 
   verdict result;
-  const tolerance allowed = tolerance_of<T>(x.s.keys, x.s.dim);
+  tolerance allowed = tolerance_of<T>(x.s.keys, x.s.dim);
+  allowed.weights = how.weights;
   const auto row = [&](const auto& sequence, index_t h, index_t i, const auto& scores, const auto& values) {
     row_size size;
     for (index_t j = 0; j < scores.size(); ++j) {
@@ -53,8 +60,8 @@ verdict compare(const softmax_case<T>& x, heed::softmax::options<T> options, con
     const auto number = [](T element) { return static_cast<double>(element); };
     const index_t b = sequence.batch, n = sequence.first_query + i;
     for (index_t e = 0; e < x.s.value_dim; ++e)
-      result.add(number(x.o(b, h, n, e)), expected(b, h, n, e), unit(b, h, n) * allowed.of_output(size), "o", b, h, n,
-                 e);
+      result.add(number(x.o(b, h, n, e)), expected(b, h, n, e),
+                 how.o.around(expected(b, h, n, e), unit(b, h, n) * allowed.of_output(size)), "o", b, h, n, e);
     if (x.options.lse.data() == nullptr) return;
     result.add(number(x.lse(b, h, n)), number(expected_lse(b, h, n)), allowed.of_lse(size), "lse", b, h, n, 0);
   };
@@ -63,11 +70,13 @@ verdict compare(const softmax_case<T>& x, heed::softmax::options<T> options, con
 }
 
 // The same with the reference of softmax and `options` (those of the call, unless a test lies about them).
-template <class T> verdict compare(const softmax_case<T>& x, const heed::softmax::options<T>& options) {
-  const auto reference = [&](const auto& o, const auto& how) {
-    heed::reference::softmax::forward(x.q.cview(), x.k.cview(), x.v.cview(), o, how);
+template <class T>
+verdict compare(const softmax_case<T>& x, const heed::softmax::options<T>& options, const exactness& how = {}) {
+  const auto reference = [&](const auto& o, const auto& with) {
+    heed::reference::softmax::forward(x.q.cview(), x.k.cview(), x.v.cview(), o, with);
   };
-  return compare(x, options, reference, [](index_t, index_t, index_t) { return 1.0; });
+  return compare(
+      x, options, reference, [](index_t, index_t, index_t) { return 1.0; }, how);
 }
 
 template <class T> bool same(const softmax_case<T>& a, const softmax_case<T>& b, double tolerance) {

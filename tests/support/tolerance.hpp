@@ -22,10 +22,36 @@ struct row_size {
 
 struct tolerance {
   double eps, c0, c1;
+  double weights = 0;  // what rounded weights add, see rounded_weights
 
-  double of_output(const row_size& row) const { return eps * (c0 + c1 * row.max_score) * row.max_value; }
-  double of_lse(const row_size& row) const { return eps * (c0 + c1 * row.max_score); }
+  double of_output(const row_size& row) const { return of_lse(row) * row.max_value; }
+  double of_lse(const row_size& row) const { return eps * (c0 + c1 * row.max_score) + weights; }
 };
+
+// What rounding the weights to bf16 adds where a driver does so. Then p~ = p (1 + r), |r| <= x: 2^-8, half a unit of 8
+// binary digits, and 2e-4 of an exp2 of 13 binary digits, in p and in what a maximum that rises multiplies sums with.
+// The sum l~ is of the same p~, so that
+//
+//   |o~ - o| = |sum p r (v - o)| / sum p (1 + r) <= x / (1 - x) * mean |v - o| <= x / (1 - x) * max |v|
+//
+// (the mean of |v - o| about the mean o is at most max |v|), and |lse~ - lse| <= -log(1 - x) <= x / (1 - x).
+inline constexpr double rounded_weight = 0x1p-8 + 2e-4;
+inline constexpr double rounded_weights = rounded_weight / (1 - rounded_weight);
+
+// Half a unit in the last place of a number as it is stored: 8 binary digits in bf16, below 2^-126 0; 11 in f16, below
+// 2^-14 in units of 2^-24. 0 digits: stored as it was computed.
+struct storage_rounding {
+  int digits = 0;
+  double least = 0;
+
+  double at(double x) const {
+    if (digits == 0) return 0;
+    return x == 0 || !std::isfinite(x) ? least : std::max(std::ldexp(1.0, std::ilogb(x) - digits), least);
+  }
+  // What a result may be off that was expected as x and computed with an error of at most `error`
+  double around(double x, double error) const { return error + at(std::abs(x) + error); }
+};
+inline constexpr storage_rounding bf16_rounding{8, 0x1p-126}, f16_rounding{11, 0x1p-25};
 
 template <class Acc> tolerance tolerance_of(heed::index_t keys, heed::index_t head_dim) {
   const double m = static_cast<double>(keys < 1 ? 1 : keys), d = static_cast<double>(head_dim);

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The calls under test with tensors of every storage type. They are compiled in tests/<kernel>/run.cpp, once per
+// machine. k and v hold one type.
+
+#include <type_traits>
+#include <variant>
+#include <vector>
+
+#include "heed/core/context.hpp"
+#include "heed/core/per_head.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/local_linear/options.hpp"
+#include "heed/softmax/options.hpp"
+#include "support/stored.hpp"
+
+namespace heed_test {
+
+struct stored_call {
+  any_input q, k, v;
+  any_output o;
+};
+
+void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx);
+heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx);
+void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
+                         const heed::context& ctx);
+
+using gates_in = heed::tensor_view<const float, 3>;
+void run_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+                        const heed::context& ctx);
+heed::plan plan_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+                               const heed::context& ctx);
+
+// slope: none for forward
+void run_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
+                             const heed::local_linear::options<float>& options, const heed::context& ctx);
+heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge,
+                                    const heed::local_linear::options<float>& options, const heed::context& ctx);
+
+// f(q, k, v, o) with the tensors as they are typed
+template <class F> auto visit_stored(const stored_call& x, F f) {
+  return std::visit(
+      [&](const auto& q, const auto& k, const auto& o) { return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), o); },
+      x.q, x.k, x.o);
+}
+
+}  // namespace heed_test
