@@ -45,6 +45,12 @@ template <class... Tensors> constexpr bool no_pointers() {
   return true;
 }
 
+// The o of a plan: it is not written, whatever the caller's constness.
+template <class T, viewable O> HEED_INLINE tensor_view<T, 4> planned_output(const O& o) {
+  const tensor_view<const T, 4> x(o);
+  return {const_cast<T*>(x.data()), x.extents(), x.strides()};
+}
+
 inline namespace HEED_ISA {
 
 // A tensor (batch, head, seq, dim) of a call, whatever its elements are. Strides are in elements, and 0 on axes without
