@@ -21,7 +21,7 @@ template void heed::tile::multiply<float>(const heed::tile::matrix_product<float
 """
 UNITS = """
 #include "heed/tile/unit_choice.hpp"
-auto* const unit = &heed::tile::bf16_unit;
+auto* unit = &heed::tile::bf16_unit;
 """
 MACHINES = {"avx2": "-march=haswell", "avx512": "-march=skylake-avx512"}
 
