@@ -46,8 +46,8 @@ template <class T> index_t count_active(const problem<T>& p, const pairwise::seq
 }
 
 // Tasks of so many active rows of `rows`: tiles, few rows at once, or rows to clear
-template <class T> index_t tasks_of(index_t active, index_t rows) {
-  return active > 0 ? pairwise::row_cut<T>{active}.tasks() : rows > 0 ? 1 : 0;
+template <class T> index_t tasks_of(const problem<T>& p, index_t active, index_t rows) {
+  return active > 0 ? pairwise::row_cut<T>(p, active).tasks() : rows > 0 ? 1 : 0;
 }
 
 // Finds the rows of task after task, in ascending order of tasks.
@@ -71,7 +71,7 @@ template <class T> class row_finder {
   index_t kv_head() const { return pair_ % p_.kv_heads; }
   const pairwise::row_tile& rows() const { return rows_; }       // none: there was nothing but rows to clear
   const T* gates() const { return gates_.data(); }               // of rows()
-  pairwise::row_cut<T> cut() const { return {active_[pair_]}; }  // of the pair's active rows
+  pairwise::row_cut<T> cut() const { return {p_, active_[pair_]}; }  // of the pair's active rows
 
  private:
   static double elements(const heed::detail::output_tensor& x) {
@@ -84,7 +84,7 @@ template <class T> class row_finder {
     pair_ = pair;
     sequence_ = p_.sequence_at(pair / p_.kv_heads);
     left_ = active_[pair];
-    end_ += tasks_of<T>(left_, p_.rows(sequence_));
+    end_ += tasks_of(p_, left_, p_.rows(sequence_));
     query_ = sequence_.queries, head_ = 0;
   }
 

@@ -46,41 +46,50 @@ template <class T> struct forward_call {
   tile::workload measure(index_t) {
     pairwise::each_size<T>(p, [&](const pairwise::sequence& s, index_t count) {
       const index_t rows = p.rows(s);
-      cut.add(pairwise::row_cut<T>{rows}, count);
+      cut.add(pairwise::row_cut<T>(p, rows), count);
       cut.most_few = std::max(cut.most_few, std::min(rows, pairwise::few_rows<T> - 1));  // few may be active
     });
     if (cut.tasks == 0) return {};
+    using driver = pairwise::softmax_driver<T>;
+    return {.tasks = cut.tasks,
+            .shared_bytes = driver::shared_bytes(p, cut) + count_bytes(),
+            .slot_bytes = driver::bytes(p, cut)};
+  }
+
+  // Of the counts of active rows, behind what the drivers share
+  std::size_t count_bytes() const {
     heed::detail::arena counts;
     counts.take<index_t>(p.pairs());
-    return {
-        .tasks = cut.tasks, .shared_bytes = counts.used(), .slot_bytes = pairwise::softmax_driver<T>::bytes(p, cut)};
+    return counts.used();
   }
 
   // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.
   void describe(plan& out) const {
-    constexpr index_t w = simd::width<T>, most_rows = pairwise::score_tiles<T>::most_rows;
+    const index_t w = simd::width<T>, most_rows = pairwise::most_rows_of(p);
     index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
     out.tasks = 0;
     for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
       const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
       const index_t count = count_active(p, s, pair % p.kv_heads);
       rows += p.rows(s), active += count;
-      out.tasks += tasks_of<T>(count, p.rows(s));
+      out.tasks += tasks_of(p, count, p.rows(s));
       if (count == 0) {
         unused += p.rows(s) > 0 ? 1 : 0;
-      } else if (pairwise::row_cut<T>{count}.few()) {
+      } else if (pairwise::row_cut<T>(p, count).few()) {
         ++few;
       } else {
-        in_lanes += count, tiles += pairwise::row_cut<T>{count}.tasks();
+        in_lanes += count, tiles += pairwise::row_cut<T>(p, count).tasks();
         lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
       }
     }
-    out.path = tiles > 0 ? few > 0 ? "mixture_of_head: active queries in lanes, head dim in lanes where they are few"
+    const bool on_unit = tiles > 0 && p.on_unit != nullptr;
+    out.path = on_unit     ? p.on_unit->mixture_path.data()
+               : tiles > 0 ? few > 0 ? "mixture_of_head: active queries in lanes, head dim in lanes where they are few"
                                    : "mixture_of_head: active queries in lanes"
                : few > 0 ? "mixture_of_head: head dim in lanes"
                          : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-    out.key_tile = tiles > 0 ? pairwise::score_tiles<T>::most_keys
+    out.key_tile = tiles > 0 ? pairwise::most_keys_of(p)
                    : few > 0 ? pairwise::dims_in_lanes<T>::most_keys
                              : 0;
     out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
@@ -90,20 +99,24 @@ template <class T> struct forward_call {
     if (few > 0) text << "; few in " << few << " key/value heads of all sequences";
     if (unused > 0) text << "; none in " << unused;
     pairwise::name_options(text, static_cast<const pairwise::softmax_problem<T>&>(p));
-    if (tiles > 0) tile::name_copies(text, p.k, false, p.v);
+    if (on_unit) text << "; " << p.on_unit->why;
+    if (tiles > 0 && !on_unit) tile::name_copies(text, p.k, false, p.v);
   }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     if (work.tasks == 0) return;
-    auto* const active = reinterpret_cast<index_t*>(memory.shared());  // rows of each key/value head
+    using driver_type = pairwise::softmax_driver<T>;
+    driver_type::clear(p, cut, memory.shared());
+    // rows of each key/value head
+    auto* const active = reinterpret_cast<index_t*>(memory.shared() + driver_type::shared_bytes(p, cut));
     index_t tasks = 0;
     for (index_t pair = 0; pair < p.pairs(); ++pair) {
       const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
       active[pair] = count_active(p, s, pair % p.kv_heads);
-      tasks += tasks_of<T>(active[pair], p.rows(s));
+      tasks += tasks_of(p, active[pair], p.rows(s));
     }
     tile::run_tasks(tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::softmax_driver<T> driver(p, cut, scratch);
+      driver_type driver(p, cut, scratch, memory.shared());
       row_finder<T> finder(p, active);
       claim([&](index_t task) {
         finder.find(task);

@@ -87,19 +87,18 @@ template <class T> void name_options(heed::detail::message& text, const attentio
     });
 }
 
+template <class T> struct unit_driver;
+
 // The tensors of a call that softmax's drivers run
 template <class T> struct softmax_rows : tile::call_rows<T> {
   const few_rows_format<T>* few_format;
+  const unit_driver<T>* on_unit;  // null where the tensors are not for a matrix unit
 };
-template <class Q, class K, class V, class O>
-HEED_INLINE softmax_rows<acc_of<Q>> rows_of_softmax(const Q& q, const K& k, const V& v, O& o) {
-  return {tile::rows_of_call(q, k, v, o), &few_rows_format_of<acc_of<Q>, heed::detail::value_t<K>>};
-}
 
 template <class T> struct softmax_problem : attention<T> {
   template <class Options>
   HEED_INLINE softmax_problem(const Options& opt, const softmax_rows<T>& x)
-      : attention<T>(opt, x), few_format(x.few_format), sink_logits(opt.sink_logits) {}
+      : attention<T>(opt, x), few_format(x.few_format), on_unit(x.on_unit), sink_logits(opt.sink_logits) {}
 
   // What a row starts from: nothing, or the sink
   HEED_INLINE tile::row_state<T> init_row(index_t head) const {
@@ -110,6 +109,7 @@ template <class T> struct softmax_problem : attention<T> {
   }
 
   const few_rows_format<T>* few_format;
+  const unit_driver<T>* on_unit;  // null: many rows run in the float engine
   heed::detail::per_head_view sink_logits;
 };
 

@@ -15,6 +15,7 @@
 // A tile of queries whose sums are not finite, perhaps by a value that some lane must not see, is computed once more:
 // the nonfinite pass.
 
+#include "heed/pairwise/finish_rows.hpp"
 #include "heed/pairwise/weighted_sums.hpp"
 
 namespace heed::pairwise {
@@ -39,7 +40,7 @@ template <class T> class queries_in_lanes {
     tiles_.begin(s, kv_head, rows);
     attend(rows, false);
     if (!sums_.finite()) attend(rows, true);
-    finish(s, rows, gate);
+    finish_rows<T>(p_, s, rows, gate, state_, {sums_.data(), tiles_.stride(), p_.e, tiles_.stride()}, factor_);
   }
 
  private:
@@ -72,29 +73,6 @@ template <class T> class queries_in_lanes {
         sums_.add(keys.v, scores, b, &next);
     }
     next.finish();
-  }
-
-  // o = gate sums / l, and lse; a row without a key: 0 and -inf
-  void finish(const sequence& s, const row_tile& rows, const T* gate) {
-    for (index_t l = 0; p_.lse.data() != nullptr && l < rows.count; ++l)
-      *p_.lse_at(s, rows.row[l].head, rows.row[l].query) = state_.at(l).lse();
-    state_.reciprocals(tiles_.stride(), factor_);
-    for (index_t l = 0; gate != nullptr && l < rows.count; ++l) factor_[l] = gated(rows.row[l].head, l, gate[l]);
-    p_.o_format->scatter(sums_.data(), tiles_.stride(), factor_, find_rows(rows, p_.o, s).data(), rows.count, p_.e);
-  }
-
-  T gated(index_t head, index_t lane, T gate) {
-    T* const sum = sums_.data() + lane;
-    const index_t stride = tiles_.stride(), end = p_.e * stride;
-    const auto scale = [&](T factor) {
-      for (index_t i = 0; i < end; i += stride) sum[i] *= factor;
-    };
-    const auto all_zero = [&] {
-      for (index_t i = 0; i < end; i += stride)
-        if (!heed::detail::equals(sum[i], T(0))) return false;
-      return true;
-    };
-    return state_.at(lane).finish(gate, p_.init_row(head), scale, all_zero);
   }
 
   const softmax_problem<T>& p_;

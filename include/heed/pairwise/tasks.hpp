@@ -11,6 +11,7 @@
 #include "heed/pairwise/dims_in_lanes.hpp"
 #include "heed/pairwise/problem.hpp"
 #include "heed/pairwise/queries_in_lanes.hpp"
+#include "heed/pairwise/unit_driver.hpp"
 #include "heed/tile/run_tasks.hpp"
 
 namespace heed::pairwise {
@@ -65,24 +66,34 @@ template <class T, class Tiles> class task_list {
 // Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
 template <class T> inline constexpr index_t few_rows = dims_in_lanes<T>::most_rows;
 
+// Rows and keys of a tile with queries in lanes, at most
+template <class T> index_t most_rows_of(const softmax_problem<T>& p) {
+  return p.on_unit == nullptr ? score_tiles<T>::most_rows : p.on_unit->most_rows;
+}
+
+template <class T> index_t most_keys_of(const softmax_problem<T>& p) {
+  return p.on_unit == nullptr ? score_tiles<T>::most_keys : p.on_unit->most_keys;
+}
+
 // How the rows that share a key/value head run: few of them in one task with the head dim in lanes, others in tiles
 // with queries in lanes.
 template <class T> struct row_cut {
-  index_t rows;
+  row_cut(const softmax_problem<T>& p, index_t count) : rows(count), most(most_rows_of(p)) {}
 
   bool few() const { return rows < few_rows<T>; }
-  index_t tasks() const { return rows == 0 ? 0 : few() ? 1 : score_tiles<T>::tiles(rows); }
-  static index_t tasks_of(index_t rows) { return row_cut{rows}.tasks(); }
+  index_t tasks() const { return rows == 0 ? 0 : few() ? 1 : (rows + most - 1) / most; }
 
-  index_t first(index_t task) const { return few() ? 0 : task * score_tiles<T>::most_rows; }
-  index_t count(index_t task) const { return few() ? rows : std::min(score_tiles<T>::most_rows, rows - first(task)); }
+  index_t first(index_t task) const { return few() ? 0 : task * most; }
+  index_t count(index_t task) const { return few() ? rows : std::min(most, rows - first(task)); }
+
+  index_t rows, most;
 };
 
 // How the rows of a call are cut
 struct softmax_cut {
   index_t tasks = 0;
   index_t most_few = 0;  // the most rows that run together with the head dim in lanes
-  bool many = false;     // some run with queries in lanes
+  index_t most_many = 0;  // the most rows that share a key/value head and run with queries in lanes, 0: none do
 
   // times: so many key/value heads with so many rows each
   template <class T> void add(const row_cut<T>& cut, index_t times) {
@@ -91,10 +102,11 @@ struct softmax_cut {
     if (cut.few())
       most_few = std::max(most_few, cut.rows);
     else
-      many = true;
+      most_many = std::max(most_many, cut.rows);
   }
 };
 
+// The drivers of one worker; memory: as `bytes` says; shared: memory of all workers, as `shared_bytes` says
 template <class T> class softmax_driver {
   static_assert(few_rows<T> <= lane_capacity);
 
@@ -102,25 +114,51 @@ template <class T> class softmax_driver {
   static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     heed::detail::arena few, many;
     if (cut.most_few > 0) static_cast<void>(dims_in_lanes<T>(p, cut.most_few, few));
-    if (cut.many) static_cast<void>(queries_in_lanes<T>(p, many));
-    return std::max(few.used(), many.used());
+    if (cut.most_many > 0 && p.on_unit == nullptr) static_cast<void>(queries_in_lanes<T>(p, many));
+    const std::size_t on_unit = cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->bytes(p, one_task(p, cut)) : 0;
+    return std::max({few.used(), many.used(), on_unit});
+  }
+  static std::size_t shared_bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
+    return cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->shared_bytes(p, one_task(p, cut)) : 0;
+  }
+  // Before the workers of a call
+  static void clear(const softmax_problem<T>& p, const softmax_cut& cut, std::byte* shared) {
+    if (shared_bytes(p, cut) > 0) p.on_unit->clear(p, shared);
   }
 
-  softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory)
-      : few_scratch_(memory, memory.size()), many_scratch_(memory, memory.size()) {
+  softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory, std::byte* shared)
+      : p_(p), few_scratch_(memory, memory.size()), many_scratch_(memory, memory.size()) {
     if (cut.most_few > 0) few_.emplace(p, cut.most_few, few_scratch_);
-    if (cut.many) many_.emplace(p, many_scratch_);
+    if (cut.most_many == 0) return;
+    if (p.on_unit == nullptr)
+      many_.emplace(p, many_scratch_);
+    else
+      on_unit_ = p.on_unit->begin(p, shared_bytes(p, cut) > 0 ? shared : nullptr, many_scratch_);
   }
+  ~softmax_driver() {
+    if (on_unit_ != nullptr) p_.on_unit->end();
+  }
+  softmax_driver(const softmax_driver&) = delete;
+  softmax_driver& operator=(const softmax_driver&) = delete;
 
   // few: as row_cut says of all rows that share this key/value head. gate: as the drivers
   void run(const sequence& s, index_t kv_head, const row_tile& rows, bool few, const T* gate = nullptr) {
-    few ? few_->run(s, kv_head, rows, gate) : many_->run(s, kv_head, rows, gate);
+    if (few)
+      few_->run(s, kv_head, rows, gate);
+    else if (on_unit_ == nullptr)
+      many_->run(s, kv_head, rows, gate);
+    else
+      p_.on_unit->run(on_unit_, s, kv_head, rows, gate);
   }
 
  private:
+  static bool one_task(const softmax_problem<T>& p, const softmax_cut& cut) { return cut.most_many <= most_rows_of(p); }
+
+  const softmax_problem<T>& p_;
   heed::detail::arena few_scratch_, many_scratch_;  // the same memory: one driver at a time uses it
   std::optional<dims_in_lanes<T>> few_;
   std::optional<queries_in_lanes<T>> many_;
+  void* on_unit_ = nullptr;
 };
 
 }  // namespace HEED_ISA

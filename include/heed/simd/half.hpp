@@ -189,13 +189,18 @@ template <class T> HEED_INLINE batch<T> without_subnormals(batch<T> x) {
   return select<T>(abs(x) < batch<T>(std::numeric_limits<T>::min()), xsimd::bitofsign(x), x);
 }
 
-// Rounds x, finite and not negative, to a bf16 value; halves go up.
-HEED_INLINE batch<float> round_to_bf16(batch<float> x) {
+// Rounding to bf16 in two steps, for x that is not negative, or NaN of a bf16 number; halves go up. What the first step
+// returns may be paired as it is.
+HEED_INLINE batch<float> round_up_bf16(batch<float> x) {
   using namespace halves;
-  return float_of((bits_of(x) + words(0x8000u)) & words(0xffff0000u));
+  return float_of(bits_of(x) + words(0x8000u));
+}
+HEED_INLINE batch<float> cut_to_bf16(batch<float> x) {
+  using namespace halves;
+  return float_of(bits_of(x) & words(0xffff0000u));
 }
 
-// Joins two bf16 values per lane: even's in the low half of the lane's bits, odd's in the high half.
+// Joins the high halves of two numbers per lane: even's in the low half of the lane's bits, odd's in the high half.
 HEED_INLINE batch<float> pair_bf16(batch<float> even, batch<float> odd) {
   using namespace halves;
   const words low = bits_of(even) >> 16, high = bits_of(odd);
@@ -208,10 +213,10 @@ HEED_INLINE batch<float> pair_bf16(batch<float> even, batch<float> odd) {
 #endif
 }
 
-// pair_bf16(round_to_bf16(even), round_to_bf16(odd)), without the two masks
-HEED_INLINE batch<float> pair_round_bf16(batch<float> even, batch<float> odd) {
+// The number in the low half of each lane's bits; cut_to_bf16: in the high half
+HEED_INLINE batch<float> low_bf16(batch<float> pair) {
   using namespace halves;
-  return pair_bf16(float_of(bits_of(even) + words(0x8000u)), float_of(bits_of(odd) + words(0x8000u)));
+  return float_of(bits_of(pair) << 16);
 }
 
 }  // namespace HEED_ISA
