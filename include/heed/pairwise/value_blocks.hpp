@@ -3,7 +3,7 @@
 
 // V transposed for a matrix unit: blocks of 256 keys, [column][key] in bf16, made once per key/value head by the worker
 // that comes first and read by all tasks of the head. Where each head is one task, or all blocks are more than 1 GiB,
-// each worker makes a block at a time for itself.
+// each worker makes blocks for itself.
 //
 // Values that are not finite stand as 0 in a block, which says so: 0 * NaN would reach rows that do not see the key.
 
@@ -49,7 +49,7 @@ class value_blocks {
     if (shares)
       states_ = reinterpret_cast<state*>(shared), blocks_ = reinterpret_cast<bf16_t*>(shared + state_bytes(p));
     else
-      blocks_ = memory.take<bf16_t>(columns_ * row);
+      blocks_ = memory.take<bf16_t>(2 * columns_ * row);
   }
 
   void begin(const sequence& s, index_t kv_head) {
@@ -59,12 +59,16 @@ class value_blocks {
     first_ = before * p_.kv_heads + kv_head * here;
   }
 
-  // The block that holds a key
+  // The block that holds a key. A block of this worker's own lasts until the second next one.
   value_block at(index_t key) {
     const index_t number = key / keys;
     if (states_ != nullptr) return shared_block(number);
-    if (number != at_hand_) finite_ = make(number, blocks_), at_hand_ = number;
-    return {blocks_, finite_};
+    if (number != at_hand_) {
+      turn_ = 1 - turn_, at_hand_ = number;
+      own_ = {blocks_ + turn_ * columns_ * row, true};
+      own_.finite = make(number, blocks_ + turn_ * columns_ * row);
+    }
+    return own_;
   }
 
  private:
@@ -106,7 +110,8 @@ class value_blocks {
   bf16_t* blocks_ = nullptr;
   const sequence* s_ = nullptr;
   index_t kv_head_ = 0, first_ = 0, at_hand_ = -1;  // at_hand_: the block that is this worker's own
-  bool finite_ = true;
+  index_t turn_ = 0;
+  value_block own_;
 };
 
 }  // namespace HEED_ISA
