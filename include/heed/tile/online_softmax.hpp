@@ -73,7 +73,10 @@ template <int NR, class T> HEED_NOINLINE void raise_max(const lane_block<const T
   (std::make_integer_sequence<int, NR>{});
 }
 template <class T> void raise_max(const lane_block<const T>& scores, const T* m, T* row_max) {
-  with_vectors(scores.lanes / simd::width<T>, [&](auto n) { raise_max<n>(scores, m, row_max); });
+  for (index_t l = 0; l < scores.lanes; l += max_lanes<T>) {
+    const lane_block<const T> part = scores.part(0, scores.rows, l, std::min(max_lanes<T>, scores.lanes - l));
+    with_vectors(part.lanes / simd::width<T>, [&](auto n) { raise_max<n>(part, m + l, row_max + l); });
+  }
 }
 
 // The states of the rows in a tile's lanes
