@@ -29,10 +29,7 @@ template <class T> class score_tiles {
 
   // k_use: again where its caller reads the rows of K too
   score_tiles(const attention<T>& p, heed::detail::arena& memory, tile::row_use k_use = tile::row_use::once)
-      : p_(p),
-        q_(memory.take<T>(most_rows * p.d)),
-        kv_(p, most_keys, k_use, tile::row_use::again, memory),
-        seen_(p) {}
+      : p_(p), q_(memory.take<T>(most_rows * p.d)), kv_(p, most_keys, k_use, tile::row_use::again, memory), seen_(p) {}
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     vectors_ = (rows.count + w - 1) / w, stride_ = vectors_ * w;
