@@ -31,9 +31,7 @@ template <class T> double as_double(T x) {
   else
     return static_cast<double>(static_cast<float>(x));
 }
-template <class T> T flushed(T x) {
-  return std::abs(x) < std::numeric_limits<T>::min() ? std::copysign(T(0), x) : x;
-}
+template <class T> T flushed(T x) { return std::abs(x) < std::numeric_limits<T>::min() ? std::copysign(T(0), x) : x; }
 
 // The nearest T, ties to even: of three candidates around the float nearest to x.
 template <class T> T nearest(double x) {
@@ -80,8 +78,8 @@ template <class T> bool same_number(T got, T want) {
 template <class T> void fill(const buffer<T>& x, std::uint32_t seed) {
   random_numbers random(seed);
   const double inf = std::numeric_limits<double>::infinity(), nan = std::numeric_limits<double>::quiet_NaN();
-  const double special[] = {0.0, -0.0, inf, -inf, nan, -nan, 65504, 65519.999, 65520, -1e30, 0x1p-24,
-                            0x1p-25, 0x1p-130};
+  const double special[] = {0.0,       -0.0,  inf,   -inf,    nan,     -nan,    65504,
+                            65519.999, 65520, -1e30, 0x1p-24, 0x1p-25, 0x1p-130};
   x.each([&](T& to) {
     double value = std::ldexp(1 + random.uniform(), random.below(44) - 26);
     const int kind = random.below(5);
@@ -126,7 +124,8 @@ template <class From, class To> void check_pair() {
 
 template <class T> heed::tensor_view<T, 4> transposed(const buffer<T>& x) {
   const auto v = x.view();
-  return {v.data(), {v.extent(0), v.extent(1), v.extent(3), v.extent(2)},
+  return {v.data(),
+          {v.extent(0), v.extent(1), v.extent(3), v.extent(2)},
           {v.stride(0), v.stride(1), v.stride(3), v.stride(2)}};
 }
 
@@ -187,8 +186,7 @@ TEST_CASE("convert takes Eigen's types, and tensors of one axis") {
   for (int i = 0; i < 60; ++i) half(i % 3, i / 3) = static_cast<Eigen::half>(static_cast<float>(i) / 8);
   Eigen::Matrix<Eigen::bfloat16, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> brain(3, 20);
   heed::convert(half, brain);
-  for (int i = 0; i < 60; ++i)
-    CHECK(static_cast<float>(brain(i % 3, i / 3)) == static_cast<float>(i) / 8);
+  for (int i = 0; i < 60; ++i) CHECK(static_cast<float>(brain(i % 3, i / 3)) == static_cast<float>(i) / 8);
 }
 
 TEST_CASE("convert in place between types of one size") {

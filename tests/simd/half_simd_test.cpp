@@ -108,8 +108,9 @@ template <class S> float number_of(S x) { return static_cast<float>(x); }
 // Memory whose last byte is the last one that can be touched
 struct guarded_page {
   static constexpr std::size_t page = 65536;
-  guarded_page() : start(static_cast<std::byte*>(mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE,
-                                                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
+  guarded_page()
+      : start(static_cast<std::byte*>(
+            mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0))) {
     REQUIRE(mprotect(start + page, page, PROT_NONE) == 0);
   }
   guarded_page(const guarded_page&) = delete;

@@ -55,7 +55,12 @@ class amx_trap {
     int length = 5;
 
     instruction(const std::uint8_t* p, const ucontext_t* context)
-        : code(p), prefix(p[2] & 3), opcode(p[3]), mod(p[4] >> 6), to(p[4] >> 3 & 7), from(p[4] & 7),
+        : code(p),
+          prefix(p[2] & 3),
+          opcode(p[3]),
+          mod(p[4] >> 6),
+          to(p[4] >> 3 & 7),
+          from(p[4] & 7),
           third(~p[2] >> 3 & 15) {
       if (mod == 3) return;
       const int high_base = (~p[1] >> 5 & 1) * 8, high_index = (~p[1] >> 6 & 1) * 8;

@@ -52,8 +52,8 @@ struct product_case {
       x = pair_of(bf16_t(static_cast<float>(random.normal())), bf16_t(static_cast<float>(random.normal())));
     c.assign(at((rows + 2) * c_row), canary);
     for (index_t i = 0; i < rows * lanes; ++i)
-      start(i / lanes, i % lanes) = how == tile::accumulate::zero ? std::numeric_limits<float>::quiet_NaN()
-                                                                   : static_cast<float>(random.normal());
+      start(i / lanes, i % lanes) =
+          how == tile::accumulate::zero ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(random.normal());
     factor.resize(at(lanes)), row_max.resize(at(lanes));
     for (float& x : factor) x = static_cast<float>(random.normal());
     for (float& x : row_max) x = static_cast<float>(random.normal());

@@ -53,12 +53,12 @@ inline void check_conversion(checker& check, const named_tensor& from, const nam
   check.require(elements < 9e18, "from has % elements, must have less than 9e18", elements);
   if (from.data != to.data || from.empty()) return;
   check.require(from_bytes == to_bytes,
-                "to is the same memory as from: its elements have % bytes, those of from %, must be equal",
-                to_bytes, from_bytes);
+                "to is the same memory as from: its elements have % bytes, those of from %, must be equal", to_bytes,
+                from_bytes);
   for (int axis = 0; axis < 4; ++axis)
     check.require(from.stride(axis) == to.stride(axis),
-                  "to is the same memory as from: its stride on axis % is %, that of from %, must be equal",
-                  axis, to.stride(axis), from.stride(axis));
+                  "to is the same memory as from: its stride on axis % is %, that of from %, must be equal", axis,
+                  to.stride(axis), from.stride(axis));
 }
 
 template <class From, class To> struct convert_call {
@@ -71,9 +71,7 @@ template <class From, class To> struct convert_call {
   convert_call(const tensor_view<const From, 4>& x, const tensor_view<To, 4>& y)
       : from(with_canonical_strides(x)), to(with_canonical_strides(y)) {}
 
-  void check(checker& check) const {
-    check_conversion(check, {"from", from}, {"to", to}, sizeof(From), sizeof(To));
-  }
+  void check(checker& check) const { check_conversion(check, {"from", from}, {"to", to}, sizeof(From), sizeof(To)); }
 
   tile::workload measure(index_t) {
     if (to.empty()) return {};

@@ -77,8 +77,7 @@ template <class T>
 }
 
 // One head of one sequence: [seq][dim].
-template <class T>
-[[nodiscard]] detail::stored_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
+template <class T> [[nodiscard]] detail::stored_view<T, 4> matrix(T* p, index_t seq, index_t dim) {
   detail::check_extents("matrix", {{"seq", seq}, {"dim", dim}});
   return {detail::stored(p), {1, 1, seq, dim}, {detail::product(seq, dim), detail::product(seq, dim), dim, 1}};
 }

@@ -105,9 +105,7 @@ template <class T> class tile_weights {
     });
   }
   // Copies the rows of V of a tile, where they are copied.
-  void copy_values(pairwise::key_tile<T>& keys) {
-    tile_.kv().copy_values(keys);
-  }
+  void copy_values(pairwise::key_tile<T>& keys) { tile_.kv().copy_values(keys); }
   const T* scores() const { return scores_; }
 
  private:

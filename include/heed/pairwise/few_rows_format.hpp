@@ -81,8 +81,7 @@ template <index_t R, class T, class S> HEED_NOINLINE void score_few(const few_ro
   for (index_t key = 0; key < x.keys; key += block) {
     for (index_t y = key; y < std::min(key + block, x.ahead); ++y)
       prefetch_row(x.k, x.ahead_from + y), prefetch_row(x.v, x.ahead_from + y);
-    simd::store(x.scores + key * R,
-                dots<R, T, S>(x, key, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+    simd::store(x.scores + key * R, dots<R, T, S>(x, key, std::make_integer_sequence<int, static_cast<int>(block)>{}));
   }
 }
 template <index_t R, class T, class S> constexpr auto score_function_of() -> void (*)(const few_row_scores<T>&) {

@@ -27,12 +27,12 @@ struct weight_block {
 };
 
 template <class T> struct key_tile {
-  index_t key = 0, keys = 0;                 // the sequence's first key of it, how many
-  bool partial = false;                      // some ranges end inside
-  index_t next = 0, next_keys = 0;           // the tile after it; 0 keys: none
-  tile::lane_block<const T> k{}, v{};        // its rows, where they are now
-  index_t count = 0;                         // of blocks; 0: no lane sees anything of it
-  bool full = false;                         // every lane sees every key: one block
+  index_t key = 0, keys = 0;           // the sequence's first key of it, how many
+  bool partial = false;                // some ranges end inside
+  index_t next = 0, next_keys = 0;     // the tile after it; 0 keys: none
+  tile::lane_block<const T> k{}, v{};  // its rows, where they are now
+  index_t count = 0;                   // of blocks; 0: no lane sees anything of it
+  bool full = false;                   // every lane sees every key: one block
   tile::lane_array<weight_block, vector_capacity> block;
 };
 

@@ -45,11 +45,7 @@ inline namespace HEED_ISA {
 template <class T> class prepared {
  public:
   HEED_INLINE prepared(const options<T>& opt, const context& context, const pairwise::softmax_rows<T>& x)
-      : options_(opt),
-        context_(context),
-        call_{{options_, x}},
-        work_(measure()),
-        memory_(context.workspace, work_) {}
+      : options_(opt), context_(context), call_{{options_, x}}, work_(measure()), memory_(context.workspace, work_) {}
   prepared(const prepared&) = delete;
   prepared& operator=(const prepared&) = delete;
 
@@ -101,8 +97,7 @@ template <class T> class prepared {
                       x.o_format == p.o_format;
     const void *const to = x.o.data(), *const lse = p.lse.data();
     bool apart = to != lse && to != p.scores.bias.data() && to != p.scores.slopes.data() && to != p.sink_logits.data();
-    for (const std::byte* const from : {x.q.data(), x.k.data(), x.v.data()})
-      apart = apart && to != from && lse != from;
+    for (const std::byte* const from : {x.q.data(), x.k.data(), x.v.data()}) apart = apart && to != from && lse != from;
     if (!fits || !apart) [[unlikely]]
       check_memory(x);
     p.q = x.q, p.k = x.k, p.v = x.v, p.o = x.o;

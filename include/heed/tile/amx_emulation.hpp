@@ -68,9 +68,9 @@ inline void multiply_emulated(const pair_product& p, index_t lanes, background& 
   detail::multiply_tiles(tiles, p, lanes, work);
 }
 
-inline constexpr matrix_unit emulated_amx_unit{
-    "AMX emulated", detail::tile_rows, detail::tile_pairs, detail::tile_lanes, 2 * detail::tile_lanes, true,
-    multiply_emulated, detail::no_tiles, detail::no_tiles};
+inline constexpr matrix_unit emulated_amx_unit{"AMX emulated",     detail::tile_rows,      detail::tile_pairs,
+                                               detail::tile_lanes, 2 * detail::tile_lanes, true,
+                                               multiply_emulated,  detail::no_tiles,       detail::no_tiles};
 
 }  // namespace HEED_ISA
 }  // namespace heed::tile

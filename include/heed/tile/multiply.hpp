@@ -27,8 +27,8 @@ inline namespace HEED_ISA {
 enum class accumulate { zero, keep, scale };
 
 // A is of T, or of bf16_t: then k counts pairs of A, a[m * a_row + k * a_col] and the one behind it, and the bits of
-// B[k][lane] are two bf16_t as well (dot products, see multiply_dot.hpp). B is of T, or of a 16-bit type that is widened
-// in the load.
+// B[k][lane] are two bf16_t as well (dot products, see multiply_dot.hpp). B is of T, or of a 16-bit type that is
+// widened in the load.
 template <class T, class A = T, class B = T> struct matrix_product {
   const A* a = nullptr;  // A(m, k) = a[m * a_row + k * a_col]
   index_t a_row = 0, a_col = 0;

@@ -24,8 +24,8 @@ namespace detail {
 // One square of gather: out[d][lane] of rows[0 .. lanes) (zeros behind), columns from d on. Unrolled: in loops the
 // registers of the square would live in memory.
 template <class T, class S, int... I>
-HEED_INLINE void gather_square(const std::byte* const* rows, index_t lanes, index_t d, T factor, const lane_block<T>& out,
-                               std::integer_sequence<int, I...>) {
+HEED_INLINE void gather_square(const std::byte* const* rows, index_t lanes, index_t d, T factor,
+                               const lane_block<T>& out, std::integer_sequence<int, I...>) {
   const simd::batch<T> f(factor), zero(T(0));
   simd::square<T> r;
   if (lanes >= simd::width<T> && out.rows == simd::width<T>) {
@@ -40,8 +40,8 @@ HEED_INLINE void gather_square(const std::byte* const* rows, index_t lanes, inde
 }
 
 template <class T, class S, int... I>
-HEED_INLINE void scatter_square(const lane_block<const T>& in, simd::batch<T> factor, std::byte* const* rows, index_t lanes,
-                                index_t d, std::integer_sequence<int, I...>) {
+HEED_INLINE void scatter_square(const lane_block<const T>& in, simd::batch<T> factor, std::byte* const* rows,
+                                index_t lanes, index_t d, std::integer_sequence<int, I...>) {
   const simd::batch<T> zero(T(0));
   simd::square<T> r;
   if (lanes >= simd::width<T> && in.rows == simd::width<T>) {
@@ -63,13 +63,14 @@ template <class T> using lanes_of_vector = std::make_integer_sequence<int, stati
 // out[d][lane] = factor * rows[lane][d] for d < dim, lane < lanes; zeros for the lanes up to out_stride, a multiple of
 // the vector width.
 template <class T, class S = T>
-HEED_NOINLINE void gather(const std::byte* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_stride) {
+HEED_NOINLINE void gather(const std::byte* const* rows, index_t lanes, index_t dim, T factor, T* out,
+                          index_t out_stride) {
   constexpr index_t w = simd::width<T>;
   for (index_t lane = 0; lane < out_stride; lane += w)
     for (index_t d = 0; d < dim; d += w)
       detail::gather_square<T, S>(rows + lane, lanes - lane, d, factor,
-                               {out + d * out_stride + lane, out_stride, std::min(w, dim - d), w},
-                               detail::lanes_of_vector<T>{});
+                                  {out + d * out_stride + lane, out_stride, std::min(w, dim - d), w},
+                                  detail::lanes_of_vector<T>{});
 }
 
 // out[y] lane i = rows[i][first + y] for y < count; count <= width
@@ -94,7 +95,7 @@ HEED_NOINLINE void scatter(const T* in, index_t in_stride, const T* factor, std:
     const simd::batch<T> f = simd::load(factor + lane);
     for (index_t d = 0; d < dim; d += w)
       detail::scatter_square<T, S>({in + d * in_stride + lane, in_stride, std::min(w, dim - d), w}, f, rows + lane,
-                                lanes - lane, d, detail::lanes_of_vector<T>{});
+                                   lanes - lane, d, detail::lanes_of_vector<T>{});
   }
 }
 

@@ -71,8 +71,8 @@ template <class T> class row_prefetcher {
     for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(from + i));
   }
   HEED_INLINE void move(index_t bytes) {  // beyond the tensor too, where no pointer arithmetic may go
-    at_ = reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(at_) +
-                                             static_cast<std::uintptr_t>(bytes));
+    at_ =
+        reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(at_) + static_cast<std::uintptr_t>(bytes));
   }
 
   const std::byte* at_ = nullptr;

@@ -50,10 +50,9 @@ inline constexpr const char* storage_name = std::is_same_v<S, float>    ? "float
 }  // namespace detail
 
 template <class T, class S>
-inline constexpr row_format<T> row_format_of{detail::storage_name<S>,   static_cast<index_t>(sizeof(S)),
-                                             std::is_same_v<T, S>,      &gather<T, S>,
-                                             &scatter<T, S>,            &detail::read_rows<T, S>,
-                                             &detail::write_row<T, S>};
+inline constexpr row_format<T> row_format_of{
+    detail::storage_name<S>, static_cast<index_t>(sizeof(S)), std::is_same_v<T, S>,    &gather<T, S>,
+    &scatter<T, S>,          &detail::read_rows<T, S>,        &detail::write_row<T, S>};
 
 // The tensors of a call that sums in T, with the formats of their rows
 template <class T> struct call_rows : heed::detail::call_tensors4 {

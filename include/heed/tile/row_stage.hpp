@@ -7,7 +7,8 @@
 // own, and with strides of 4 KiB all of them fall into the same few sets of the caches. Such rows are copied tile by
 // tile, one cache line per step of the product that runs before they are needed. Rows side by side are prefetched the
 // same way where keys and values are longer than the caches. The choice depends on shapes and strides alone, and no bit
-// depends on it. Rows of another type than T are widened tile by tile. bench/softmax_bench.cpp, rows layout and long_keys.
+// depends on it. Rows of another type than T are widened tile by tile. bench/softmax_bench.cpp, rows layout and
+// long_keys.
 
 #include "heed/core/context.hpp"
 #include "heed/core/message.hpp"
