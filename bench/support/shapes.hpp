@@ -63,7 +63,8 @@ template <class T> struct tensors {
           seed = seed * 1664525u + 1013904223u;
           sum += static_cast<std::int32_t>(seed >> 16);
         }
-        value = static_cast<T>(sum) * T(2.64e-5);  // variance 1
+        using float_type = heed::detail::acc_t<T>;
+        value = static_cast<T>(static_cast<float_type>(sum) * float_type(2.64e-5));  // variance 1
       }
   }
 
