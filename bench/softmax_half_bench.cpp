@@ -51,8 +51,7 @@ template <class S> void add_prefill(const std::string& name, const shape& s) {
     tensors<S> x(s);
     tensors<float> y(s);
     const options how = options_of<float>(s);
-    const double faster = time_beside(
-        state, s.flops(), [&] { run(x, how); }, [&] { run(y, how); });
+    const double faster = time_beside(state, s.flops(), [&] { run(x, how); }, [&] { run(y, how); });
     set_half_rates(state, x, how);
     state.counters["x_float"] = faster;
   })->UseManualTime();
@@ -98,8 +97,7 @@ template <class S> void add_layout_and_sharp_rows() {
       const shape s{.n = 1024, .m = 1024, .d = d, .e = d};
       tensors<S> x(s), mild(s);
       const options how{.scale = 32 / std::sqrt(static_cast<double>(d))};
-      const double faster = time_beside(
-          state, s.flops(), [&] { run(x, how); }, [&] { run(mild, {}); });
+      const double faster = time_beside(state, s.flops(), [&] { run(x, how); }, [&] { run(mild, {}); });
       set_half_rates(state, x, how);
       state.counters["x_mild"] = 1 / faster;
     })->UseManualTime();

@@ -23,8 +23,7 @@ template <class S, class Run> void add_storage(const std::string& kernel, const 
     show_progress(row);
     tensors<S> x(s);
     tensors<float> y(s);
-    const double faster = time_beside(
-        state, s.flops(), [&] { run(x); }, [&] { run(y); });
+    const double faster = time_beside(state, s.flops(), [&] { run(x); }, [&] { run(y); });
     state.counters["tokens/s"] =
         benchmark::Counter(static_cast<double>(s.n), benchmark::Counter::kIsIterationInvariantRate);
     state.counters["x_float"] = faster;

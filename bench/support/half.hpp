@@ -20,8 +20,7 @@ inline constexpr const char* storage_name = std::is_same_v<S, heed::bf16_t>  ? "
 
 // Times `ours` and `other`, each as often as makes 20 MFLOP. Returns the median of other's time over that of ours, how
 // many times as fast ours is. flops: of one call
-template <class Ours, class Other>
-double time_beside(benchmark::State& state, double flops, Ours ours, Other other) {
+template <class Ours, class Other> double time_beside(benchmark::State& state, double flops, Ours ours, Other other) {
   const int times = std::max(1, static_cast<int>(2e7 / flops));
   const auto repeated = [times](auto& call) {
     return seconds_of([&] {

@@ -213,7 +213,8 @@ TEST_CASE("load_as and store_as of double are load and store", "[half]") {
 TEST_CASE("rounding to bf16 in two steps rounds half up; pairs hold both values", "[half]") {
   heed_test::random_numbers random(5);
   float x[static_cast<std::size_t>(w)], y[static_cast<std::size_t>(w)];
-  float rounded[static_cast<std::size_t>(w)], pairs[static_cast<std::size_t>(w)], low_halves[static_cast<std::size_t>(w)];
+  float rounded[static_cast<std::size_t>(w)], pairs[static_cast<std::size_t>(w)],
+      low_halves[static_cast<std::size_t>(w)];
   for (int turn = 0; turn < 500; ++turn) {
     for (index_t l = 0; l < w; ++l) {
       x[l] = static_cast<float>(random.uniform() * random.uniform());

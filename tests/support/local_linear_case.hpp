@@ -134,8 +134,7 @@ template <class T>
 void check(local_linear_case<T>& x, const std::vector<fitted_row>& rows, const heed::context& ctx = {}) {
   INFO(to_string(x.s) << ", " << name_of(x.options.solver));
   const buffers<T> outputs{&x.o, &x.lse, &x.slope, &x.mean};
-  check_call<T>(
-      {&x.q, &x.k, &x.v}, outputs, outputs, [&] { x.forward(ctx); }, [&] { return compare(x, rows); });
+  check_call<T>({&x.q, &x.k, &x.v}, outputs, outputs, [&] { x.forward(ctx); }, [&] { return compare(x, rows); });
   if (x.options.report == nullptr) return;
   // With fewer keys than dims conjugate gradients may end at the rounding of T, a little above the tolerance.
   const bool may_stall = x.options.solver == solver::conjugate_gradient && x.s.keys <= x.s.dim;

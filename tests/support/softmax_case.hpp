@@ -75,8 +75,7 @@ verdict compare(const softmax_case<T>& x, const heed::softmax::options<T>& optio
   const auto reference = [&](const auto& o, const auto& with) {
     heed::reference::softmax::forward(x.q.cview(), x.k.cview(), x.v.cview(), o, with);
   };
-  return compare(
-      x, options, reference, [](index_t, index_t, index_t) { return 1.0; }, how);
+  return compare(x, options, reference, [](index_t, index_t, index_t) { return 1.0; }, how);
 }
 
 template <class T> bool same(const softmax_case<T>& a, const softmax_case<T>& b, double tolerance) {

@@ -98,7 +98,9 @@ class stored_buffer {
   }
 
  private:
-  template <class T> struct type_of { using type = T; };
+  template <class T> struct type_of {
+    using type = T;
+  };
   template <class F> static stored_buffer make(stored type, F f) {
     if (type == stored::bf16) return stored_buffer(f(type_of<heed::bf16_t>{}));
     if (type == stored::f16) return stored_buffer(f(type_of<heed::f16_t>{}));

@@ -95,7 +95,9 @@ grid<double> plain_softmax(const grid<T>& q, const grid<T>& k, double scale, std
 
 // ---- softmax backward: one tile. The head dims fill whole vectors here, so rows of q and dout are lanes as they are.
 
-template <class T> struct gradients { grid<T> dq, dk, dv; };
+template <class T> struct gradients {
+  grid<T> dq, dk, dv;
+};
 
 template <class T>
 void backward_tile(grid<T>& q, grid<T>& k, grid<T>& v, grid<T>& dout, const std::vector<T>& lse2,

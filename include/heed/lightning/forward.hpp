@@ -15,10 +15,9 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  return tile::plan_call(
-      recurrent::chunk_call<acc_of<Q>, detail::kernel>{
-          detail::make_problem(decay, opt, tile::rows_of_call(q, k, v, o))},
-      context);
+  return tile::plan_call(recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(
+                             decay, opt, tile::rows_of_call(q, k, v, o))},
+                         context);
 }
 
 // o_i = scale sum_{j <= i} lambda^(i - j) (q_i.k_j) v_j with lambda = exp(-slope) per head, or exp(log_gate) per token
@@ -33,10 +32,9 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, O&& o,
              const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  tile::run_call(
-      recurrent::chunk_call<acc_of<Q>, detail::kernel>{
-          detail::make_problem(decay, opt, tile::rows_of_call(q, k, v, o))},
-      context);
+  tile::run_call(recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(decay, opt,
+                                                                                       tile::rows_of_call(q, k, v, o))},
+                 context);
 }
 
 // Refuses a pointer in place of a tensor.

@@ -69,8 +69,8 @@ template <class T> class row_finder {
 
   const pairwise::sequence& sequence() const { return sequence_; }
   index_t kv_head() const { return pair_ % p_.kv_heads; }
-  const pairwise::row_tile& rows() const { return rows_; }       // none: there was nothing but rows to clear
-  const T* gates() const { return gates_.data(); }               // of rows()
+  const pairwise::row_tile& rows() const { return rows_; }           // none: there was nothing but rows to clear
+  const T* gates() const { return gates_.data(); }                   // of rows()
   pairwise::row_cut<T> cut() const { return {p_, active_[pair_]}; }  // of the pair's active rows
 
  private:

@@ -85,13 +85,11 @@ template <class T> struct forward_call {
     const bool on_unit = tiles > 0 && p.on_unit != nullptr;
     out.path = on_unit     ? p.on_unit->mixture_path.data()
                : tiles > 0 ? few > 0 ? "mixture_of_head: active queries in lanes, head dim in lanes where they are few"
-                                   : "mixture_of_head: active queries in lanes"
-               : few > 0 ? "mixture_of_head: head dim in lanes"
-                         : "mixture_of_head: nothing active";
+                                     : "mixture_of_head: active queries in lanes"
+               : few > 0   ? "mixture_of_head: head dim in lanes"
+                           : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-    out.key_tile = tiles > 0 ? pairwise::most_keys_of(p)
-                   : few > 0 ? pairwise::dims_in_lanes<T>::most_keys
-                             : 0;
+    out.key_tile = tiles > 0 ? pairwise::most_keys_of(p) : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
     out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     text << active << " of " << rows << " rows active";

@@ -241,7 +241,7 @@ template <class T> class dims_in_lanes {
   index_t d_, e_, rows_ = 0, keys_ = 0;
   T *q_, *scores_, *acc_;
   tile::lane_states<T> state_;  // a vector for each pass
-  T *tail_, *finite_, *wide_;  // wide_: rows of V as T
+  T *tail_, *finite_, *wide_;   // wide_: rows of V as T
   kv_tiles<T> kv_;
   visibility<T> seen_;
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key

@@ -60,7 +60,8 @@ class queries_on_unit {
     const index_t lanes = stage_vectors_ * w, rows = most_keys + spare_rows();
     for (stage& x : stages_) {
       if (&x == &stages_[1] && !unit.interleaves) continue;
-      x.scores = memory.take<float>(rows * lanes + skew), x.weights = memory.take<float>((most_keys + 32) / 2 * lanes + skew);
+      x.scores = memory.take<float>(rows * lanes + skew),
+      x.weights = memory.take<float>((most_keys + 32) / 2 * lanes + skew);
       x.row_max = memory.take<float>(most_rows), x.factor = memory.take<float>(most_rows);
     }
   }
@@ -87,18 +88,16 @@ class queries_on_unit {
     float *row_max = nullptr, *factor = nullptr;  // one per lane of the tile; factor: of sums and l so far
     key_tile<float> keys;                         // with the blocks of this stage
     value_block values;
-    index_t from = 0, to = 0;           // vectors of the tile
-    index_t block = 0, key = 0;         // where the next piece of weights begins
-    bool waits = false;                 // for its product with V
+    index_t from = 0, to = 0;    // vectors of the tile
+    index_t block = 0, key = 0;  // where the next piece of weights begins
+    bool waits = false;          // for its product with V
   };
 
   static index_t round_up(index_t x, index_t multiple) { return (x + multiple - 1) / multiple * multiple; }
   // Products of whole tiles of rows go so far beyond the last key.
   index_t spare_rows() const { return unit_.row_multiple > 1 ? unit_.row_multiple : 0; }
   // Rows of K that are copied at most: all where columns are padded, the last where rows are
-  index_t copied_keys() const {
-    return p_.d != 2 * pairs_ || spare_rows() > 0 ? most_keys + spare_rows() : 0;
-  }
+  index_t copied_keys() const { return p_.d != 2 * pairs_ || spare_rows() > 0 ? most_keys + spare_rows() : 0; }
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     s_ = &s, kv_head_ = kv_head;

@@ -92,7 +92,7 @@ template <class T> struct row_cut {
 // How the rows of a call are cut
 struct softmax_cut {
   index_t tasks = 0;
-  index_t most_few = 0;  // the most rows that run together with the head dim in lanes
+  index_t most_few = 0;   // the most rows that run together with the head dim in lanes
   index_t most_many = 0;  // the most rows that share a key/value head and run with queries in lanes, 0: none do
 
   // times: so many key/value heads with so many rows each

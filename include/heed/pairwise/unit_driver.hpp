@@ -18,7 +18,7 @@ inline namespace HEED_ISA {
 template <class T> struct unit_driver {
   index_t most_rows, most_keys;  // of a tile
   std::array<char, 64> softmax_path, mixture_path;
-  const char* why;               // of the unit, for a plan
+  const char* why;  // of the unit, for a plan
   // As softmax_driver's; one_task: each key/value head is one task. begin: a driver in memory, on the thread of its runs
   std::size_t (*bytes)(const softmax_problem<T>& p, bool one_task);
   std::size_t (*shared_bytes)(const softmax_problem<T>& p, bool one_task);
@@ -47,7 +47,9 @@ inline const unit_driver<float>* bf16_driver() {
       static_cast<void>(queries_on_unit(p, *tile::bf16_unit(), shares, nullptr, memory));
       return memory.used();
     };
-    x.shared_bytes = [](const softmax_problem<float>& p, bool one_task) { return value_blocks::shared_bytes(p, one_task); };
+    x.shared_bytes = [](const softmax_problem<float>& p, bool one_task) {
+      return value_blocks::shared_bytes(p, one_task);
+    };
     x.clear = [](const softmax_problem<float>& p, std::byte* shared) { value_blocks::clear(p, shared); };
     x.begin = [](const softmax_problem<float>& p, std::byte* shared, heed::detail::arena& memory) -> void* {
       tile::bf16_unit()->begin();

@@ -25,7 +25,7 @@ struct value_block {
 
 class value_blocks {
  public:
-  static constexpr index_t keys = 256;      // of a block
+  static constexpr index_t keys = 256;       // of a block
   static constexpr index_t row = keys + 32;  // numbers of a column; those behind the last key are 0
 
   // Bytes that all workers of a call share, 0 where each has a block of its own. one_task: each head is one
@@ -100,7 +100,8 @@ class value_blocks {
 
   bool make(index_t number, bf16_t* block) const {
     const index_t first = number * keys, count = std::min(keys, s_->keys - first);
-    for (index_t c = 0; c < columns_; ++c) std::fill(block + c * row + (c < p_.e ? count : 0), block + (c + 1) * row, bf16_t{});
+    for (index_t c = 0; c < columns_; ++c)
+      std::fill(block + c * row + (c < p_.e ? count : 0), block + (c + 1) * row, bf16_t{});
     return tile::transpose_pairs({p_.value(*s_, kv_head_, first), p_.v.row_bytes(), count, p_.e}, block, row);
   }
 

@@ -39,7 +39,7 @@ inline cpu_features detect_cpu() {
   cpu_features f;
   const cpuid_registers vendor = cpuid(0, 0);
   f.amd = vendor.b == 0x68747541 && vendor.d == 0x69746e65 && vendor.c == 0x444d4163;  // "AuthenticAMD"
-  if (vendor.a < 7 || (cpuid(1, 0).c >> 27 & 1u) == 0) return f;  // XGETBV
+  if (vendor.a < 7 || (cpuid(1, 0).c >> 27 & 1u) == 0) return f;                       // XGETBV
   const cpuid_registers seven = cpuid(7, 0);
   if (seven.a >= 1) f.bf16_dots = (cpuid(7, 1).a >> 5 & 1u) != 0;
   constexpr std::uint64_t tiles = std::uint64_t{3} << 17;

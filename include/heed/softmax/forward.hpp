@@ -51,7 +51,8 @@ template <class T> struct forward_call {
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     pairwise::softmax_driver<T>::clear(p, cut, memory.shared());
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
-      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p), [this](index_t count) { return pairwise::row_cut<T>(p, count).tasks(); });
+      pairwise::task_list tasks(static_cast<const pairwise::attention<T>&>(p),
+                                [this](index_t count) { return pairwise::row_cut<T>(p, count).tasks(); });
       pairwise::softmax_driver<T> driver(p, cut, scratch, memory.shared());
       pairwise::row_tile rows;
       claim([&](index_t task) {

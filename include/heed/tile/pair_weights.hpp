@@ -63,10 +63,14 @@ template <int NR> HEED_NOINLINE void make_pair_weights(const pair_weights& x) {
 // vectors: of lanes, 1 to 4
 inline void make_pair_weights(const pair_weights& x, index_t vectors) {
   switch (vectors) {
-    case 1: return make_pair_weights<1>(x);
-    case 2: return make_pair_weights<2>(x);
-    case 3: return make_pair_weights<3>(x);
-    default: return make_pair_weights<4>(x);
+    case 1:
+      return make_pair_weights<1>(x);
+    case 2:
+      return make_pair_weights<2>(x);
+    case 3:
+      return make_pair_weights<3>(x);
+    default:
+      return make_pair_weights<4>(x);
   }
 }
 
