@@ -19,7 +19,7 @@ template <class T> struct unit_driver {
   index_t most_rows, most_keys;  // of a tile
   std::array<char, 64> softmax_path, mixture_path;
   const char* why;  // of the unit, for a plan
-  // As softmax_driver's; one_task: each key/value head is one task. begin: a driver in memory, on the thread of its runs
+  // As softmax_driver's; one_task: each key/value head is one task. begin: a driver in `memory`, for the calling thread
   std::size_t (*bytes)(const softmax_problem<T>& p, bool one_task);
   std::size_t (*shared_bytes)(const softmax_problem<T>& p, bool one_task);
   void (*clear)(const softmax_problem<T>& p, std::byte* shared);

@@ -73,8 +73,8 @@ template <class T> HEED_INLINE batch<T> exp2(batch<T> x) {
   return exp2_nonpositive(simd::min(batch<T>(detail::constants<T>::highest), x));
 }
 
-// 2^(factor x) for x <= 0 (or NaN) and 1 <= factor <= 2, good enough to be rounded to bf16: relative error 8e-5, and 1 at
-// x = 0 once rounded. The factor joins in multiply-adds, so that a difference of scores keeps its digits.
+// 2^(factor x) for x <= 0 (or NaN) and 1 <= factor <= 2, good enough to be rounded to bf16: relative error 8e-5, and 1
+// at x = 0 once rounded. The factor joins in multiply-adds, so that a difference of scores keeps its digits.
 struct bf16_exp2 {
   HEED_INLINE explicit bf16_exp2(float by)
       : factor(by), lowest(detail::constants<float>::lowest / by), shift(detail::constants<float>::shift) {}

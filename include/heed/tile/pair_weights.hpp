@@ -16,8 +16,8 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-// pairs[j][lane] = weights 2^(factor (s - m)) of keys 2j (low half) and 2j + 1; l += their sum. m, l: one per lane. With
-// an odd number of keys the last one's partner has weight 0.
+// pairs[j][lane] = weights 2^(factor (s - m)) of keys 2j (low half) and 2j + 1; l += their sum. m, l: one per lane.
+// With an odd number of keys the last one's partner has weight 0.
 struct pair_weights {
   const float* scores;
   index_t score_stride, keys;
