@@ -95,12 +95,12 @@ void run_chunks(const recurrent::recurrence<T>& p, const recurrent::chunk_task& 
     for (index_t j = 0; j < n; ++j)
       for (index_t c = 0; c < stride; ++c)
         values[j * stride + c] =
-            c < task.columns ? p.value(task.sequence, kv_head, first + j)[task.column + c] : T(0);
+            c < task.columns ? tile::row_as<T>(p.value(task.sequence, kv_head, first + j))[task.column + c] : T(0);
     decay.part.begin_chunk(first, n);
     prefetch.clear();
-    prefetch.set(1, p.key(task.sequence, kv_head, first), p.k.stride(2), n, p.d, true);  // any rows: no bit may change
-    const T* const key = p.key(task.sequence, kv_head, first);
-    state.update({{key, p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}}, features.part, decay.part,
+    const std::byte* const key = p.key(task.sequence, kv_head, first);
+    prefetch.set(1, {key, p.k.row_bytes(), n, p.d * p.k.element_bytes()}, true);  // any rows: no bit may change
+    state.update({{tile::row_as<T>(key), p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}}, features.part, decay.part,
                  prefetch);
   }
   CHECK(state.empty() == (p.before.s.data() == nullptr && task.sequence.keys == 0));

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <numbers>
 #include <type_traits>
 #include <vector>
@@ -38,9 +39,9 @@ template <class T> grid<T> random_grid(index_t rows, index_t columns, heed_test:
   for (T& x : g.x) x = static_cast<T>(random.normal());
   return g;
 }
-template <class T> std::vector<T*> rows_of(grid<T>& g) {
-  std::vector<T*> rows;
-  for (index_t i = 0; i < g.rows; ++i) rows.push_back(g.data() + i * g.stride);
+template <class T> std::vector<std::byte*> rows_of(grid<T>& g) {
+  std::vector<std::byte*> rows;
+  for (index_t i = 0; i < g.rows; ++i) rows.push_back(reinterpret_cast<std::byte*>(g.data() + i * g.stride));
   return rows;
 }
 

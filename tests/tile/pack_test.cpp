@@ -2,6 +2,7 @@
 
 #include "heed/tile/pack.hpp"
 
+#include <cstddef>
 #include <vector>
 
 #include "support/catch.hpp"
@@ -25,9 +26,10 @@ TEMPLATE_TEST_CASE("gather, scatter and fill touch their rows and lanes alone", 
       std::vector<T> x(at(lanes * dim)), packed(at(dim * stride), T(-1)), out(at(lanes * dim), T(-1));
       const std::vector<T> twos(at(stride), T(2));
       for (T& v : x) v = static_cast<T>(random.normal());
-      std::vector<const T*> rows;
-      std::vector<T*> out_rows;
-      for (index_t l = 0; l < lanes; ++l) rows.push_back(&x[at(l * dim)]), out_rows.push_back(&out[at(l * dim)]);
+      const auto row_at = [&](std::vector<T>& of, index_t l) { return reinterpret_cast<std::byte*>(&of[at(l * dim)]); };
+      std::vector<const std::byte*> rows;
+      std::vector<std::byte*> out_rows;
+      for (index_t l = 0; l < lanes; ++l) rows.push_back(row_at(x, l)), out_rows.push_back(row_at(out, l));
       tile::gather(rows.data(), lanes, dim, T(0.5), packed.data(), stride);
       bool right = true;
       for (index_t d = 0; d < dim; ++d)

@@ -30,17 +30,20 @@ heed::tensor_view<const float, 4> rows_of(const std::vector<float>& x, index_t c
   return {x.data(), {1, 1, count, dim}, {0, 0, stride, 1}};
 }
 
-struct stage {
-  stage(const heed::tensor_view<const float, 4>& x, index_t most, bool again, double bytes)
+const std::byte* bytes_at(const float* x) { return reinterpret_cast<const std::byte*>(x); }
+
+template <class S> struct stage {
+  stage(const heed::tensor_view<const S, 4>& x, index_t most, tile::row_use use, double bytes)
       : counted(),
-        memory(bytes_of(x, most, again, bytes)),
+        memory(bytes_of(x, most, use, bytes)),
         scratch(memory, memory.size()),
-        rows(x, most, again, bytes, scratch) {
-    rows.begin(x.data());
+        rows(heed::detail::input_tensor(x), tile::row_format_of<float, S>, most, use, bytes, scratch) {
+    rows.begin(reinterpret_cast<const std::byte*>(x.data()));
   }
-  static std::size_t bytes_of(const heed::tensor_view<const float, 4>& x, index_t most, bool again, double bytes) {
+  static std::size_t bytes_of(const heed::tensor_view<const S, 4>& x, index_t most, tile::row_use use, double bytes) {
     heed::detail::arena count;
-    static_cast<void>(tile::row_stage<float>(x, most, again, bytes, count));
+    const tile::row_format<float>& format = tile::row_format_of<float, S>;
+    static_cast<void>(tile::row_stage<float>(heed::detail::input_tensor(x), format, most, use, bytes, count));
     return count.needed() + 64;
   }
   heed::detail::arena counted;
@@ -49,10 +52,11 @@ struct stage {
   tile::row_stage<float> rows;
 };
 
-void check_rows(const heed::tensor_view<const float, 4>& x, const tile::lane_block<const float>& at, index_t first) {
+template <class S>
+void check_rows(const heed::tensor_view<const S, 4>& x, const tile::lane_block<const float>& at, index_t first) {
   for (index_t r = 0; r < at.rows; ++r)
     for (index_t d = 0; d < x.extent(3); ++d)
-      REQUIRE(at.data[r * at.stride + d] == x.data()[(first + r) * x.stride(2) + d]);
+      REQUIRE(at.data[r * at.stride + d] == static_cast<float>(x.data()[(first + r) * x.stride(2) + d]));
 }
 
 }  // namespace
@@ -64,7 +68,7 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
       const std::vector<float> x = numbers(count * apart, 1);
       auto view = rows_of(x, count, dim, stride);
       if (stride < 0) view = {x.data() + (count - 1) * apart, {1, 1, count, dim}, {0, 0, stride, 1}};
-      stage s(view, 32, true, 0);
+      stage<float> s(view, 32, tile::row_use::again, 0);
       REQUIRE(s.rows.copies());
       for (const auto& [first, rows] : {std::pair<index_t, index_t>{0, 32}, {32, 31}, {63, 7}}) {
         CHECK(s.rows.at(first, rows).data == view.data() + first * stride);
@@ -77,18 +81,41 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
 
 TEST_CASE("rows side by side, or read once, are read where they lie") {
   const std::vector<float> x = numbers(64 * 1024, 2);
-  CHECK_FALSE(tile::far_rows<float>(1024, 1024));  // long rows without a gap
-  CHECK_FALSE(tile::far_rows<float>(80, 64));      // padding
-  CHECK(tile::far_rows<float>(1024, 64));
-  CHECK(tile::far_rows<float>(-1024, 64));
-  for (const bool again : {false, true}) {
-    const auto view = rows_of(x, 64, 64, again ? 80 : 1024);
-    stage s(view, 32, again, 1e9);
-    CHECK(stage::bytes_of(view, 32, again, 1e9) == 64);  // no scratch
+  CHECK_FALSE(tile::far_rows(4096, 4096));  // long rows without a gap
+  CHECK_FALSE(tile::far_rows(320, 256));      // padding
+  CHECK(tile::far_rows(4096, 256));
+  CHECK(tile::far_rows(-4096, 256));
+  for (const tile::row_use use : {tile::row_use::as_stored, tile::row_use::once, tile::row_use::again}) {
+    const auto view = rows_of(x, 64, 64, use == tile::row_use::again ? 80 : 1024);
+    stage<float> s(view, 32, use, 1e9);
+    CHECK(stage<float>::bytes_of(view, 32, use, 1e9) == 64);  // no scratch
     s.rows.copy(0, 32);
     CHECK(s.rows.at(0, 1).data == view.data());
     CHECK(s.rows.stream(32, 32).left() == 32 * 4);  // prefetched
   }
+}
+
+TEMPLATE_TEST_CASE("rows of 16 bits are widened, near or far, unless they are read as they are stored", "[half]",
+                   heed::bf16_t, heed::f16_t) {
+  using tile::row_use;
+  const std::vector<float> full = numbers(64 * 1536, 8);
+  std::vector<TestType> x;
+  for (const float each : full) x.push_back(TestType(each));
+  for (const index_t dim : {1, 3, 16, 20, 64, 128})
+    for (const index_t apart : {index_t{160}, index_t{1536}})
+      for (const row_use use : {row_use::once, row_use::again}) {
+        const heed::tensor_view<const TestType, 4> view{x.data(), {1, 1, 64, dim}, {0, 0, apart, 1}};
+        stage<TestType> s(view, 32, use, 0), stored(view, 32, row_use::as_stored, 0);
+        CHECK((s.rows.copies() && !stored.rows.copies()));
+        CHECK(s.rows.at(0, 32).data == nullptr);
+        for (const index_t first : {0, 32, 33}) {
+          tile::row_prefetcher<float> stream = s.rows.stream(first, 31);
+          stream.finish();
+          s.rows.copy(first, 31);
+          check_rows(view, s.rows.at(first, 31), first);
+          CHECK(stored.rows.stored(first) == reinterpret_cast<const std::byte*>(x.data() + first * apart));
+        }
+      }
 }
 
 TEST_CASE("a product with a stream beside it has its bits, and the stream its rows") {
@@ -105,7 +132,7 @@ TEST_CASE("a product with a stream beside it has its bits, and the stream its ro
         tile::multiply(p, vectors);
         const std::vector<float> x = numbers(40 * 1024, 5);
         const auto view = rows_of(x, 40, 64, 1024);
-        stage s(view, 40, true, 0);
+        stage<float> s(view, 40, tile::row_use::again, 0);
         tile::row_prefetcher<float> stream = s.rows.stream(0, 40);
         REQUIRE(stream.left() == 40 * 4);
         p.c = beside.data();
@@ -121,7 +148,8 @@ TEST_CASE("a product with a stream beside it has its bits, and the stream its ro
 TEST_CASE("a prefetcher takes the steps that a product has, a copy no more than its lines") {
   const std::vector<float> x = numbers(16 * 1024, 6);
   std::vector<float> copy(16 * 64, -1.0f);
-  tile::row_prefetcher<float> prefetch(x.data(), 1024, 16, 64), copies(x.data(), 1024, 16, 64, copy.data());
+  tile::row_span rows{bytes_at(x.data()), 4096, 16, 256};
+  tile::row_prefetcher<float> prefetch(rows), copies(rows, copy.data());
   CHECK(prefetch.left() == 64);
   CHECK(prefetch.runs(60) == 2);  // the second goes past the last row
   CHECK(copies.runs(60) == 1);
@@ -150,7 +178,7 @@ TEST_CASE("products of a prefetch_queue have the bits of plain ones, with entrie
           tile::multiply(p, vectors);
           tile::prefetch_queue<float> queue;
           queue.clear();
-          for (const index_t number : {3, 1}) queue.set(number, x.data(), 64, lines, 16, true);
+          for (const index_t number : {3, 1}) queue.set(number, {bytes_at(x.data()), 256, lines, 64}, true);
           p.c = queued.data();
           queue.multiply(p, vectors);
           CHECK(plain == queued);
