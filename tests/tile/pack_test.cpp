@@ -2,6 +2,7 @@
 
 #include "heed/tile/pack.hpp"
 
+#include <cstddef>
 #include <vector>
 
 #include "support/catch.hpp"

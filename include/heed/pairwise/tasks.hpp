@@ -116,7 +116,7 @@ template <class T> class softmax_driver {
     if (cut.most_few > 0) static_cast<void>(dims_in_lanes<T>(p, cut.most_few, few));
     if (cut.most_many > 0 && p.on_unit == nullptr) static_cast<void>(queries_in_lanes<T>(p, many));
     const std::size_t on_unit = cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->bytes(p, one_task(p, cut)) : 0;
-    return std::max({few.used(), many.used(), on_unit});
+    return object_bytes(p, cut) + std::max({few.used(), many.used(), on_unit});
   }
   static std::size_t shared_bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     return cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->shared_bytes(p, one_task(p, cut)) : 0;
@@ -127,13 +127,17 @@ template <class T> class softmax_driver {
   }
 
   softmax_driver(const softmax_problem<T>& p, const softmax_cut& cut, std::span<std::byte> memory, std::byte* shared)
-      : p_(p), few_scratch_(memory, memory.size()), many_scratch_(memory, memory.size()) {
+      : p_(p),
+        few_scratch_(memory.subspan(object_bytes(p, cut)), memory.size() - object_bytes(p, cut)),
+        many_scratch_(memory.subspan(object_bytes(p, cut)), memory.size() - object_bytes(p, cut)) {
     if (cut.most_few > 0) few_.emplace(p, cut.most_few, few_scratch_);
     if (cut.most_many == 0) return;
-    if (p.on_unit == nullptr)
+    if (p.on_unit == nullptr) {
       many_.emplace(p, many_scratch_);
-    else
-      on_unit_ = p.on_unit->begin(p, shared_bytes(p, cut) > 0 ? shared : nullptr, many_scratch_);
+    } else {
+      on_unit_ = memory.data();
+      p.on_unit->begin(on_unit_, p, shared_bytes(p, cut) > 0 ? shared : nullptr, many_scratch_);
+    }
   }
   ~softmax_driver() {
     if (on_unit_ != nullptr) p_.on_unit->end();
@@ -152,6 +156,10 @@ template <class T> class softmax_driver {
   }
 
  private:
+  // Of the driver on a unit, in front of the scratch
+  static std::size_t object_bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
+    return cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->object_bytes : 0;
+  }
   static bool one_task(const softmax_problem<T>& p, const softmax_cut& cut) { return cut.most_many <= most_rows_of(p); }
 
   const softmax_problem<T>& p_;

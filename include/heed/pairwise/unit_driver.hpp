@@ -17,13 +17,14 @@ inline namespace HEED_ISA {
 
 template <class T> struct unit_driver {
   index_t most_rows, most_keys;  // of a tile
+  std::size_t object_bytes;      // of a driver itself, a multiple of the arena's alignment
   std::array<char, 64> softmax_path, mixture_path;
   const char* why;  // of the unit, for a plan
-  // As softmax_driver's; one_task: each key/value head is one task. begin: a driver in `memory`, for the calling thread
+  // As softmax_driver's; one_task: each key/value head is one task. begin: a driver at `object`, for the calling thread
   std::size_t (*bytes)(const softmax_problem<T>& p, bool one_task);
   std::size_t (*shared_bytes)(const softmax_problem<T>& p, bool one_task);
   void (*clear)(const softmax_problem<T>& p, std::byte* shared);
-  void* (*begin)(const softmax_problem<T>& p, std::byte* shared, heed::detail::arena& memory);
+  void (*begin)(void* object, const softmax_problem<T>& p, std::byte* shared, heed::detail::arena& memory);
   void (*run)(void* driver, const sequence& s, index_t kv_head, const row_tile& rows, const T* gate);
   void (*end)();
 };
@@ -40,9 +41,10 @@ inline const unit_driver<float>* bf16_driver() {
     heed::detail::message(x.mixture_path) << "mixture_of_head: active queries in lanes on " << unit->name;
     x.why = tile::why_unit();
     x.most_rows = queries_on_unit::most_rows, x.most_keys = queries_on_unit::most_keys;
+    constexpr std::size_t line = heed::detail::arena::alignment;
+    x.object_bytes = (sizeof(queries_on_unit) + line - 1) / line * line;
     x.bytes = [](const softmax_problem<float>& p, bool one_task) {
       heed::detail::arena memory;
-      memory.take<queries_on_unit>(1);
       const bool shares = value_blocks::shared_bytes(p, one_task) > 0;
       static_cast<void>(queries_on_unit(p, *tile::bf16_unit(), shares, nullptr, memory));
       return memory.used();
@@ -51,10 +53,10 @@ inline const unit_driver<float>* bf16_driver() {
       return value_blocks::shared_bytes(p, one_task);
     };
     x.clear = [](const softmax_problem<float>& p, std::byte* shared) { value_blocks::clear(p, shared); };
-    x.begin = [](const softmax_problem<float>& p, std::byte* shared, heed::detail::arena& memory) -> void* {
+    x.begin = [](void* object, const softmax_problem<float>& p, std::byte* shared, heed::detail::arena& memory) {
       tile::bf16_unit()->begin();
-      queries_on_unit* const at = memory.take<queries_on_unit>(1);
-      return new (at) queries_on_unit(p, *tile::bf16_unit(), shared != nullptr, shared, memory);
+      static_assert(std::is_trivially_destructible_v<queries_on_unit>);
+      new (object) queries_on_unit(p, *tile::bf16_unit(), shared != nullptr, shared, memory);
     };
     x.run = [](void* at, const sequence& s, index_t kv_head, const row_tile& rows, const float* gate) {
       static_cast<queries_on_unit*>(at)->run(s, kv_head, rows, gate);

@@ -87,8 +87,8 @@ template <class T> class decode_driver {
   decode_driver(const recurrence<T>& p, heed::detail::arena& memory) : p_(p) {
     const bool in_place = !p.mapped() && heed::detail::equals(p.q_scale, T(1));
     const bool k_is_t = p.kv_format->is_t, q_is_t = p.q_format->is_t;
-    const auto row = [&](bool needed, index_t count, auto& small) {
-      return !needed || count <= most_small ? small.data() : memory.take<T>(count);
+    const auto row = [&](bool needed, index_t count, auto& fixed) {
+      return !needed || count <= most_small ? fixed.data() : memory.take<T>(count);
     };
     k_ = row(!in_place || !k_is_t, p.features, small_k_), q_ = row(!in_place || !q_is_t, p.features, small_q_);
     v_ = row(!k_is_t, p.e, small_v_), o_ = row(!p.o_format->is_t, p.e, small_o_);
