@@ -99,16 +99,10 @@ void run_chunks(const recurrent::recurrence<T>& p, const recurrent::chunk_task& 
     decay.part.begin_chunk(first, n);
     prefetch.clear();
     const std::byte* const key = p.key(task.sequence, kv_head, first);
-<<<<<<< HEAD
-    prefetch.set(1, {key, p.k.row_bytes(), n, p.d * p.k.element_bytes()}, true);  // any rows: no bit may change
-    state.update({{tile::row_as<T>(key), p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}},
-                 features.part, decay.part, prefetch);
-=======
     // any rows: no bit may change
     prefetch.set(1, {key, p.k.row_bytes(), n, p.d * p.k.element_bytes()}, true);
-    state.update({{tile::row_as<T>(key), p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}}, features.part, decay.part,
-                 prefetch);
->>>>>>> green
+    state.update({{tile::row_as<T>(key), p.k.stride(2), n, p.d}, {values.data(), stride, n, task.columns}},
+                 features.part, decay.part, prefetch);
   }
   CHECK(state.empty() == (p.before.s.data() == nullptr && task.sequence.keys == 0));
   state.end();

@@ -79,7 +79,8 @@ template <class Base> verdict compare_half(const half_recurrence<Base>& x, Base&
 template <class Base, class Edit, class... Arguments>
 void check_edited(const type_mix& types, bool decode, const layouts& in, const Edit& edit,
                   const Arguments&... arguments) {
-  half_recurrence<Base> x(types, decode, in, arguments...), as_float(type_mix::all(stored::f32), decode, {}, arguments...);
+  half_recurrence<Base> x(types, decode, in, arguments...),
+      as_float(type_mix::all(stored::f32), decode, {}, arguments...);
   Base initial(arguments...);
   edit(x), edit(as_float), edit(initial);
   x.at.take(as_float), x.at.take(initial), x.at.take(x);
@@ -138,7 +139,8 @@ template <class Make> void check_plans(const Make& make) {
   each_mix([&](const type_mix& types) {
     for (const bool decode : {false, true}) {
       const auto x = make(types, decode, layouts{});
-      const heed::plan plan = x.stored_plan(), plain = make(type_mix::all(stored::f32), decode, layouts{}).stored_plan();
+      const heed::plan plan = x.stored_plan(),
+                       plain = make(type_mix::all(stored::f32), decode, layouts{}).stored_plan();
       REQUIRE(plan.ok());
       CHECK((std::string(plan.path) == plain.path && plan.chunk == plain.chunk && plan.tasks == plain.tasks));
       stored_call bad = x.call();

@@ -82,11 +82,7 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
 TEST_CASE("rows side by side, or read once, are read where they lie") {
   const std::vector<float> x = numbers(64 * 1024, 2);
   CHECK_FALSE(tile::far_rows(4096, 4096));  // long rows without a gap
-<<<<<<< HEAD
   CHECK_FALSE(tile::far_rows(320, 256));    // padding
-=======
-  CHECK_FALSE(tile::far_rows(320, 256));      // padding
->>>>>>> green
   CHECK(tile::far_rows(4096, 256));
   CHECK(tile::far_rows(-4096, 256));
   for (const tile::row_use use : {tile::row_use::as_stored, tile::row_use::once, tile::row_use::again}) {
