@@ -149,7 +149,7 @@ TEST_CASE("a prefetcher takes the steps that a product has, a copy no more than 
   const std::vector<float> x = numbers(16 * 1024, 6);
   std::vector<float> copy(16 * 64, -1.0f);
   tile::row_span rows{bytes_at(x.data()), 4096, 16, 256};
-  tile::row_prefetcher<float> prefetch(rows), copies(rows, copy.data());
+  tile::row_prefetcher<float> prefetch(rows), copies(rows, copy.data(), tile::line_copy::as_is);
   CHECK(prefetch.left() == 64);
   CHECK(prefetch.runs(60) == 2);  // the second goes past the last row
   CHECK(copies.runs(60) == 1);

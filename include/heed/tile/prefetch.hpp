@@ -8,8 +8,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <type_traits>
 
 #include "heed/simd/batch.hpp"
+#include "heed/simd/half.hpp"
 #include "heed/tile/lanes.hpp"
 #include "heed/tile/multiply.hpp"
 
@@ -22,6 +24,21 @@ struct row_span {
   index_t row_bytes = 0, count = 0, bytes = 0;  // bytes: of a row
 };
 
+// How elements become those of a copy: they are of its type, or widened. none: only row by row
+enum class line_copy { none, as_is, from_bf16, from_f16 };
+
+// The copy of rows of S as rows of T, line by line while products run
+template <class T, class S> constexpr line_copy line_copy_of() {
+#if defined(HEED_AVX512) || defined(__F16C__)
+  constexpr bool widens_f16 = true;
+#else
+  constexpr bool widens_f16 = false;  // takes too many steps
+#endif
+  if (std::is_same_v<T, S>) return line_copy::as_is;
+  if (std::is_same_v<S, bf16_t>) return line_copy::from_bf16;
+  return widens_f16 && std::is_same_v<S, f16_t> ? line_copy::from_f16 : line_copy::none;
+}
+
 // Walks the cache lines of rows and prefetches or copies one at each call.
 template <class T> class row_prefetcher {
  public:
@@ -29,17 +46,13 @@ template <class T> class row_prefetcher {
 
   row_prefetcher() = default;
 
-  // to: where rows, which hold elements of type T, are copied, one behind the other, in whole lines; null: they are
-  // prefetched, and need not exist.
-  explicit row_prefetcher(const row_span& rows, T* to = nullptr)
-      : at_(rows.first),
-        to_(to),
-        in_row_((rows.bytes + 63) / 64),
-        row_left_(in_row_),
-        jump_(rows.row_bytes - in_row_ * 64),
-        ahead_(to == nullptr ? 0 : 4 * rows.row_bytes),
-        left_(rows.count * in_row_) {
-    HEED_ASSERT(to == nullptr || rows.bytes % 64 == 0);
+  // Prefetches rows, which need not exist.
+  explicit row_prefetcher(const row_span& rows) : row_prefetcher(rows, 64) {}
+  // Copies rows to `to`, one behind the other, in whole lines of the copy.
+  row_prefetcher(const row_span& rows, T* to, line_copy how)
+      : row_prefetcher(rows, how == line_copy::as_is ? 64 : line * static_cast<index_t>(sizeof(bf16_t))) {
+    HEED_ASSERT(rows.bytes % step_ == 0 && how != line_copy::none);
+    to_ = to, how_ = how, ahead_ = 4 * rows.row_bytes;
   }
 
   index_t left() const { return left_; }  // lines; below 0 where prefetches went past the last row
@@ -52,7 +65,7 @@ template <class T> class row_prefetcher {
       copy_line();
       to_ += line;
     }
-    move(64);
+    move(step_);
     if (--row_left_ == 0) row_left_ = in_row_, move(jump_);
     --left_;
   }
@@ -65,10 +78,25 @@ template <class T> class row_prefetcher {
   }
 
  private:
+  row_prefetcher(const row_span& rows, index_t step)
+      : at_(rows.first),
+        step_(step),
+        in_row_((rows.bytes + step - 1) / step),
+        row_left_(in_row_),
+        jump_(rows.row_bytes - in_row_ * step),
+        left_(rows.count * in_row_) {}
+
   HEED_INLINE void copy_line() const {
+    if (how_ == line_copy::as_is) return copy_line_of<T>();
+    if constexpr (std::is_same_v<T, float>) {
+      if (how_ == line_copy::from_bf16) return copy_line_of<bf16_t>();
+      if constexpr (line_copy_of<T, f16_t>() != line_copy::none) copy_line_of<f16_t>();
+    }
+  }
+  template <class S> HEED_INLINE void copy_line_of() const {
     constexpr index_t w = simd::width<T>;
-    const T* const from = reinterpret_cast<const T*>(at_);
-    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load(from + i));
+    const S* const from = reinterpret_cast<const S*>(at_);
+    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load_as<T>(from + i));
   }
   HEED_INLINE void move(index_t bytes) {  // beyond the tensor too, where no pointer arithmetic may go
     at_ =
@@ -77,6 +105,8 @@ template <class T> class row_prefetcher {
 
   const std::byte* at_ = nullptr;
   T* to_ = nullptr;
+  line_copy how_ = line_copy::none;
+  index_t step_ = 0;  // bytes of a step
   index_t in_row_ = 0, row_left_ = 0, jump_ = 0, ahead_ = 0, left_ = 0;
 };
 

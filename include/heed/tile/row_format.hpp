@@ -11,6 +11,7 @@
 #include "heed/core/call.hpp"
 #include "heed/core/check.hpp"
 #include "heed/tile/pack.hpp"
+#include "heed/tile/prefetch.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
@@ -19,6 +20,7 @@ template <class T> struct row_format {
   const char* name;
   index_t element;  // bytes of one
   bool is_t;        // elements are of type T: products can read rows where they are
+  line_copy copy;   // how products copy rows on the way
   // As tile::gather, scatter and copy_rows, but rows hold elements of this format; strides of rows are in bytes.
   void (*gather)(const std::byte* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_stride);
   void (*scatter)(const T* in, index_t in_stride, const T* factor, std::byte* const* rows, index_t lanes, index_t dim);
@@ -50,9 +52,14 @@ inline constexpr const char* storage_name = std::is_same_v<S, float>    ? "float
 }  // namespace detail
 
 template <class T, class S>
-inline constexpr row_format<T> row_format_of{
-    detail::storage_name<S>, static_cast<index_t>(sizeof(S)), std::is_same_v<T, S>,    &gather<T, S>,
-    &scatter<T, S>,          &detail::read_rows<T, S>,        &detail::write_row<T, S>};
+inline constexpr row_format<T> row_format_of{detail::storage_name<S>,
+                                             static_cast<index_t>(sizeof(S)),
+                                             std::is_same_v<T, S>,
+                                             line_copy_of<T, S>(),
+                                             &gather<T, S>,
+                                             &scatter<T, S>,
+                                             &detail::read_rows<T, S>,
+                                             &detail::write_row<T, S>};
 
 // The tensors of a call that sums in T, with the formats of their rows
 template <class T> struct call_rows : heed::detail::call_tensors4 {

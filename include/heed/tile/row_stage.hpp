@@ -47,7 +47,7 @@ template <class T> class row_stage {
         dim_(x.extent(3)),
         far_(far_rows(x)),
         copies_(use == row_use::again ? far_ || !format.is_t : use == row_use::once && !format.is_t),
-        prefetches_((!copies_ || !format.is_t) && (bytes > cached || far_)),
+        prefetches_((!copies_ || format.copy == line_copy::none) && (bytes > cached || far_)),
         copy_(memory.take<T>(copies_ ? most * copy_row() : 0)) {}
 
   bool copies() const { return copies_; }
@@ -79,7 +79,7 @@ template <class T> class row_stage {
   // are used.
   row_prefetcher<T> stream(index_t row, index_t count) {
     if (count == 0) return {};
-    if (copies_ && format_->is_t) return copy_to(row, count, copy_);
+    if (copies_ && format_->copy != line_copy::none) return copy_to(row, count, copy_);
     if (prefetches_) {
       const row_span rows = span(row, count);
       if (!far_) touch_pages(after(rows));
@@ -100,7 +100,7 @@ template <class T> class row_stage {
   row_prefetcher<T> copy_to(index_t row, index_t count, T* to) {
     if (dim_ % row_prefetcher<T>::line == 0) {
       copied_ = row, copied_count_ = count, at_ = to;
-      return row_prefetcher<T>(span(row, count), to);
+      return row_prefetcher<T>(span(row, count), to, format_->copy);
     }
     read(row, count, to);
     return {};
