@@ -107,8 +107,7 @@ void check_half(const type_mix& types, bool decode, const Arguments&... argument
   check_edited<Base>(types, decode, [](auto&) {}, arguments...);
 }
 
-// Tests of both kernels. make(types, decode, layouts): a case with at least 9 tokens, 2 heads, head dims 20 and 12.
-
+// Tests of both kernels. make(types, decode, layouts): a case whose v has fewer columns than its k.
 template <class Make> void check_layouts(const Make& make) {
   for (const stored type : half_types)
     for (const bool decode : {false, true}) {
@@ -165,8 +164,8 @@ template <class Make> void check_range(const Make& make) {
     auto zero = make(type_mix::all(stored::bf16), decode, layouts{});
     zero.v.fill(std::ldexp(1.0f, -130)), zero.s0.fill(0), zero.run();
     CHECK(all_are(zero.o, is_zero));
-    auto kept = make({stored::f16, stored::f16, stored::f32}, decode, layouts{});
-    auto unit = make({stored::f16, stored::f16, stored::f32}, decode, layouts{});
+    const type_mix widened{stored::f16, stored::f16, stored::f32};
+    auto kept = make(widened, decode, layouts{}), unit = make(widened, decode, layouts{});
     kept.v.fill(0x1p-24f), kept.s0.fill(0), unit.v.fill(1), unit.s0.fill(0);
     kept.run(), unit.run();
     unit.o.each([](float& each) { each *= 0x1p-24f; });
