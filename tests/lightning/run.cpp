@@ -3,6 +3,7 @@
 #include "heed/lightning.hpp"
 #include "heed/linear.hpp"
 #include "support/recurrent_run.hpp"
+#include "support/stored_run.hpp"
 #include "support/vectors.hpp"
 
 namespace heed_test {
@@ -51,6 +52,28 @@ heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& 
   template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+void run_stored(const stored_call& x, const heed::decay<float>& decay, const lightning_options& options,
+                const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::lightning::forward(q, k, v, decay, o, options, ctx); });
+}
+heed::plan plan_stored(const stored_call& x, const heed::decay<float>& decay, const lightning_options& options,
+                       const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
+    return heed::lightning::plan_forward(q, k, v, decay, o, options, ctx);
+  });
+}
+void run_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
+                       const lightning_options& options, const heed::context& ctx) {
+  visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { heed::lightning::decode(q, k, v, decay, memory, o, options, ctx); });
+}
+heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
+                              const lightning_options& options, const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
+    return heed::lightning::plan_decode(q, k, v, decay, memory, o, options, ctx);
+  });
+}
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> slope(1, 0.5f);

@@ -2,6 +2,7 @@
 
 #include "heed/linear.hpp"
 #include "support/recurrent_run.hpp"
+#include "support/stored_run.hpp"
 #include "support/vectors.hpp"
 
 namespace heed_test {
@@ -34,6 +35,23 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, heed::state_view<T> memor
                                          const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
+
+void run_stored(const stored_call& x, const linear_options& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::linear::forward(q, k, v, o, options, ctx); });
+}
+heed::plan plan_stored(const stored_call& x, const linear_options& options, const heed::context& ctx) {
+  return visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { return heed::linear::plan_forward(q, k, v, o, options, ctx); });
+}
+void run_stored_decode(const stored_call& x, heed::state_view<float> memory, const linear_options& options,
+                       const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::linear::decode(q, k, v, memory, o, options, ctx); });
+}
+heed::plan plan_stored_decode(const stored_call& x, heed::state_view<float> memory, const linear_options& options,
+                              const heed::context& ctx) {
+  return visit_stored(
+      x, [&](auto q, auto k, auto v, auto o) { return heed::linear::plan_decode(q, k, v, memory, o, options, ctx); });
+}
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   heed::state<float> memory(1, 1, dim, value_dim);

@@ -58,14 +58,16 @@ template <class T> buffer<double> magnitudes(const buffer<T>& x) {
 
 template <class T>
 void compare(verdict& result, const char* what, const buffer<T>& got, const buffer<double>& expected,
-             const buffer<double>& size, double tolerance) {
+             const buffer<double>& size, double tolerance, const storage_rounding& stored = {}) {
   for (index_t a = 0; a < got.size()[0]; ++a)
     for (index_t b = 0; b < got.size()[1]; ++b)
       for (index_t c = 0; c < got.size()[2]; ++c)
-        for (index_t d = 0; d < got.size()[3]; ++d)
+        for (index_t d = 0; d < got.size()[3]; ++d) {
+          const double error =
+              tolerance * size(a, b, c, d) + 2 * static_cast<double>(std::numeric_limits<T>::min()) + 1e-29;
           result.add(static_cast<double>(got(a, b, c, d)), expected(a, b, c, d),
-                     tolerance * size(a, b, c, d) + 2 * static_cast<double>(std::numeric_limits<T>::min()) + 1e-29,
-                     what, a, b, c, d);
+                     stored.around(expected(a, b, c, d), error), what, a, b, c, d);
+        }
 }
 
 // ---- lightning ------------------------------------------------------------------------------------------------------
@@ -131,18 +133,20 @@ lightning_answer answer(const lightning_case<T>& x, const heed::decay<double>& d
   heed::reference::lightning::forward(q.cview(), k.cview(), v.cview(), decay, out.o.view(), how);
   return out;
 }
-template <class T> verdict compare(const lightning_case<T>& x, const heed::decay<double>& decay) {
+// stored: the rounding of o, whose numbers x holds
+template <class T>
+verdict compare(const lightning_case<T>& x, const heed::decay<double>& decay, const storage_rounding& stored = {}) {
   const lightning_answer expected = answer(x, decay, false), size = answer(x, decay, true);
   const double tolerance = recurrent_tolerance<T>(x.s.queries, x.s.dim);
   verdict result;
-  compare(result, "o", x.o, expected.o, size.o, tolerance);
+  compare(result, "o", x.o, expected.o, size.o, tolerance, stored);
   if (x.options.final_state.s.data() != nullptr) compare(result, "s", x.s1, expected.s, size.s, tolerance);
   return result;
 }
-template <class T> verdict compare(const lightning_case<T>& x) {
-  if (!x.gated) return compare(x, heed::decay<double>(x.slopes));
+template <class T> verdict compare(const lightning_case<T>& x, const storage_rounding& stored = {}) {
+  if (!x.gated) return compare(x, heed::decay<double>(x.slopes), stored);
   const auto gates = mapped(x.gates, [](double g) { return g; });
-  return compare(x, heed::decay<double>(gates.view3()));
+  return compare(x, heed::decay<double>(gates.view3()), stored);
 }
 
 // ---- linear ---------------------------------------------------------------------------------------------------------
@@ -188,7 +192,9 @@ buffer<double> features_of(const buffer<T>& x, const heed::linear::options<doubl
 }  // namespace detail
 
 // o = sum / below with sum and below of their own rounding; feature: that of the options in double
-template <class T> verdict compare(const linear_case<T>& x, const heed::feature_map<double>& feature) {
+template <class T>
+verdict compare(const linear_case<T>& x, const heed::feature_map<double>& feature,
+                const storage_rounding& stored = {}) {
   namespace reference = heed::reference::linear;
   using options = heed::linear::options<double>;
   const shape& s = x.s;
@@ -243,14 +249,14 @@ template <class T> verdict compare(const linear_case<T>& x, const heed::feature_
 
   const double tolerance = recurrent_tolerance<T>(s.keys, x.features);
   verdict result;
-  compare(result, "o", x.o, expected, size, tolerance);
+  compare(result, "o", x.o, expected, size, tolerance, stored);
   if (x.options.final_state.s.data() == nullptr) return result;
   compare(result, "s", x.s1, after, state_size, tolerance);
   if (normalize) compare(result, "z", x.z1, sums, sums_size, tolerance);
   return result;
 }
-template <class T> verdict compare(const linear_case<T>& x) {
-  return compare(x, heed::feature_map<double>(heed::detail::parts(x.options.feature).built_in));
+template <class T> verdict compare(const linear_case<T>& x, const storage_rounding& stored = {}) {
+  return compare(x, heed::feature_map<double>(heed::detail::parts(x.options.feature).built_in), stored);
 }
 
 // ---- both -----------------------------------------------------------------------------------------------------------

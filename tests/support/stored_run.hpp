@@ -11,6 +11,8 @@
 #include "heed/core/context.hpp"
 #include "heed/core/per_head.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/lightning/options.hpp"
+#include "heed/linear/options.hpp"
 #include "heed/local_linear/options.hpp"
 #include "heed/softmax/options.hpp"
 #include "support/stored.hpp"
@@ -38,6 +40,25 @@ void run_stored_local_linear(const stored_call& x, const heed::per_head& ridge, 
                              const heed::local_linear::options<float>& options, const heed::context& ctx);
 heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge,
                                     const heed::local_linear::options<float>& options, const heed::context& ctx);
+
+// _decode: memory is read and left after the last token
+using linear_options = heed::linear::options<float>;
+void run_stored(const stored_call& x, const linear_options& options, const heed::context& ctx);
+heed::plan plan_stored(const stored_call& x, const linear_options& options, const heed::context& ctx);
+void run_stored_decode(const stored_call& x, heed::state_view<float> memory, const linear_options& options,
+                       const heed::context& ctx);
+heed::plan plan_stored_decode(const stored_call& x, heed::state_view<float> memory, const linear_options& options,
+                              const heed::context& ctx);
+
+using lightning_options = heed::lightning::options<float>;
+void run_stored(const stored_call& x, const heed::decay<float>& decay, const lightning_options& options,
+                const heed::context& ctx);
+heed::plan plan_stored(const stored_call& x, const heed::decay<float>& decay, const lightning_options& options,
+                       const heed::context& ctx);
+void run_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
+                       const lightning_options& options, const heed::context& ctx);
+heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
+                              const lightning_options& options, const heed::context& ctx);
 
 // f(q, k, v, o) with the tensors as they are typed
 template <class F> auto visit_stored(const stored_call& x, F f) {
