@@ -149,13 +149,14 @@ TEST_CASE("a prefetcher takes the steps that a product has, a copy no more than 
   const std::vector<float> x = numbers(16 * 1024, 6);
   std::vector<float> copy(16 * 64, -1.0f);
   tile::row_span rows{bytes_at(x.data()), 4096, 16, 256};
-  tile::row_prefetcher<float> prefetch(rows), copies(rows, copy.data(), tile::line_copy::as_is);
-  CHECK(prefetch.left() == 64);
+  tile::row_prefetcher<float> prefetch(rows), copies(rows, copy.data());
+  CHECK((prefetch.left() == 64 && copies.left() == 64));
   CHECK(prefetch.runs(60) == 2);  // the second goes past the last row
   CHECK(copies.runs(60) == 1);
-  for (int i = 0; i < 60; ++i) prefetch(), copies();
-  CHECK((prefetch.left() == 4 && copies.left() == 4));
-  CHECK((prefetch.runs(60) == 1 && copies.runs(60) == 0));
+  tile::row_steps<float, float> steps{{rows, 64, copy.data()}};
+  for (int i = 0; i < 60; ++i) steps();
+  CHECK(steps.walk.left == 4);
+  CHECK((copy[15 * 64 - 1] == x[14 * 1024 + 63] && copy[15 * 64] == -1.0f));
   copies.finish(), prefetch.finish();
   CHECK((copies.left() == 0 && prefetch.left() == 0));
   for (index_t r = 0; r < 16; ++r)

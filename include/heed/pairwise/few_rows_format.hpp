@@ -64,24 +64,28 @@ HEED_INLINE void dots_of_key(simd::square<T>& sums, const S* k, const few_row_sc
   }
   ((sums[Y * R + X] = sum[X]), ...);
 }
-// [key][row] of w / R keys from `key` on, read in the order of their addresses
+// [key][row] of w / R keys, the first at `k`, read in the order of their addresses; zeros behind the last of `keys`
 template <index_t R, class T, class S, int... Y>
-HEED_INLINE simd::batch<T> dots(const few_row_scores<T>& x, index_t key, std::integer_sequence<int, Y...>) {
+HEED_INLINE simd::batch<T> dots(const few_row_scores<T>& x, const std::byte* k, index_t keys,
+                                std::integer_sequence<int, Y...>) {
   constexpr auto rows = std::make_integer_sequence<int, static_cast<int>(R)>{};
   simd::square<T> sum;
-  ((key + Y < x.keys ? dots_of_key<R, Y, T>(sum, tile::row_as<S>(x.k.row(key + Y)), x, rows)
-                     : clear_dots<R, Y, T>(sum, rows)),
+  ((Y < keys ? dots_of_key<R, Y, T>(sum, tile::row_as<S>(k + Y * x.k.row_bytes), x, rows)
+             : clear_dots<R, Y, T>(sum, rows)),
    ...);
   return simd::sum_rows<T>(sum);
 }
 
 // scores[key][row] = k . q for R rows
-template <index_t R, class T, class S> HEED_NOINLINE void score_few(const few_row_scores<T>& x) {
+template <index_t R, class T, class S> HEED_NOINLINE void score_few(const few_row_scores<T>& call) {
   constexpr index_t block = simd::width<T> / R;
-  for (index_t key = 0; key < x.keys; key += block) {
+  const few_row_scores<T> x = call;  // in registers: stores of scores might change `call`, as far as the compiler knows
+  const std::byte* k = x.k.first;
+  for (index_t key = 0; key < x.keys; key += block, k += block * x.k.row_bytes) {
     for (index_t y = key; y < std::min(key + block, x.ahead); ++y)
       prefetch_row(x.k, x.ahead_from + y), prefetch_row(x.v, x.ahead_from + y);
-    simd::store(x.scores + key * R, dots<R, T, S>(x, key, std::make_integer_sequence<int, static_cast<int>(block)>{}));
+    simd::store(x.scores + key * R,
+                dots<R, T, S>(x, k, x.keys - key, std::make_integer_sequence<int, static_cast<int>(block)>{}));
   }
 }
 template <index_t R, class T, class S> constexpr auto score_function_of() -> void (*)(const few_row_scores<T>&) {

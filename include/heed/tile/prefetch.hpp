@@ -24,105 +24,126 @@ struct row_span {
   index_t row_bytes = 0, count = 0, bytes = 0;  // bytes: of a row
 };
 
-// How elements become those of a copy: they are of its type, or widened. none: only row by row
-enum class line_copy { none, as_is, from_bf16, from_f16 };
+// Where a walk over the cache lines of rows is
+template <class T> struct row_walk {
+  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));  // numbers of a line of T
 
-// The copy of rows of S as rows of T, line by line while products run
-template <class T, class S> constexpr line_copy line_copy_of() {
-#if defined(HEED_AVX512) || defined(__F16C__)
-  constexpr bool widens_f16 = true;
-#else
-  constexpr bool widens_f16 = false;  // takes too many steps
-#endif
-  if (std::is_same_v<T, S>) return line_copy::as_is;
-  if (std::is_same_v<S, bf16_t>) return line_copy::from_bf16;
-  return widens_f16 && std::is_same_v<S, f16_t> ? line_copy::from_f16 : line_copy::none;
+  const std::byte* at = nullptr;
+  T* to = nullptr;                        // of the copy; null: lines are prefetched
+  index_t in_row = 0, row_left = 0;       // lines of a row, and of this one that are left
+  index_t jump = 0, ahead = 0, left = 0;  // bytes behind a row, bytes to prefetch ahead, lines left
+
+  row_walk() = default;
+  // step: bytes of a line
+  row_walk(const row_span& rows, index_t step, T* copy)
+      : at(rows.first),
+        to(copy),
+        in_row((rows.bytes + step - 1) / step),
+        row_left(in_row),
+        jump(rows.row_bytes - in_row * step),
+        ahead(copy == nullptr ? 0 : 4 * rows.row_bytes),
+        left(rows.count * in_row) {
+    HEED_ASSERT(copy == nullptr || rows.bytes % step == 0);
+  }
+};
+
+// Prefetches a line of T at each call, or copies one; numbers of another type S are widened to a line of T.
+template <class T, class S> struct row_steps {
+  static constexpr index_t bytes = row_walk<T>::line * static_cast<index_t>(sizeof(S));
+
+  HEED_INLINE void operator()() {
+    simd::prefetch(walk.at, walk.ahead);
+    if (!std::is_same_v<T, S> || walk.to != nullptr) {
+      copy_line();
+      walk.to += row_walk<T>::line;
+    }
+    move(bytes);
+    if (--walk.row_left == 0) walk.row_left = walk.in_row, move(walk.jump);
+    --walk.left;
+  }
+
+  row_walk<T> walk;
+
+ private:
+  HEED_INLINE void copy_line() const {
+    const S* const from = reinterpret_cast<const S*>(walk.at);
+    for (index_t i = 0; i < row_walk<T>::line; i += simd::width<T>)
+      simd::store(walk.to + i, simd::load_as<T>(from + i));
+  }
+  HEED_INLINE void move(index_t by) {  // beyond the tensor too, where no pointer arithmetic may go
+    walk.at =
+        reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(walk.at) + static_cast<std::uintptr_t>(by));
+  }
+};
+
+namespace detail {
+// Computes the first `rows` rows of p, whole blocks, with a step of the walk in each of their own.
+template <class T, class S>
+void blocks_with_steps(const matrix_product<T>& p, index_t vectors, index_t rows, row_walk<T>& walk) {
+  row_steps<T, S> steps{walk};
+  with_vectors(vectors, [&](auto n) { blocks<block_rows(n), n>(p, 0, rows, steps); });
+  walk = steps.walk;
 }
+template <class T, class S> void finish_steps(row_walk<T>& walk) {
+  row_steps<T, S> steps{walk};
+  while (steps.walk.left > 0) steps();
+}
+}  // namespace detail
 
-// Walks the cache lines of rows and prefetches or copies one at each call.
+// How lines of a storage type are widened while products run: a program compiles it for the types that it has.
+template <class T> struct line_widener {
+  index_t bytes;  // that become a line of T
+  void (*blocks)(const matrix_product<T>& p, index_t vectors, index_t rows, row_walk<T>& walk);
+  void (*finish)(row_walk<T>& walk);
+};
+template <class T, class S>
+inline constexpr line_widener<T> line_widener_of{row_steps<T, S>::bytes, &detail::blocks_with_steps<T, S>,
+                                                 &detail::finish_steps<T, S>};
+
+// Walks the cache lines of rows and prefetches or copies one at each step of a product.
 template <class T> class row_prefetcher {
  public:
-  static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));
+  static constexpr index_t line = row_walk<T>::line;
 
   row_prefetcher() = default;
 
-  // Prefetches rows, which need not exist.
-  explicit row_prefetcher(const row_span& rows) : row_prefetcher(rows, 64) {}
-  // Copies rows to `to`, one behind the other, in whole lines of the copy.
-  row_prefetcher(const row_span& rows, T* to, line_copy how)
-      : row_prefetcher(rows, how == line_copy::as_is ? 64 : line * static_cast<index_t>(sizeof(bf16_t))) {
-    HEED_ASSERT(rows.bytes % step_ == 0 && how != line_copy::none);
-    to_ = to, how_ = how, ahead_ = 4 * rows.row_bytes;
-  }
+  // to: where rows are copied, one behind the other, in whole lines; null: they are prefetched, and need not exist.
+  // widener: null where they hold elements of type T
+  explicit row_prefetcher(const row_span& rows, T* to = nullptr, const line_widener<T>* widener = nullptr)
+      : walk_(rows, widener == nullptr ? 64 : widener->bytes, to), widener_(widener) {}
 
-  index_t left() const { return left_; }  // lines; below 0 where prefetches went past the last row
+  index_t left() const { return walk_.left; }  // lines; below 0 where prefetches went past the last row
+
   // Returns how many runs of so many steps are of use; a copy cannot go past its last row.
-  index_t runs(index_t steps) const { return (to_ == nullptr ? left_ + steps - 1 : left_) / steps; }
+  index_t runs(index_t steps) const { return (walk_.to == nullptr ? walk_.left + steps - 1 : walk_.left) / steps; }
 
-  HEED_INLINE void operator()() {
-    simd::prefetch(at_, ahead_);
-    if (to_ != nullptr) {
-      copy_line();
-      to_ += line;
-    }
-    move(step_);
-    if (--row_left_ == 0) row_left_ = in_row_, move(jump_);
-    --left_;
+  // Computes full blocks of the product with a step in each of their own, as long as both last, and takes them off p.
+  void multiply_full_blocks(matrix_product<T>& p, index_t vectors) {
+    if (p.depth == 0 || walk_.left <= 0) return;
+    const index_t block = block_rows(static_cast<int>(vectors));
+    const index_t rows = std::min(p.rows / block, runs(p.depth)) * block;
+    if (rows > 0 && widener_ == nullptr) detail::blocks_with_steps<T, T>(p, vectors, rows, walk_);
+    if (rows > 0 && widener_ != nullptr) widener_->blocks(p, vectors, rows, walk_);
+    p.a += rows * p.a_row, p.c += rows * p.c_row, p.rows -= rows;
   }
 
   // Copies what no product had the steps for; prefetches are not worth waiting for.
   void finish() {
-    if (to_ != nullptr)
-      while (left_ > 0) (*this)();
-    left_ = 0;
+    if (widener_ != nullptr)
+      widener_->finish(walk_);
+    else if (walk_.to != nullptr)
+      detail::finish_steps<T, T>(walk_);
+    walk_.left = 0;
   }
 
  private:
-  row_prefetcher(const row_span& rows, index_t step)
-      : at_(rows.first),
-        step_(step),
-        in_row_((rows.bytes + step - 1) / step),
-        row_left_(in_row_),
-        jump_(rows.row_bytes - in_row_ * step),
-        left_(rows.count * in_row_) {}
-
-  HEED_INLINE void copy_line() const {
-    if (how_ == line_copy::as_is) return copy_line_of<T>();
-    if constexpr (std::is_same_v<T, float>) {
-      if (how_ == line_copy::from_bf16) return copy_line_of<bf16_t>();
-      if constexpr (line_copy_of<T, f16_t>() != line_copy::none) copy_line_of<f16_t>();
-    }
-  }
-  template <class S> HEED_INLINE void copy_line_of() const {
-    constexpr index_t w = simd::width<T>;
-    const S* const from = reinterpret_cast<const S*>(at_);
-    for (index_t i = 0; i < line; i += w) simd::store(to_ + i, simd::load_as<T>(from + i));
-  }
-  HEED_INLINE void move(index_t bytes) {  // beyond the tensor too, where no pointer arithmetic may go
-    at_ =
-        reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(at_) + static_cast<std::uintptr_t>(bytes));
-  }
-
-  const std::byte* at_ = nullptr;
-  T* to_ = nullptr;
-  line_copy how_ = line_copy::none;
-  index_t step_ = 0;  // bytes of a step
-  index_t in_row_ = 0, row_left_ = 0, jump_ = 0, ahead_ = 0, left_ = 0;
+  row_walk<T> walk_;
+  const line_widener<T>* widener_ = nullptr;
 };
-
-// Computes full blocks of the product with a step of the prefetcher in each of their own, as long as both last, and
-// takes them off p.
-template <class T> void multiply_full_blocks(matrix_product<T>& p, index_t vectors, row_prefetcher<T>& prefetch) {
-  if (p.depth == 0 || prefetch.left() <= 0) return;
-  const index_t block = block_rows(static_cast<int>(vectors));
-  const index_t rows = std::min(p.rows / block, prefetch.runs(p.depth)) * block;
-  if (rows > 0) with_vectors(vectors, [&](auto n) { detail::blocks<block_rows(n), n>(p, 0, rows, prefetch); });
-  p.a += rows * p.a_row, p.c += rows * p.c_row, p.rows -= rows;
-}
 
 // Computes a product; prefetch, if any, takes a step in each of its own.
 template <class T> void multiply_streaming(matrix_product<T> p, index_t vectors, row_prefetcher<T>* prefetch) {
-  if (prefetch != nullptr) multiply_full_blocks(p, vectors, *prefetch);
+  if (prefetch != nullptr) prefetch->multiply_full_blocks(p, vectors);
   if (p.rows > 0) multiply(p, vectors);
 }
 
@@ -155,7 +176,7 @@ template <class T> class prefetch_queue {
 
   void multiply(matrix_product<T> p, index_t vectors) {
     for (; next_ < size && p.rows > 0; ++next_) {
-      multiply_full_blocks(p, vectors, all_[next_]);
+      all_[next_].multiply_full_blocks(p, vectors);
       if (all_[next_].left() > 0) break;
     }
     if (p.rows > 0) tile::multiply(p, vectors);

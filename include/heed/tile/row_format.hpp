@@ -18,9 +18,9 @@ inline namespace HEED_ISA {
 
 template <class T> struct row_format {
   const char* name;
-  index_t element;  // bytes of one
-  bool is_t;        // elements are of type T: products can read rows where they are
-  line_copy copy;   // how products copy rows on the way
+  index_t element;                 // bytes of one
+  bool is_t;                       // elements are of type T: products can read rows where they are
+  const line_widener<T>* widener;  // for copies while products run; null: elements are of type T, or copied row by row
   // As tile::gather, scatter and copy_rows, but rows hold elements of this format; strides of rows are in bytes.
   void (*gather)(const std::byte* const* rows, index_t lanes, index_t dim, T factor, T* out, index_t out_stride);
   void (*scatter)(const T* in, index_t in_stride, const T* factor, std::byte* const* rows, index_t lanes, index_t dim);
@@ -43,6 +43,19 @@ template <class T, class S> void write_row(const T* in, T factor, std::byte* row
   for (; c + w <= dim; c += w) simd::store_as<S>(to + c, simd::load(in + c) * f);
   if (c < dim) simd::store_partial_as<S>(to + c, simd::load_partial(in + c, dim - c) * f, dim - c);
 }
+// Widening f16 without an instruction for it takes too many steps to be done on the way.
+template <class T, class S> constexpr const line_widener<T>* widener_of() {
+#if defined(HEED_AVX512) || defined(__F16C__)
+  constexpr bool quick = true;
+#else
+  constexpr bool quick = !std::is_same_v<S, f16_t>;
+#endif
+  if constexpr (quick && !std::is_same_v<T, S>)
+    return &line_widener_of<T, S>;
+  else
+    return nullptr;
+}
+
 template <class S>
 inline constexpr const char* storage_name = std::is_same_v<S, float>    ? "float"
                                             : std::is_same_v<S, double> ? "double"
@@ -55,7 +68,7 @@ template <class T, class S>
 inline constexpr row_format<T> row_format_of{detail::storage_name<S>,
                                              static_cast<index_t>(sizeof(S)),
                                              std::is_same_v<T, S>,
-                                             line_copy_of<T, S>(),
+                                             detail::widener_of<T, S>(),
                                              &gather<T, S>,
                                              &scatter<T, S>,
                                              &detail::read_rows<T, S>,

@@ -47,7 +47,7 @@ template <class T> class row_stage {
         dim_(x.extent(3)),
         far_(far_rows(x)),
         copies_(use == row_use::again ? far_ || !format.is_t : use == row_use::once && !format.is_t),
-        prefetches_((!copies_ || format.copy == line_copy::none) && (bytes > cached || far_)),
+        prefetches_((!copies_ || !on_the_way()) && (bytes > cached || far_)),
         copy_(memory.take<T>(copies_ ? most * copy_row() : 0)) {}
 
   bool copies() const { return copies_; }
@@ -79,7 +79,7 @@ template <class T> class row_stage {
   // are used.
   row_prefetcher<T> stream(index_t row, index_t count) {
     if (count == 0) return {};
-    if (copies_ && format_->copy != line_copy::none) return copy_to(row, count, copy_);
+    if (copies_ && on_the_way()) return copy_to(row, count, copy_);
     if (prefetches_) {
       const row_span rows = span(row, count);
       if (!far_) touch_pages(after(rows));
@@ -91,6 +91,8 @@ template <class T> class row_stage {
  private:
   static constexpr double cached = 1 << 19;  // bytes that stay in the second-level cache
 
+  // Whether rows can be copied while products run
+  bool on_the_way() const { return format_->is_t || format_->widener != nullptr; }
   row_span span(index_t row, index_t count) const { return {stored(row), row_bytes_, count, dim_ * format_->element}; }
 
   void read(index_t row, index_t count, T* to) {
@@ -100,7 +102,7 @@ template <class T> class row_stage {
   row_prefetcher<T> copy_to(index_t row, index_t count, T* to) {
     if (dim_ % row_prefetcher<T>::line == 0) {
       copied_ = row, copied_count_ = count, at_ = to;
-      return row_prefetcher<T>(span(row, count), to, format_->copy);
+      return row_prefetcher<T>(span(row, count), to, format_->widener);
     }
     read(row, count, to);
     return {};
