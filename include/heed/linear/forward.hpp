@@ -21,11 +21,11 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
 
 // o_i = scale sum_j (phi(q_i).phi(k_j)) v_j / (scale sum_j phi(q_i).phi(k_j) + eps) over the keys that query i sees;
 // the denominator only where normalize is set, and exactly 0 makes the row 0. q (B, H, N, D), k (B, Hk, M, D), v (B,
-// Hk, M, E), o (B, H, N, E), float or double, any strides but unit on the last axis; Hk divides H. States, s (B, Hk,
-// D', E), unit stride on the last axis, and z (B, Hk, D') where normalize is set: final_state holds initial_state and
-// all keys; D' = D, or 1 + D + D^2 for taylor. packed: one state per sequence. A row that sees no key reads the initial
-// state. Throws heed::error, before anything is written, where shapes or options do not fit. Katharopoulos et al.
-// (arXiv 2006.16236); taylor: Arora et al., Based (arXiv 2402.18668).
+// Hk, M, E), o (B, H, N, E), all double, or each float, bf16 or f16 (k and v alike), any strides but unit on the last
+// axis; Hk divides H. States, s (B, Hk, D', E), unit stride on the last axis, and z (B, Hk, D') where normalize is set:
+// final_state holds initial_state and all keys; D' = D, or 1 + D + D^2 for taylor. packed: one state per sequence. A
+// row that sees no key reads the initial state. Throws heed::error, before anything is written, where shapes or options
+// do not fit. Katharopoulos et al. (arXiv 2006.16236); taylor: Arora et al., Based (arXiv 2402.18668).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {

@@ -112,13 +112,13 @@ plan plan_forward(const Q& q, const K& k, const V& v, const per_head& ridge, con
 
 // Computes o_i = sum_j p_j (1 + (k_j - mean) . y_i) v_j: the value at q_i of the linear regression of the values on the
 // keys, weighted by the softmax weights p, with a free intercept and `ridge` times the squared slope as penalty. q (B,
-// H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but unit on the
-// last axis; ridge > 0 in units of |k|^2, one or one for each head of o, infinity for softmax attention. A row that
-// sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where they hold NaN. Throws heed::error,
-// before anything is written, where shapes or options do not fit; not_converged, after o is written, where rows stay
-// above the tolerance and no report is there to say so: with solver::automatic only where double itself cannot solve
-// for the ridge, see solver. Local linear attention as in FlashLLA (its README and code), centred:
-// docs/kernels/local_linear.md.
+// H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), all double, or each float, bf16 or f16 (k and v
+// alike), any strides but unit on the last axis; ridge > 0 in units of |k|^2, one or one for each head of o, infinity
+// for softmax attention. A row that sees no key: o = 0, lse = -inf, slope = 0. Hidden keys have no effect, even where
+// they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit; not_converged,
+// after o is written, where rows stay above the tolerance and no report is there to say so: with solver::automatic only
+// where double itself cannot solve for the ridge, see solver. Local linear attention as in FlashLLA (its README and
+// code), centred: docs/kernels/local_linear.md.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {

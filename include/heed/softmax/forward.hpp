@@ -80,10 +80,11 @@ plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<
 }
 
 // Computes o = softmax(f(scale q k^T) + masks) v, f: soft-cap, ALiBi, bias and a function of the caller's, in this
-// order. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), float or double, any strides but
-// unit on the last axis. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf. Hidden keys have no
-// effect, even where they hold NaN. Throws heed::error, before anything is written, where shapes or options do not fit.
-// Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
+// order. q (B, H, N, D), k (B, Hk, M, D), v (B, Hk, M, E), o (B, max(H, Hk), N, E), all double, or each float, bf16 or
+// f16 (k and v alike), any strides but unit on the last axis. bf16 q, k and v may run on a matrix unit, which rounds
+// weights to bf16: docs/sixteen_bit.md. One of H, Hk divides the other. A row that sees no key: o = 0, lse = -inf.
+// Hidden keys have no effect, even where they hold NaN. Throws heed::error, before anything is written, where shapes or
+// options do not fit. Vaswani et al. (arXiv 1706.03762), in one pass as in Milakov and Gimelshein (arXiv 1805.02867).
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
