@@ -12,6 +12,7 @@
 #include <new>
 #include <thread>
 
+#include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"
 #include "heed/tile/pack_pairs.hpp"
 
