@@ -97,17 +97,16 @@ TEST_CASE("16 bit: head counts in both directions") {
       check(type_mix::all(half_types[turn++ % 2]), {2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
 }
 
-TEST_CASE("16 bit: packed sequences have the bits of calls of their own") {
+static void check_packed(const std::vector<std::array<index_t, 2>>& sizes, index_t value_dim) {
   packing p;
-  for (const auto& [n, m] : std::vector<std::array<index_t, 2>>{{0, 5}, {1, 1}, {40, 40}, {2, 0}, {33, 130}, {5, 3}})
-    p.add(n, m);
-  const shape s{1, 4, 2, p.queries.back(), p.keys.back(), 12, 9};
+  for (const auto& [n, m] : sizes) p.add(n, m);
+  const shape s{1, 4, 2, p.queries.back(), p.keys.back(), 12, value_dim};
   for (const stored type : half_types) {
     half_case x(type_mix::all(type), s, {.mask = heed::causal() & heed::packed(p.queries, p.keys)});
     check(x);
     for (std::size_t i = 0; i + 1 < p.queries.size(); ++i) {
       const index_t from = p.queries[i], key = p.keys[i], n = p.queries[i + 1] - from, m = p.keys[i + 1] - key;
-      half_case one(type_mix::all(type), {1, 4, 2, n, m, 12, 9}, {.mask = heed::causal()});
+      half_case one(type_mix::all(type), {1, 4, 2, n, m, 12, value_dim}, {.mask = heed::causal()});
       const auto copy = [](const buffer<float>& to, const buffer<float>& of, index_t first) {
         for (index_t h = 0; h < to.size()[1]; ++h)
           for (index_t r = 0; r < to.size()[2]; ++r)
@@ -120,6 +119,23 @@ TEST_CASE("16 bit: packed sequences have the bits of calls of their own") {
       CHECK(same_bits(part, one.o));
     }
   }
+}
+
+TEST_CASE("16 bit: packed sequences have the bits of calls of their own") {
+  check_packed({{0, 5}, {1, 1}, {40, 40}, {2, 0}, {33, 130}, {5, 3}}, 9);
+  check_packed({{100, 300}, {0, 256}, {70, 1}, {17, 600}}, 16);  // long enough for a unit to share what it packs
+}
+
+TEST_CASE("16 bit: scratch follows shapes, not packed offsets, and stays small where keys are few") {
+  const auto bytes = [](const shape& s, const heed::softmax::options<float>& how = {}) {
+    return half_case(type_mix::all(stored::bf16), s, how).plan().workspace_bytes;
+  };
+  const auto packed_bytes = [&](const std::vector<std::int32_t>& offsets) {
+    return bytes({1, 1, 1, 400, 400, 32, 32}, {.mask = heed::packed(offsets, offsets)});
+  };
+  CHECK(packed_bytes({0, 400, 400, 400, 400}) == packed_bytes({0, 100, 200, 300, 400}));
+  CHECK(packed_bytes({0, 64, 128, 336, 400}) == packed_bytes({0, 65, 128, 336, 400}));
+  CHECK(bytes({64, 2, 2, 100, 4, 16, 16}) < 2 * bytes({1, 2, 2, 100, 4, 16, 16}));
 }
 
 // Inputs end where their memory ends: under the address sanitizer a byte read behind the last row is an error.

@@ -23,7 +23,7 @@ template <class T> struct lane_sums {
   }
 };
 
-// o = gate sums / l, and lse; a row without a key: 0 and -inf. sums: [column][lane]; gate: one per row, or null;
+// Writes o = gate sums / l, and lse; a row without a key: 0 and -inf. sums: [column][lane]; gate: one per row, or null;
 // factor: scratch, one per lane
 template <class T>
 void finish_rows(const softmax_problem<T>& p, const sequence& s, const row_tile& rows, const T* gate,

@@ -25,14 +25,15 @@
 namespace heed::pairwise {
 inline namespace HEED_ISA {
 
-// factor = power * rest: power a power of two of either sign, 1 <= rest < 2; what is no such product is power alone
+// factor = power * mantissa: power a power of two of either sign, 1 <= mantissa < 2. 0, infinity and NaN are kept whole
+// in power.
 struct split_factor {
-  float power, rest;
+  float power, mantissa;
 
-  explicit split_factor(float factor) : power(factor), rest(1) {
+  explicit split_factor(float factor) : power(factor), mantissa(1) {
     if (!std::isfinite(factor) || heed::detail::equals(factor, 0.0f)) return;
     int exponent = 0;
-    rest = 2 * std::abs(std::frexp(factor, &exponent));
+    mantissa = 2 * std::abs(std::frexp(factor, &exponent));
     power = std::copysign(std::ldexp(1.0f, exponent - 1), factor);
   }
 };
@@ -113,12 +114,12 @@ class queries_on_unit {
     state_.init(stride_);
     for (index_t l = 0; p_.sink_logits.set() && l < stride_; ++l) {
       const tile::row_state<float> x = p_.init_row(lanes_.row[l].head);
-      state_.set(l, {x.m / rest(), x.l});
+      state_.set(l, {x.m / score_factor(), x.l});
     }
   }
 
-  // What scores are still to be multiplied with: all score mods want them whole
-  float rest() const { return masked_.modifies() ? 1.0f : factor_.rest; }
+  // Returns what scores are still to be multiplied with; score mods are given whole scores.
+  float score_factor() const { return masked_.modifies() ? 1.0f : factor_.mantissa; }
 
   void visit(index_t first, index_t end, bool partial) {
     key_tile<float> keys;
@@ -184,7 +185,7 @@ class queries_on_unit {
     x.block = 0, x.key = 0, x.waits = true;
   }
   void scale_scores(const tile::lane_block<float>& s) const {
-    const simd::batch<float> f(factor_.rest);
+    const simd::batch<float> f(factor_.mantissa);
     for (index_t j = 0; j < s.rows; ++j)
       for (index_t l = 0; l < s.lanes; l += w) simd::store(s.row(j) + l, simd::load(s.row(j) + l) * f);
   }
@@ -201,7 +202,7 @@ class queries_on_unit {
 
   // m of the stage's lanes, and what their sums so far are to be multiplied with
   void update_maxima(stage& x) {
-    const simd::batch<float> f(rest());
+    const simd::batch<float> f(score_factor());
     for (index_t i = 0; i < x.keys.count; ++i)
       for (index_t l = x.keys.block[i].from * w; l < x.keys.block[i].to * w; l += w) {
         const simd::batch<float> most = quiet(simd::load(x.row_max + l)), before = simd::load(state_.m + l);
@@ -214,7 +215,7 @@ class queries_on_unit {
 
   static constexpr index_t piece_keys = 4;
 
-  // The weights of a stage, in pieces
+  // Prepares the weights of a stage, to be made in pieces.
   tile::background weights_of(stage& x) {
     if (!x.waits) return {};
     working_ = &x;
@@ -229,13 +230,13 @@ class queries_on_unit {
     const index_t most = unit_.interleaves ? piece_keys : most_keys, keys = std::min(most, b.keys - x.key);
     const score_rows<float> all{x.scores, (x.to - x.from) * w, x.from, x.to};
     const index_t lane = b.from * w;
-    tile::make_pair_weights({all.part(b).row(x.key), all.stride, keys, rest(), x.row_max + lane, state_.l + lane,
-                             weights_at(x, b) + x.key / 2 * all.stride, all.stride},
+    tile::make_pair_weights({all.part(b).row(x.key), all.stride, keys, score_factor(), x.row_max + lane,
+                             state_.l + lane, weights_at(x, b) + x.key / 2 * all.stride, all.stride},
                             b.to - b.from);
     x.key += keys;
     if (x.key == b.keys) ++x.block, x.key = 0;
   }
-  // Of a block, the first of the stage's rows: blocks have lanes of their own
+  // Finds the weights of a block, from the first row of the stage on: blocks have lanes of their own.
   static float* weights_at(const stage& x, const weight_block& b) { return x.weights + (b.from - x.from) * w; }
 
   void multiply_values(stage& x, tile::background& work) {
@@ -246,7 +247,7 @@ class queries_on_unit {
       const weight_block& b = x.keys.block[i];
       const index_t lane = b.from * w, lanes = (b.to - b.from) * w, pairs = (b.keys + 1) / 2;
       float* const weights = weights_at(x, b);
-      tile::pair_product p{x.values.first + first + b.first, value_blocks::row, weights, stride, sums_ + lane, stride_};
+      tile::pair_product p{x.values.first + first + b.first, values_.stride(), weights, stride, sums_ + lane, stride_};
       p.rows = round_up(p_.e, unit_.row_multiple), p.pairs = round_up(pairs, unit_.pair_multiple);
       tile::fill(weights + pairs * stride, stride, p.pairs - pairs, lanes, 0.0f);
       p.accumulate = all_one(x.factor + lane, lanes) ? tile::accumulate::keep : tile::accumulate::scale;
@@ -286,7 +287,7 @@ class queries_on_unit {
     for (index_t l = 0; l < rows.count; ++l) {
       tile::row_state<float> x = state_.at(l);
       const tile::row_state<float> init = p_.init_row(rows.row[l].head);
-      x.m = heed::detail::equals(x.m, init.m / rest()) ? init.m : x.m * rest();
+      x.m = heed::detail::equals(x.m, init.m / score_factor()) ? init.m : x.m * score_factor();
       state_.set(l, x);
     }
     finish_rows<float>(p_, *s_, rows, gate, state_, {sums_, stride_, p_.e, stride_}, stages_[0].factor);
@@ -302,7 +303,7 @@ class queries_on_unit {
   index_t pairs_, stage_vectors_;
   float *q_, *sums_;  // [pair of columns][lane], [column][lane]
   bf16_t* keys_copy_;
-  tile::lane_states<float> state_;  // m in units of scores before rest() is applied
+  tile::lane_states<float> state_;  // m in units of scores before score_factor() is applied
   tile::lane_array<stage, 2> stages_;
   index_t at_ = 0;  // the stage whose turn is next
   stage* working_ = nullptr;

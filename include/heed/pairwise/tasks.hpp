@@ -92,8 +92,8 @@ template <class T> struct row_cut {
 // How the rows of a call are cut
 struct softmax_cut {
   index_t tasks = 0;
-  index_t most_few = 0;   // the most rows that run together with the head dim in lanes
-  index_t most_many = 0;  // the most rows that share a key/value head and run with queries in lanes, 0: none do
+  index_t most_few = 0;  // the most rows that run together with the head dim in lanes
+  bool many = false;     // some run with queries in lanes
 
   // times: so many key/value heads with so many rows each
   template <class T> void add(const row_cut<T>& cut, index_t times) {
@@ -102,7 +102,7 @@ struct softmax_cut {
     if (cut.few())
       most_few = std::max(most_few, cut.rows);
     else
-      most_many = std::max(most_many, cut.rows);
+      many = true;
   }
 };
 
@@ -114,12 +114,12 @@ template <class T> class softmax_driver {
   static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     heed::detail::arena few, many;
     if (cut.most_few > 0) static_cast<void>(dims_in_lanes<T>(p, cut.most_few, few));
-    if (cut.most_many > 0 && p.on_unit == nullptr) static_cast<void>(queries_in_lanes<T>(p, many));
-    const std::size_t on_unit = cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->bytes(p, one_task(p, cut)) : 0;
-    return object_bytes(p, cut) + std::max({few.used(), many.used(), on_unit});
+    if (cut.many && p.on_unit == nullptr) static_cast<void>(queries_in_lanes<T>(p, many));
+    const std::size_t unit = on_unit(p, cut) ? p.on_unit->bytes(p) : 0;
+    return object_bytes(p, cut) + std::max({few.used(), many.used(), unit});
   }
   static std::size_t shared_bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
-    return cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->shared_bytes(p, one_task(p, cut)) : 0;
+    return on_unit(p, cut) ? p.on_unit->shared_bytes(p) : 0;
   }
   // Before the workers of a call
   static void clear(const softmax_problem<T>& p, const softmax_cut& cut, std::byte* shared) {
@@ -131,7 +131,7 @@ template <class T> class softmax_driver {
         few_scratch_(memory.subspan(object_bytes(p, cut)), memory.size() - object_bytes(p, cut)),
         many_scratch_(memory.subspan(object_bytes(p, cut)), memory.size() - object_bytes(p, cut)) {
     if (cut.most_few > 0) few_.emplace(p, cut.most_few, few_scratch_);
-    if (cut.most_many == 0) return;
+    if (!cut.many) return;
     if (p.on_unit == nullptr) {
       many_.emplace(p, many_scratch_);
     } else {
@@ -156,11 +156,11 @@ template <class T> class softmax_driver {
   }
 
  private:
+  static bool on_unit(const softmax_problem<T>& p, const softmax_cut& cut) { return cut.many && p.on_unit != nullptr; }
   // Of the driver on a unit, in front of the scratch
   static std::size_t object_bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
-    return cut.most_many > 0 && p.on_unit != nullptr ? p.on_unit->object_bytes : 0;
+    return on_unit(p, cut) ? p.on_unit->object_bytes : 0;
   }
-  static bool one_task(const softmax_problem<T>& p, const softmax_cut& cut) { return cut.most_many <= most_rows_of(p); }
 
   const softmax_problem<T>& p_;
   heed::detail::arena few_scratch_, many_scratch_;  // the same memory: one driver at a time uses it

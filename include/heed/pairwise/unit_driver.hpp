@@ -20,9 +20,9 @@ template <class T> struct unit_driver {
   std::size_t object_bytes;      // of a driver itself, a multiple of the arena's alignment
   std::array<char, 64> softmax_path, mixture_path;
   const char* why;  // of the unit, for a plan
-  // As softmax_driver's; one_task: each key/value head is one task. begin: a driver at `object`, for the calling thread
-  std::size_t (*bytes)(const softmax_problem<T>& p, bool one_task);
-  std::size_t (*shared_bytes)(const softmax_problem<T>& p, bool one_task);
+  // What softmax_driver's functions of these names do; begin makes a driver at `object`, for the calling thread.
+  std::size_t (*bytes)(const softmax_problem<T>& p);
+  std::size_t (*shared_bytes)(const softmax_problem<T>& p);
   void (*clear)(const softmax_problem<T>& p, std::byte* shared);
   void (*begin)(void* object, const softmax_problem<T>& p, std::byte* shared, heed::detail::arena& memory);
   void (*run)(void* driver, const sequence& s, index_t kv_head, const row_tile& rows, const T* gate);
@@ -43,15 +43,13 @@ inline const unit_driver<float>* bf16_driver() {
     x.most_rows = queries_on_unit::most_rows, x.most_keys = queries_on_unit::most_keys;
     constexpr std::size_t line = heed::detail::arena::alignment;
     x.object_bytes = (sizeof(queries_on_unit) + line - 1) / line * line;
-    x.bytes = [](const softmax_problem<float>& p, bool one_task) {
+    x.bytes = [](const softmax_problem<float>& p) {
       heed::detail::arena memory;
-      const bool shares = value_blocks::shared_bytes(p, one_task) > 0;
+      const bool shares = value_blocks::shared_bytes(p) > 0;
       static_cast<void>(queries_on_unit(p, *tile::bf16_unit(), shares, nullptr, memory));
       return memory.used();
     };
-    x.shared_bytes = [](const softmax_problem<float>& p, bool one_task) {
-      return value_blocks::shared_bytes(p, one_task);
-    };
+    x.shared_bytes = [](const softmax_problem<float>& p) { return value_blocks::shared_bytes(p); };
     x.clear = [](const softmax_problem<float>& p, std::byte* shared) { value_blocks::clear(p, shared); };
     x.begin = [](void* object, const softmax_problem<float>& p, std::byte* shared, heed::detail::arena& memory) {
       tile::bf16_unit()->begin();

@@ -28,7 +28,7 @@ template <class T> struct forward_call {
   }
 
   void describe(plan& out) const {
-    const bool few = cut.most_many == 0, on_unit = !few && p.on_unit != nullptr;
+    const bool few = !cut.many, on_unit = !few && p.on_unit != nullptr;
     out.path = on_unit             ? p.on_unit->softmax_path.data()
                : few               ? "softmax: head dim in lanes"
                : cut.most_few == 0 ? "softmax: queries in lanes"

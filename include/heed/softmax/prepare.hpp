@@ -84,9 +84,12 @@ template <class T> class prepared {
   void check_again() {
     call_.cut = {};
     const tile::workload work = measure();
-    if (work.slot_bytes > work_.slot_bytes || work.shared_bytes > work_.shared_bytes)
+    if (work.slot_bytes > work_.slot_bytes)
       heed::detail::fail("packed: a task of these offsets needs % bytes of scratch, the call was prepared with %",
                          work.slot_bytes, work_.slot_bytes);
+    if (work.shared_bytes > work_.shared_bytes)
+      heed::detail::fail("packed: these offsets need % bytes of scratch for all tasks, the call was prepared with %",
+                         work.shared_bytes, work_.shared_bytes);
     work_.tasks = work.tasks;
   }
 

@@ -108,9 +108,28 @@ HEED_INLINE void multiply_tiles(Tiles& tiles, const pair_product& p, index_t lan
   detail::multiply_tiles(tiles, p, lanes, work);
 }
 
-inline constexpr matrix_unit amx_unit{
-    "AMX", detail::tile_rows, detail::tile_pairs,    detail::tile_lanes, 2 * detail::tile_lanes,
-    true,  multiply_amx,      simd::configure_tiles, simd::release_tiles};
+// Calls may be nested on a thread: a function of the user's may call heed. The outermost one has no products running
+// then, and no live tiles; the configuration stays until it ends.
+inline int& amx_depth() {
+  static thread_local int depth = 0;
+  return depth;
+}
+inline void begin_amx() {
+  if (amx_depth()++ == 0) simd::configure_tiles();
+}
+inline void end_amx() {
+  if (--amx_depth() == 0) simd::release_tiles();
+}
+
+inline constexpr matrix_unit amx_unit{"AMX",
+                                      detail::tile_rows,
+                                      detail::tile_pairs,
+                                      detail::tile_lanes,
+                                      2 * detail::tile_lanes,
+                                      true,
+                                      multiply_amx,
+                                      begin_amx,
+                                      end_amx};
 #endif
 
 }  // namespace HEED_ISA
