@@ -56,12 +56,12 @@ INSTANTIATE(double)
 void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
   visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::softmax::forward(q, k, v, o, options, ctx); });
 }
-void run_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+void run_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                         const heed::context& ctx) {
   visit_stored(
       x, [&](auto q, auto k, auto v, auto o) { heed::mixture_of_head::forward(q, k, v, gates, o, options, ctx); });
 }
-heed::plan plan_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+heed::plan plan_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                                const heed::context& ctx) {
   return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
     return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);

@@ -29,10 +29,10 @@ heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>
 void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
                          const heed::context& ctx);
 
-using gates_in = heed::tensor_view<const float, 3>;
-void run_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+using gate_view = heed::tensor_view<const float, 3>;
+void run_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                         const heed::context& ctx);
-heed::plan plan_stored_mixture(const stored_call& x, gates_in gates, const heed::softmax::options<float>& options,
+heed::plan plan_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                                const heed::context& ctx);
 
 // slope: none for forward
