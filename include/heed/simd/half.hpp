@@ -5,6 +5,7 @@
 // a float below 2^-126 counts as 0 of its sign; subnormal f16 numbers are normal floats, and exact both ways.
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -84,8 +85,8 @@ HEED_INLINE void store_partial(void* p, patterns x, index_t n) {
 }
 #endif
 
-HEED_INLINE words bits_of(batch<float> x) { return xsimd::bitwise_cast<words>(x); }
-HEED_INLINE batch<float> float_of(words x) { return xsimd::bitwise_cast<batch<float>>(x); }
+HEED_INLINE words bits_of(batch<float> x) { return std::bit_cast<words>(x); }
+HEED_INLINE batch<float> float_of(words x) { return std::bit_cast<batch<float>>(x); }
 // Adds what rounds x to nearest even when its low `cut` bits are cut off.
 HEED_INLINE words round(words x, int cut) { return x + words((1u << (cut - 1)) - 1u) + ((x >> cut) & words(1u)); }
 
@@ -124,7 +125,7 @@ HEED_INLINE batch<float> widen_f16(patterns x) {
   const words half = unpack(x), magnitude = half & words(0x7fffu), shifted = magnitude << 13;
   const auto at_least = [&](std::uint32_t exponent) { return float_of(shifted) >= float_of(words(exponent << 23)); };
   const batch<float> subnormal =
-      xsimd::to_float(xsimd::bitwise_cast<xsimd::batch<std::int32_t, arch>>(magnitude)) * batch<float>(0x1p-24f);
+      xsimd::to_float(std::bit_cast<xsimd::batch<std::int32_t, arch>>(magnitude)) * batch<float>(0x1p-24f);
   const batch<float> finite = select<float>(at_least(1), float_of(shifted + words(rebias)), subnormal);
   const batch<float> all = select<float>(at_least(31), float_of(shifted + words(2 * rebias)), finite);
   return float_of(bits_of(all) | ((half & words(0x8000u)) << 16));
