@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = """
 #include "heed/tile/multiply.hpp"
-template void heed::tile::multiply<float>(const heed::tile::matrix_product<float>&, heed::index_t);
+template void heed::tile::multiply(const heed::tile::matrix_product<float>&, heed::index_t);
 """
 UNITS = """
 #include "heed/tile/unit_choice.hpp"

@@ -324,7 +324,7 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
   constexpr index_t lanes = heed::tile::max_lanes<float>;
   float *m = stats.data(), *l = m + lanes, *factor = l + lanes;
   std::copy(m, m + lanes, factor);
-  heed::tile::multiply<float>({.a = k.data(),
+  heed::tile::multiply(heed::tile::matrix_product<float>{.a = k.data(),
                                .a_row = d,
                                .a_col = 1,
                                .b = q.data(),
@@ -336,7 +336,7 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
                                .row_max = factor},
                               Vectors);
   heed::tile::lane_states<float>::update<Vectors>({scores.data(), lanes, keys, lanes}, m, l, factor);
-  heed::tile::multiply<float>({.a = v.data(),
+  heed::tile::multiply(heed::tile::matrix_product<float>{.a = v.data(),
                                .a_row = 1,
                                .a_col = d,
                                .b = scores.data(),
