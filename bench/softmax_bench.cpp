@@ -325,29 +325,29 @@ void tile_step(const std::vector<float>& k, const std::vector<float>& v, const s
   float *m = stats.data(), *l = m + lanes, *factor = l + lanes;
   std::copy(m, m + lanes, factor);
   heed::tile::multiply(heed::tile::matrix_product<float>{.a = k.data(),
-                               .a_row = d,
-                               .a_col = 1,
-                               .b = q.data(),
-                               .b_row = lanes,
-                               .c = scores.data(),
-                               .c_row = lanes,
-                               .rows = keys,
-                               .depth = d,
-                               .row_max = factor},
-                              Vectors);
+                                                         .a_row = d,
+                                                         .a_col = 1,
+                                                         .b = q.data(),
+                                                         .b_row = lanes,
+                                                         .c = scores.data(),
+                                                         .c_row = lanes,
+                                                         .rows = keys,
+                                                         .depth = d,
+                                                         .row_max = factor},
+                       Vectors);
   heed::tile::lane_states<float>::update<Vectors>({scores.data(), lanes, keys, lanes}, m, l, factor);
   heed::tile::multiply(heed::tile::matrix_product<float>{.a = v.data(),
-                               .a_row = 1,
-                               .a_col = d,
-                               .b = scores.data(),
-                               .b_row = lanes,
-                               .c = o.data(),
-                               .c_row = lanes,
-                               .rows = d,
-                               .depth = keys,
-                               .accumulate = heed::tile::accumulate::scale,
-                               .factor = factor},
-                              Vectors);
+                                                         .a_row = 1,
+                                                         .a_col = d,
+                                                         .b = scores.data(),
+                                                         .b_row = lanes,
+                                                         .c = o.data(),
+                                                         .c_row = lanes,
+                                                         .rows = d,
+                                                         .depth = keys,
+                                                         .accumulate = heed::tile::accumulate::scale,
+                                                         .factor = factor},
+                       Vectors);
 }
 
 void add_ceiling_rows() {

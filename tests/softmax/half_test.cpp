@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdint>
+#include <cstdlib>
 #include <iterator>
 #include <limits>
 #include <string>
@@ -270,6 +272,39 @@ TEST_CASE("16 bit: the plan of a 16-bit call") {
       CHECK(!std::string(plan.why.data()).empty());
     }
   });
+}
+
+TEST_CASE("16 bit: path and why name the unit that HEED_UNITS leaves") {
+  const char* const set = std::getenv("HEED_UNITS");
+  const std::string units = set == nullptr ? "" : set;
+  const shape s{1, 2, 1, 100, 90, 16, 16};
+  const heed::plan plan = half_case(type_mix::all(stored::bf16), s).plan();
+  const std::string path = plan.path, why = plan.why.data();
+  INFO(path << ", " << why);
+  if (units == "emulated-amx") {
+    CHECK(path == "softmax: queries in lanes on AMX emulated");
+    CHECK(why.find("; AMX emulated, as HEED_UNITS says") != std::string::npos);
+  } else if (units == "no-amx,no-dot") {
+    CHECK(path == half_case(type_mix::all(stored::f32), s).plan().path);
+  } else {
+    CHECK((sums_in_float(plan) || path.find("softmax: queries in lanes on ") == 0));
+  }
+}
+
+TEST_CASE("16 bit: packed offsets of a prepared call may move") {
+  const shape s{1, 1, 1, 400, 400, 32, 32};
+  const std::vector<std::vector<std::int32_t>> cuts{{0, 400, 400, 400}, {0, 100, 200, 400}, {0, 101, 336, 400}};
+  for (const auto& from : cuts)
+    for (const auto& to : cuts) {
+      std::vector<std::int32_t> offsets = from;
+      half_case x(type_mix::all(stored::bf16), s, {.mask = heed::packed(offsets, offsets)}),
+          plain(type_mix::all(stored::bf16), s, {.mask = heed::packed(to, to)});
+      run_stored_prepared({x.call(), x.call()}, x.options, {}, [&](std::size_t i) {
+        if (i == 1) std::copy(to.begin(), to.end(), offsets.begin());
+      });
+      x.at.o.copy_to(x.o), plain.forward();
+      CHECK(same_bits(x.o, plain.o));
+    }
 }
 
 TEST_CASE("16 bit: prepared calls have the bits of forward; memory of another type is refused") {

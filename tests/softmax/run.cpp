@@ -55,11 +55,12 @@ heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>
       x, [&](auto q, auto k, auto v, auto o) { return heed::softmax::plan_forward(q, k, v, o, options, ctx); });
 }
 void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
-                         const heed::context& ctx) {
+                         const heed::context& ctx, const std::function<void(std::size_t)>& before) {
   heed::softmax::prepared<float> call = visit_stored(
       memory.front(), [&](auto q, auto k, auto v, auto o) { return heed::softmax::prepare(q, k, v, o, options, ctx); });
+  before(0);
   call();
-  for (std::size_t i = 1; i < memory.size(); ++i) visit_stored(memory[i], [&](auto... x) { call(x...); });
+  for (std::size_t i = 1; i < memory.size(); ++i) before(i), visit_stored(memory[i], [&](auto... x) { call(x...); });
 }
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {

@@ -60,6 +60,13 @@ template <class Base> struct half_recurrence : Base {
   const buffer<float>& z_after() const { return decode ? this->z0 : this->z1; }
 };
 
+// Writes NaN into the padding of a call: behind seen[b] keys of sequence b.
+template <class Base> void spoil_keys(const half_recurrence<Base>& x, const std::vector<std::int32_t>& seen) {
+  for (index_t b = 0; b < x.s.batch; ++b)
+    for (index_t j = seen[static_cast<std::size_t>(b)]; j < x.s.keys; ++j)
+      x.k(b, 1, j, x.s.dim - 1) = x.v(b, 1, j, x.s.value_dim - 1) = std::numeric_limits<float>::quiet_NaN();
+}
+
 template <class Base> bool same_results(const half_recurrence<Base>& a, const half_recurrence<Base>& b) {
   return same_bits(a.o, b.o) && same_bits(a.s_after(), b.s_after()) && same_bits(a.z_after(), b.z_after());
 }

@@ -4,6 +4,7 @@
 // The calls under test with tensors of every storage type. They are compiled in tests/<kernel>/run.cpp, once per
 // machine. k and v hold one type.
 
+#include <functional>
 #include <type_traits>
 #include <variant>
 #include <vector>
@@ -26,8 +27,10 @@ struct stored_call {
 
 void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx);
 heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx);
-void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
-                         const heed::context& ctx);
+// before(i): called before run i
+void run_stored_prepared(
+    const std::vector<stored_call>& memory, const heed::softmax::options<float>& options, const heed::context& ctx,
+    const std::function<void(std::size_t)>& before = [](std::size_t) {});
 
 using gate_view = heed::tensor_view<const float, 3>;
 void run_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,

@@ -65,7 +65,8 @@ template <class T> struct forward_call {
 
   // Says what the gates make of a call: the tasks, and why they are so many. Reads all gates.
   void describe(plan& out) const {
-    const index_t w = simd::width<T>, most_rows = pairwise::most_rows_of(p);
+    const index_t w = p.on_unit == nullptr ? simd::width<T> : p.on_unit->lane_multiple;
+    const index_t most_rows = pairwise::most_rows_of(p);
     index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
     out.tasks = 0;
     for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {

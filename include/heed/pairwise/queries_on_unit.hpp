@@ -92,6 +92,8 @@ class queries_on_unit {
     index_t from = 0, to = 0;    // vectors of the tile
     index_t block = 0, key = 0;  // where the next piece of weights begins
     bool waits = false;          // for its product with V
+
+    pairwise::score_rows<float> score_rows() const { return {scores, (to - from) * w, from, to}; }
   };
 
   static index_t round_up(index_t x, index_t multiple) { return (x + multiple - 1) / multiple * multiple; }
@@ -172,7 +174,7 @@ class queries_on_unit {
   }
 
   void make_scores(stage& x, tile::background& work) {
-    const score_rows<float> all{x.scores, (x.to - x.from) * w, x.from, x.to};
+    const score_rows<float> all = x.score_rows();
     masked_.scores(x.keys, all, state_.m, x.row_max, [&](const weight_block& b, float* row_max) {
       const tile::lane_block<float> s = all.part(b);
       tile::pair_product p{k_ + b.first * k_row_, k_row_, q_ + b.from * w, stride_, s.data, s.stride};
@@ -228,7 +230,7 @@ class queries_on_unit {
     stage& x = *working_;
     const weight_block& b = x.keys.block[x.block];
     const index_t most = unit_.interleaves ? piece_keys : most_keys, keys = std::min(most, b.keys - x.key);
-    const score_rows<float> all{x.scores, (x.to - x.from) * w, x.from, x.to};
+    const score_rows<float> all = x.score_rows();
     const index_t lane = b.from * w;
     tile::make_pair_weights({all.part(b).row(x.key), all.stride, keys, score_factor(), x.row_max + lane,
                              state_.l + lane, weights_at(x, b) + x.key / 2 * all.stride, all.stride},
@@ -262,7 +264,7 @@ class queries_on_unit {
 
   // Adds the products with values that are not finite to the sums of the rows that see them.
   HEED_NOINLINE void add_nonfinite(const stage& x, const weight_block& b) {
-    const score_rows<float> all{x.scores, (x.to - x.from) * w, x.from, x.to};
+    const score_rows<float> all = x.score_rows();
     const tile::lane_block<float> s = all.part(b);
     for (index_t j = 0; j < b.keys; ++j) {
       const bf16_t* const v = tile::row_as<bf16_t>(p_.value(*s_, kv_head_, x.keys.key + b.first + j));
@@ -305,7 +307,7 @@ class queries_on_unit {
   bf16_t* keys_copy_;
   tile::lane_states<float> state_;  // m in units of scores before score_factor() is applied
   tile::lane_array<stage, 2> stages_;
-  index_t at_ = 0;  // the stage whose turn is next
+  index_t at_ = 0;  // the stage that is filled next
   stage* working_ = nullptr;
   const sequence* s_ = nullptr;
   index_t kv_head_ = 0, stride_ = 0;

@@ -16,8 +16,8 @@ namespace heed::pairwise {
 inline namespace HEED_ISA {
 
 template <class T> struct unit_driver {
-  index_t most_rows, most_keys;  // of a tile
-  std::size_t object_bytes;      // of a driver itself, a multiple of the arena's alignment
+  index_t most_rows, most_keys, lane_multiple;  // of a tile
+  std::size_t object_bytes;                     // of a driver itself, a multiple of the arena's alignment
   std::array<char, 64> softmax_path, mixture_path;
   const char* why;  // of the unit, for a plan
   // What softmax_driver's functions of these names do; begin makes a driver at `object`, for the calling thread.
@@ -41,6 +41,7 @@ inline const unit_driver<float>* bf16_driver() {
     heed::detail::message(x.mixture_path) << "mixture_of_head: active queries in lanes on " << unit->name;
     x.why = tile::why_unit();
     x.most_rows = queries_on_unit::most_rows, x.most_keys = queries_on_unit::most_keys;
+    x.lane_multiple = std::max(unit->lane_multiple, simd::width<float>);
     constexpr std::size_t line = heed::detail::arena::alignment;
     x.object_bytes = (sizeof(queries_on_unit) + line - 1) / line * line;
     x.bytes = [](const softmax_problem<float>& p) {

@@ -67,9 +67,8 @@ HEED_INLINE void multiply_tile_block(Tiles& tiles, const pair_product& p, index_
   if (p.accumulate == accumulate::zero)
     each_tile<R, L>(c.data, c.stride, [&](auto n, float*) __attribute__((always_inline)) { tiles.template zero<n>(); });
   else
-    each_tile<R, L>(
-        c.data,
-        c.stride, [&](auto n, float* at) __attribute__((always_inline)) { tiles.template load<n>(at, c_bytes); });
+    each_tile<R, L>(c.data, c.stride,
+                    [&](auto n, float* at) __attribute__((always_inline)) { tiles.template load<n>(at, c_bytes); });
   const index_t next_row = tile_rows * p.a_row, next_b = tile_pairs * p.b_row, pairs = p.pairs;
   tile_operands x{p.a + m * p.a_row, p.a_row * bf16_bytes, p.b + l, p.b_row * word_bytes};
   for (index_t j = 0; j < pairs; j += tile_pairs, x.a += 2 * tile_pairs, x.b += next_b) {
@@ -78,9 +77,8 @@ HEED_INLINE void multiply_tile_block(Tiles& tiles, const pair_product& p, index_
     if constexpr (R == 2) multiply_tile_row<1, L, false>(tiles, {x.a + next_row, x.a_bytes, x.b, x.b_bytes});
     if (R == 2 || (L == 1 && j % (2 * tile_pairs) != 0)) work.step();
   }
-  each_tile<R, L>(
-      c.data,
-      c.stride, [&](auto n, float* at) __attribute__((always_inline)) { tiles.template store<n>(at, c_bytes); });
+  each_tile<R, L>(c.data, c.stride,
+                  [&](auto n, float* at) __attribute__((always_inline)) { tiles.template store<n>(at, c_bytes); });
   if (p.row_max != nullptr) raise_row_max(c, p.row_max + l);
 }
 
@@ -121,15 +119,9 @@ inline void end_amx() {
   if (--amx_depth() == 0) simd::release_tiles();
 }
 
-inline constexpr matrix_unit amx_unit{"AMX",
-                                      detail::tile_rows,
-                                      detail::tile_pairs,
-                                      detail::tile_lanes,
-                                      2 * detail::tile_lanes,
-                                      true,
-                                      multiply_amx,
-                                      begin_amx,
-                                      end_amx};
+inline constexpr matrix_unit amx_unit{
+    "AMX", detail::tile_rows, detail::tile_pairs, detail::tile_lanes, 2 * detail::tile_lanes, true, multiply_amx,
+    begin_amx, end_amx};
 #endif
 
 }  // namespace HEED_ISA
