@@ -21,6 +21,8 @@
 #include "heed/pairwise/value_blocks.hpp"
 #include "heed/tile/matrix_unit.hpp"
 #include "heed/tile/pair_weights.hpp"
+#include "heed/tile/prefetch.hpp"
+#include "heed/tile/row_stage.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -54,6 +56,7 @@ class queries_on_unit {
         values_(p, shares, shared, memory),
         pairs_(round_up((p.d + 1) / 2, unit.pair_multiple)),
         stage_vectors_(std::min(unit.stage_lanes / w, vector_capacity)),
+        prefetches_(p.key_value_bytes() > tile::cached_bytes || tile::far_rows(p.k) || tile::far_rows(p.v)),
         q_(memory.take<float>(pairs_ * most_rows)),
         sums_(memory.take<float>(round_up(p.e, unit.row_multiple) * most_rows)),
         keys_copy_(memory.take<bf16_t>(copied_keys() * 2 * pairs_)),
@@ -71,6 +74,7 @@ class queries_on_unit {
   void run(const sequence& s, index_t kv_head, const row_tile& rows, const float* gate = nullptr) {
     begin(s, kv_head, rows);
     const key_spans spans = masked_.spans();
+    if (spans.count > 0) end_ = spans.span[spans.count - 1].end;
     for (index_t i = 0; i < spans.count; ++i)
       for (index_t first = spans.span[i].first, end = 0; first < spans.span[i].end; first = end) {
         end = std::min(spans.span[i].end, (first / most_keys + 1) * most_keys);
@@ -175,10 +179,13 @@ class queries_on_unit {
 
   void make_scores(stage& x, tile::background& work) {
     const score_rows<float> all = x.score_rows();
+    tile::row_prefetcher<float> values;
+    if (prefetches_) values = tile::row_prefetcher<float>(values_.rows_behind(x.keys.key));
     masked_.scores(x.keys, all, state_.m, x.row_max, [&](const weight_block& b, float* row_max) {
       const tile::lane_block<float> s = all.part(b);
       tile::pair_product p{k_ + b.first * k_row_, k_row_, q_ + b.from * w, stride_, s.data, s.stride};
       p.rows = round_up(b.keys, unit_.row_multiple), p.pairs = pairs_, p.row_max = row_max;
+      p.prefetch = prefetches_ ? &values : nullptr;
       unit_.multiply(p, s.lanes, work);
       if (masked_.modifies()) scale_scores(s);
     });
@@ -245,6 +252,7 @@ class queries_on_unit {
     if (!x.waits) return;
     x.waits = false;
     const index_t first = x.keys.key % most_keys, stride = (x.to - x.from) * w;
+    tile::row_prefetcher<float> next = next_keys(x.keys.key + x.keys.keys);
     for (index_t i = 0; i < x.keys.count; ++i) {
       const weight_block& b = x.keys.block[i];
       const index_t lane = b.from * w, lanes = (b.to - b.from) * w, pairs = (b.keys + 1) / 2;
@@ -253,10 +261,18 @@ class queries_on_unit {
       p.rows = round_up(p_.e, unit_.row_multiple), p.pairs = round_up(pairs, unit_.pair_multiple);
       tile::fill(weights + pairs * stride, stride, p.pairs - pairs, lanes, 0.0f);
       p.accumulate = all_one(x.factor + lane, lanes) ? tile::accumulate::keep : tile::accumulate::scale;
-      p.factor = x.factor + lane;
+      p.factor = x.factor + lane, p.prefetch = prefetches_ ? &next : nullptr;
       unit_.multiply(p, lanes, work);
       if (!x.values.finite) add_nonfinite(x, b);
     }
+  }
+  // Rows of K of the tile that begins with a key, to be prefetched
+  tile::row_prefetcher<float> next_keys(index_t key) const {
+    if (!prefetches_ || key >= end_) return {};
+    const tile::row_span rows{p_.key(*s_, kv_head_, key), p_.k.row_bytes(), std::min(most_keys, end_ - key),
+                              p_.d * bf16_bytes};
+    if (!tile::far_rows(p_.k)) tile::touch_pages(tile::after(rows));
+    return tile::row_prefetcher<float>(rows);
   }
   static bool all_one(const float* x, index_t lanes) {
     return std::all_of(x, x + lanes, [](float f) { return heed::detail::equals(f, 1.0f); });
@@ -303,6 +319,7 @@ class queries_on_unit {
   masked_scores<float> masked_;
   value_blocks values_;
   index_t pairs_, stage_vectors_;
+  bool prefetches_;
   float *q_, *sums_;  // [pair of columns][lane], [column][lane]
   bf16_t* keys_copy_;
   tile::lane_states<float> state_;  // m in units of scores before score_factor() is applied
@@ -310,7 +327,7 @@ class queries_on_unit {
   index_t at_ = 0;  // the stage that is filled next
   stage* working_ = nullptr;
   const sequence* s_ = nullptr;
-  index_t kv_head_ = 0, stride_ = 0;
+  index_t kv_head_ = 0, stride_ = 0, end_ = 0;  // end_: of the keys that the tile sees
   row_tile lanes_;
   const bf16_t* k_ = nullptr;  // rows of the tile at hand
   index_t k_row_ = 0;

@@ -15,6 +15,7 @@
 #include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"
 #include "heed/tile/pack_pairs.hpp"
+#include "heed/tile/prefetch.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -75,6 +76,17 @@ class value_blocks {
       own_.finite = make(number, blocks_ + slot_ * columns_ * stride_);
     }
     return own_;
+  }
+
+  // Returns the rows that at(key) will read: of V, or of the block where it has been made.
+  tile::row_span rows_behind(index_t key) const {
+    const index_t number = key / keys, first = number * keys, element = static_cast<index_t>(sizeof(bf16_t));
+    if (states_ != nullptr && states_[first_ + number].load(std::memory_order_relaxed) > in_work) {
+      const bf16_t* const block = blocks_ + (first_ + number) * columns_ * stride_;
+      return {reinterpret_cast<const std::byte*>(block), stride_ * element, p_.e, keys * element};
+    }
+    if (states_ == nullptr && number == own_number_) return {};
+    return {p_.value(*s_, kv_head_, first), p_.v.row_bytes(), std::min(keys, s_->keys - first), p_.e * element};
   }
 
  private:

@@ -7,7 +7,7 @@
 //
 // The two numbers of a pair, k = 2j and 2j + 1, are adjacent in A and share a 32-bit word in B.
 
-#include "heed/tile/multiply.hpp"
+#include "heed/tile/prefetch.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
@@ -21,8 +21,9 @@ struct pair_product {
   index_t c_row = 0;
   index_t rows = 0, pairs = 0;
   tile::accumulate accumulate = tile::accumulate::zero;
-  const float* factor = nullptr;  // one per lane, for accumulate::scale
-  float* row_max = nullptr;       // one per lane, or null: row_max = max(row_max, C)
+  const float* factor = nullptr;              // one per lane, for accumulate::scale
+  float* row_max = nullptr;                   // one per lane, or null: row_max = max(row_max, C)
+  row_prefetcher<float>* prefetch = nullptr;  // rows that come next; a unit may leave it aside
 };
 
 // Work that a product may do between its own instructions, such as the softmax of another block: `left` pieces.

@@ -150,11 +150,15 @@ HEED_NOINLINE void blocks(const matrix_product<T, T, B>& p, index_t first, index
   for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
 }
 #if defined(HEED_AVX512) && defined(__GNUC__)
-template <int MR, int NR>
+template <int MR, int NR, class Prefetch>
 HEED_NOINLINE [[gnu::target("avx512bf16")]] void blocks(const matrix_product<float, bf16_t>& p, index_t first,
-                                                        index_t end) {
+                                                        index_t end, Prefetch& prefetch) {
+  for (index_t m = first; m + MR <= end; m += MR)
+    block<MR, NR>(p, m, prefetch, std::make_integer_sequence<int, MR * NR>{});
+}
+template <int MR, int NR> void blocks(const matrix_product<float, bf16_t>& p, index_t first, index_t end) {
   no_prefetch none;
-  for (index_t m = first; m + MR <= end; m += MR) block<MR, NR>(p, m, none, std::make_integer_sequence<int, MR * NR>{});
+  blocks<MR, NR>(p, first, end, none);
 }
 #endif
 

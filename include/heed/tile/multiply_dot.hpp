@@ -18,7 +18,9 @@ inline void multiply_dots(const pair_product& p, index_t lanes, background&) {
     part.accumulate = p.accumulate;
     part.factor = p.factor == nullptr ? nullptr : p.factor + lane;
     part.row_max = p.row_max == nullptr ? nullptr : p.row_max + lane;
-    multiply(part, std::min(lanes - lane, max_lanes<float>) / simd::width<float>);
+    const index_t vectors = std::min(lanes - lane, max_lanes<float>) / simd::width<float>;
+    if (p.prefetch != nullptr) p.prefetch->multiply_full_blocks(part, vectors);
+    if (part.rows > 0) multiply(part, vectors);
   }
 }
 

@@ -24,6 +24,9 @@ struct row_span {
   index_t row_bytes = 0, count = 0, bytes = 0;  // bytes: of a row
 };
 
+// Bytes that stay in the second-level cache while a tile is computed
+inline constexpr double cached_bytes = 1 << 19;
+
 // Where a walk over the cache lines of rows is
 template <class T> struct row_walk {
   static constexpr index_t line = 64 / static_cast<index_t>(sizeof(T));  // numbers of a line of T
@@ -78,8 +81,8 @@ template <class T, class S> struct row_steps {
 
 namespace detail {
 // Computes the first `rows` rows of p, whole blocks, with a step of the walk in each of their own.
-template <class T, class S>
-void blocks_with_steps(const matrix_product<T>& p, index_t vectors, index_t rows, row_walk<T>& walk) {
+template <class T, class S, class A = T>
+void blocks_with_steps(const matrix_product<T, A>& p, index_t vectors, index_t rows, row_walk<T>& walk) {
   row_steps<T, S> steps{walk};
   with_vectors(vectors, [&](auto n) { blocks<block_rows(n), n>(p, 0, rows, steps); });
   walk = steps.walk;
@@ -118,12 +121,15 @@ template <class T> class row_prefetcher {
   index_t runs(index_t steps) const { return (walk_.to == nullptr ? walk_.left + steps - 1 : walk_.left) / steps; }
 
   // Computes full blocks of the product with a step in each of their own, as long as both last, and takes them off p.
-  void multiply_full_blocks(matrix_product<T>& p, index_t vectors) {
+  // A: as matrix_product's; rows are widened beside products of T only.
+  template <class A> void multiply_full_blocks(matrix_product<T, A>& p, index_t vectors) {
     if (p.depth == 0 || walk_.left <= 0) return;
     const index_t block = block_rows(static_cast<int>(vectors));
     const index_t rows = std::min(p.rows / block, runs(p.depth)) * block;
+    HEED_ASSERT((std::is_same_v<A, T> || widener_ == nullptr));
     if (rows > 0 && widener_ == nullptr) detail::blocks_with_steps<T, T>(p, vectors, rows, walk_);
-    if (rows > 0 && widener_ != nullptr) widener_->blocks(p, vectors, rows, walk_);
+    if constexpr (std::is_same_v<A, T>)
+      if (rows > 0 && widener_ != nullptr) widener_->blocks(p, vectors, rows, walk_);
     p.a += rows * p.a_row, p.c += rows * p.c_row, p.rows -= rows;
   }
 

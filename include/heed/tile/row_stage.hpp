@@ -47,7 +47,7 @@ template <class T> class row_stage {
         dim_(x.extent(3)),
         far_(far_rows(x)),
         copies_(use == row_use::again ? far_ || !format.is_t : use == row_use::once && !format.is_t),
-        prefetches_((!copies_ || !on_the_way()) && (bytes > cached || far_)),
+        prefetches_((!copies_ || !on_the_way()) && (bytes > cached_bytes || far_)),
         copy_(memory.take<T>(copies_ ? most * copy_row() : 0)) {}
 
   bool copies() const { return copies_; }
@@ -89,8 +89,6 @@ template <class T> class row_stage {
   }
 
  private:
-  static constexpr double cached = 1 << 19;  // bytes that stay in the second-level cache
-
   // Whether rows can be copied while products run
   bool on_the_way() const { return format_->is_t || format_->widener != nullptr; }
   row_span span(index_t row, index_t count) const { return {stored(row), row_bytes_, count, dim_ * format_->element}; }
