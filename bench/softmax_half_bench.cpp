@@ -3,6 +3,7 @@
 // Times softmax::forward on bf16 and f16 (q, k, v and o) beside the same call on floats. Rows, <type> is bf16 or f16:
 //   <type>/<mask>/D<D>/N<N>          one head, M = N, E = D      <type>/gqa/<mask>/D<D>/N<N>  8 heads on 1 k/v head
 //   <type>/bshd/<mask>/D<D>          token-major, N = 1024: x_bhsd is the time over that of bhsd
+//   <type>/long/D<D>/N<N>                    few queries on 65536 keys, which come from memory
 //   <type>/sharp/D<D>                scores 32 times as large: x_mild is the time over that of the default scale
 //   <type>/threads/<mask>/D<D>       two threads at N = 2048: x_one_thread is the speed-up
 //   accuracy/<type>/D<D>             errors against double, see add_accuracy_rows
@@ -104,6 +105,13 @@ template <class S> void add_layout_and_sharp_rows() {
   }
 }
 
+template <class S> void add_long_rows() {
+  for (const index_t d : {64, 128})
+    for (const index_t n : {16, 64, 128, 256, 512})
+      add_prefill<S>(std::string(storage_name<S>) + number("/long/D", d) + number("/N", n),
+                     {.n = n, .m = 65536, .d = d, .e = d});
+}
+
 template <class S> void add_thread_rows() {
   for (const masking mask : {masking::dense, masking::causal})
     for (const index_t d : {64, 128})
@@ -194,6 +202,7 @@ template <class S> void add_accuracy_rows() {
 template <class S> void add_rows() {
   add_prefill_rows<S>();
   add_layout_and_sharp_rows<S>();
+  add_long_rows<S>();
   add_thread_rows<S>();
   add_accuracy_rows<S>();
 }

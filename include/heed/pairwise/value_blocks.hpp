@@ -2,8 +2,9 @@
 #pragma once
 
 // V transposed for a matrix unit: blocks of 256 keys, [column][key] in bf16, made once per key/value head by the worker
-// that comes first and read by all tasks of the head. Where a head is one tile of queries, all blocks are more than 1
-// GiB, or blocks are mostly padding (a few keys, a few columns), each worker makes blocks for itself.
+// that comes first and read by all tasks of the head. Where a head is one tile of queries (up to four, where keys and
+// values are longer than the caches), all blocks are more than 1 GiB, or blocks are mostly padding (a few keys, a few
+// columns), each worker makes blocks for itself.
 //
 // Values that are not finite stand as 0 in a block, which says so: 0 * NaN would reach rows that do not see the key.
 
@@ -31,14 +32,18 @@ class value_blocks {
 
   // Returns the bytes that all workers of a call share: shapes alone decide. 0: each worker has blocks of its own.
   static std::size_t shared_bytes(const attention<float>& p) {
-    const bool one_tile = p.q.extent(2) <= vector_capacity * simd::width<float> / p.group;
-    const double blocks = count_of(p), rows = static_cast<double>(columns_of(p) * stride_of(p));
+    // Tiles of a head that each make their own blocks: blocks that went to memory cost as much as new ones.
+    // bench/softmax_half_bench.cpp, rows long.
+    const index_t tiles = p.key_value_bytes() > 8 * tile::cached_bytes ? 4 : 1;
+    const double rows = static_cast<double>(p.q.extent(2)) * static_cast<double>(p.group);
+    const double all = count_of(p) * static_cast<double>(columns_of(p) * stride_of(p));
     const double values = static_cast<double>(p.kv_heads) * static_cast<double>(p.packed() ? 1 : p.sequences()) *
                           static_cast<double>(p.k.extent(2)) * static_cast<double>(p.e);
-    if (one_tile || blocks * rows > 4 * values || blocks * rows > 1 << 29) return 0;
+    if (rows <= static_cast<double>(tiles * vector_capacity * simd::width<float>)) return 0;
+    if (all > 4 * values || all > 1 << 29) return 0;
     heed::detail::arena memory;
     memory.take<std::byte>(state_bytes(p));
-    memory.take<bf16_t>(static_cast<index_t>(blocks) * columns_of(p) * stride_of(p));
+    memory.take<bf16_t>(static_cast<index_t>(all));
     return memory.used();
   }
   // Marks all blocks as missing, before the tasks of a call.
