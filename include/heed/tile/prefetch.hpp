@@ -37,14 +37,14 @@ template <class T> struct row_walk {
   index_t jump = 0, ahead = 0, left = 0;  // bytes behind a row, bytes to prefetch ahead, lines left
 
   row_walk() = default;
-  // step: bytes of a line
+  // step: bytes of a line; shorter rows are prefetched earlier. bench/softmax_half_bench.cpp, rows long
   row_walk(const row_span& rows, index_t step, T* copy)
       : at(rows.first),
         to(copy),
         in_row((rows.bytes + step - 1) / step),
         row_left(in_row),
         jump(rows.row_bytes - in_row * step),
-        ahead(copy == nullptr ? 0 : 4 * rows.row_bytes),
+        ahead(copy == nullptr ? 0 : (step < 64 ? 16 : 4) * rows.row_bytes),
         left(rows.count * in_row) {
     HEED_ASSERT(copy == nullptr || rows.bytes % step == 0);
   }
