@@ -2,8 +2,8 @@
 #pragma once
 
 // Softmax attention with the head dim in lanes, for fewer rows than fill a vector of queries (single tokens, small
-// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time, wherever
-// their rows are.
+// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time,
+// wherever their rows are.
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
 // [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
@@ -51,7 +51,8 @@ template <class T> class dims_in_lanes {
            const key_share<T>* share = nullptr) {
     begin(s, kv_head, rows);
     attend(rows, share, false);
-    if (!tile::all_finite(acc_, e_, rows_, e_)) attend(rows, share, true);  // perhaps by a value that some row must not see
+    if (!tile::all_finite(acc_, e_, rows_, e_))
+      attend(rows, share, true);  // perhaps by a value that some row must not see
     if (share != nullptr && share->split)
       keep(share->out);
     else
@@ -117,8 +118,7 @@ template <class T> class dims_in_lanes {
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
     each_tile<T>(
-        spans, [this](const key_span&) { return tile_keys_; },
-        [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {

@@ -31,8 +31,15 @@ struct kv_piece {
 };
 HEED_INLINE kv_piece piece_of(const heed::detail::input_tensor& k, const heed::detail::input_tensor& v,
                               const token_rows& rows, const token_rows::place& at, index_t kv_head) {
-  kv_piece x{k.row(at.entry, kv_head, at.row), v.row(at.entry, kv_head, at.row), k.row_bytes(), v.row_bytes(), at.count,
-             nullptr, nullptr, 0, 0};
+  kv_piece x{k.row(at.entry, kv_head, at.row),
+             v.row(at.entry, kv_head, at.row),
+             k.row_bytes(),
+             v.row_bytes(),
+             at.count,
+             nullptr,
+             nullptr,
+             0,
+             0};
   if (rows.k_scale.data() == nullptr) return x;
   x.k_scale = &rows.k_scale(at.entry, kv_head, at.row), x.k_scale_row = rows.k_scale.stride(2);
   x.v_scale = &rows.v_scale(at.entry, kv_head, at.row), x.v_scale_row = rows.v_scale.stride(2);
@@ -116,8 +123,8 @@ template <class Acc> struct attention : heed::detail::tensors {
   index_t repeat;         // heads of o that share a query head
   score_mod_rules<Acc> scores;
   const cache_lengths *lengths = nullptr, *oldest = nullptr;  // of a cache, else null
-  shared_prefix prefix = {};               // in front of the cache's own tokens
-  token_rows cache = {};                   // k.extent(2) counts tokens of the longest sequence, not rows
+  shared_prefix prefix = {};                                  // in front of the cache's own tokens
+  token_rows cache = {};  // k.extent(2) counts tokens of the longest sequence, not rows
 };
 
 // For the `why` of a plan: which options change the scores, and which cut tiles.
