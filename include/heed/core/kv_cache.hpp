@@ -82,7 +82,7 @@ template <class K, class V> constexpr bool cache_tensors() {
 template <class K, class V> HEED_INLINE kv_cache_view<value_t<K>> cache_view_of(const K& k, const V& v) {
   static_assert(cache_tensors<K, V>());
   static_assert(!std::is_same_v<value_t<K>, std::int8_t>, "heed: a cache of std::int8_t has k_scale and v_scale");
-  kv_cache_view<value_t<K>> x;
+  kv_cache_view<value_t<K>> x{};
   x.k = tensor_view<const value_t<K>, 4>(k), x.v = tensor_view<const value_t<V>, 4>(v);
   return x;
 }
@@ -91,7 +91,7 @@ HEED_INLINE kv_cache_view<std::int8_t> cache_view_of(const K& k, const V& v, con
                                                      const tensor_view<const float, 3>& v_scale) {
   static_assert(cache_tensors<K, V>());
   static_assert(std::is_same_v<value_t<K>, std::int8_t>, "heed: k_scale and v_scale go with std::int8_t");
-  kv_cache_view<std::int8_t> x;
+  kv_cache_view<std::int8_t> x{};
   x.k = tensor_view<const std::int8_t, 4>(k), x.v = tensor_view<const std::int8_t, 4>(v);
   x.k_scale = k_scale, x.v_scale = v_scale;
   return x;

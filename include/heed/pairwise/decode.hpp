@@ -89,32 +89,55 @@ template <class T> class piece_list {
   index_t end_ = 0, next_slot_ = 0, next_counter_ = 0;  // end_: of the tile's tasks
 };
 
-// What the workers of a call share: for each tile in pieces how many are done, and the states of the pieces' rows
+// What the workers of a call share: the states of the rows of pieces. Those of a tile are joined in ascending order, as
+// far as they are done, by who finishes one and finds nobody at it; so a single worker joins what it has just made.
 template <class T> class piece_memory {
- public:
-  using counter = std::atomic<std::uint32_t>;
+  struct tile_progress {
+    std::atomic<std::uint32_t> busy;
+    std::uint32_t joined;  // pieces from the first on; of who is at it
+  };
 
+ public:
   // most_rows: of a tile
   piece_memory(index_t most_pieces, index_t most_rows, index_t columns, heed::detail::arena& memory)
-      : counters_(most_pieces / 2), rows_(most_rows), stride_(tile::whole_vectors<T>(columns)) {
-    done_ = reinterpret_cast<counter*>(memory.take<std::byte>(counters_ * static_cast<index_t>(sizeof(counter))));
-    states_.m = memory.take<T>(most_pieces * rows_), states_.l = memory.take<T>(most_pieces * rows_);
-    states_.o = memory.take<T>(most_pieces * rows_ * stride_), states_.stride = stride_;
+      : pieces_(most_pieces), rows_(most_rows), columns_(columns) {
+    tiles_ = take<tile_progress>(memory, pieces_ / 2), done_ = take<std::atomic<std::uint32_t>>(memory, pieces_);
+    states_.stride = tile::whole_vectors<T>(columns);
+    states_.m = memory.take<T>(pieces_ * rows_), states_.l = memory.take<T>(pieces_ * rows_);
+    states_.o = memory.take<T>(pieces_ * rows_ * states_.stride);
   }
-  void clear() const {
-    for (index_t i = 0; i < counters_; ++i) new (done_ + i) counter(0);
-  }
-  partial_rows<T> piece(index_t number) const { return states_.from(number * rows_); }
-  index_t apart() const { return rows_; }  // rows from one piece to the next
+  partial_rows<T> piece(const piece_tile& x, index_t number) const { return states_.from((x.slot + number) * rows_); }
 
-  // Counts a finished piece of a tile; whether it was the last
-  bool finishes(const piece_tile& x) const {
-    return done_[x.counter].fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<std::uint32_t>(x.pieces);
+  // Notes that a piece is done. Returns true to one worker: who has joined all pieces of the tile, in the first one.
+  bool finish(const piece_tile& x, index_t number, index_t rows) const {
+    tile_progress& tile = tiles_[x.counter];
+    const auto all = static_cast<std::uint32_t>(x.pieces);
+    const auto next_done = [&] { return done_[x.slot + static_cast<index_t>(tile.joined)].load() != 0; };
+    done_[x.slot + number].store(1);
+    while (tile.busy.exchange(1) == 0) {
+      const bool finished = tile.joined == all;
+      for (; tile.joined < all && next_done(); ++tile.joined)
+        if (tile.joined > 0) join_rows(piece(x, 0), piece(x, static_cast<index_t>(tile.joined)), rows, columns_);
+      const std::uint32_t joined = tile.joined;
+      tile.busy.store(0);
+      if (joined == all) return !finished;
+      if (done_[x.slot + static_cast<index_t>(joined)].load() == 0) return false;  // else it came after our look
+    }
+    return false;
   }
 
  private:
-  index_t counters_, rows_, stride_;
-  counter* done_;
+  // Objects that begin their life as zeros
+  template <class X> static X* take(heed::detail::arena& memory, index_t count) {
+    static_assert(std::is_trivially_destructible_v<X>);
+    auto* const bytes = memory.take<std::byte>(count * static_cast<index_t>(sizeof(X)));
+    for (index_t i = 0; bytes != nullptr && i < count; ++i) new (bytes + i * static_cast<index_t>(sizeof(X))) X{};
+    return reinterpret_cast<X*>(bytes);
+  }
+
+  index_t pieces_, rows_, columns_;
+  tile_progress* tiles_;
+  std::atomic<std::uint32_t>* done_;
   partial_rows<T> states_;
 };
 
@@ -181,7 +204,6 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     if (work.tasks == 0) return;
     heed::detail::arena shared({memory.shared(), work.shared_bytes}, work.shared_bytes);
     const piece_memory<T> states(most_pieces, most_rows, p.e, shared);
-    states.clear();
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
       softmax_driver<T> driver(p, cut, scratch, nullptr);
       piece_list<T> list(p);
@@ -213,13 +235,13 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     const index_t from = piece_sizes::first_key(x.keys_total, x.pieces, number),
                   to = piece_sizes::first_key(x.keys_total, x.pieces, number + 1);
     key_share<T> share{x.keys.part(from, to), x.pieces > 1, number == 0, {}};
-    if (share.split) share.out = states.piece(x.slot + number);
+    if (share.split) share.out = states.piece(x, number);
     driver.run(x.s, x.kv_head, rows, rows.count < few_rows<T>, gates, &share);
-    if (!share.split || !states.finishes(x)) return;
+    if (!share.split || !states.finish(x, number, rows.count)) return;
+    const partial_rows<T> all = states.piece(x, 0);
     for (index_t r = 0; r < rows.count; ++r) {
-      const partial_rows<T> row = states.piece(x.slot).from(r);
-      const tile::row_state<T> all = merge_shares(row, x.pieces, states.apart(), p.e);
-      finish_row<T>(p, x.s, rows.row[r], all, gates == nullptr ? T(1) : gates[r], row.o);
+      const partial_rows<T> row = all.from(r);
+      finish_row<T>(p, x.s, rows.row[r], {*row.m, *row.l}, gates == nullptr ? T(1) : gates[r], row.o);
     }
   }
 };

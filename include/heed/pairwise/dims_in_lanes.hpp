@@ -84,6 +84,7 @@ template <class T> class dims_in_lanes {
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     s_ = s, kv_head_ = kv_head, rows_ = rows.count;
     located_[0].key = located_[1].key = -1;
+    far_ = p_.key_value_bytes() > tile::cached_bytes;
     tile_keys_ = keys_of_tile();
     std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
     for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
@@ -106,7 +107,7 @@ template <class T> class dims_in_lanes {
   // Keys of a tile: where K and V come from memory, few enough that what is prefetched is still there when it is used,
   // and the prefetches follow the reads closely. bench/decode_bench.cpp
   index_t keys_of_tile() const {
-    if (p_.key_value_bytes() <= tile::cached_bytes) return most_keys;
+    if (!far_) return most_keys;
     const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ > 4 ? 1 << 15 : 1 << 13;
     return std::clamp<index_t>(bytes / row / 16 * 16, 16, most_keys);
   }
@@ -296,6 +297,7 @@ template <class T> class dims_in_lanes {
   tile::lane_states<T> state_;  // a vector for each pass
   T *wide_, *finite_, *scale_;  // rows of V as T; scale_: of K, then of V
   visibility<T> seen_;
+  bool far_ = false;         // K and V do not stay in cache
   located_rows located_[2];  // of the tile at hand and of the next
   located_rows *at_ = &located_[0], *next_at_ = &located_[1];
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key

@@ -44,22 +44,19 @@ void keep_rows(const row_tile& rows, const tile::lane_states<T>& state, const ti
     std::fill(out.o + l * out.stride + sums.rows, out.o + (l + 1) * out.stride, T(0));
 }
 
-// Joins the shares of a row, in ascending order: their o in that of the first. Share i is row i * apart of `shares`.
-// Returns m and l.
+// Joins the states of rows over other keys, which come later.
 template <class T>
-HEED_NOINLINE tile::row_state<T> merge_shares(const partial_rows<T>& shares, index_t count, index_t apart,
-                                              index_t columns) {
+HEED_NOINLINE void join_rows(const partial_rows<T>& to, const partial_rows<T>& from, index_t rows, index_t columns) {
   constexpr index_t w = simd::width<T>;
-  tile::row_state<T> all{shares.m[0], shares.l[0]};
-  T* const acc = shares.o;
-  for (index_t i = 1; i < count; ++i) {
-    const partial_rows<T> x = shares.from(i * apart);
-    const auto [keep, add] = all.merge({x.m[0], x.l[0]}, [](T d) { return std::exp2(d); });
+  for (index_t r = 0; r < rows; ++r) {
+    const partial_rows<T> a = to.from(r), b = from.from(r);
+    tile::row_state<T> all{*a.m, *a.l};
+    const auto [keep, add] = all.merge({*b.m, *b.l}, [](T d) { return std::exp2(d); });
+    *a.m = all.m, *a.l = all.l;
     const simd::batch<T> f(keep), g(add);
     for (index_t c = 0; c < columns; c += w)
-      simd::store(acc + c, simd::fma(g, simd::load(x.o + c), f * simd::load(acc + c)));
+      simd::store(a.o + c, simd::fma(g, simd::load(b.o + c), f * simd::load(a.o + c)));
   }
-  return all;
 }
 
 }  // namespace HEED_ISA
