@@ -3,7 +3,6 @@
 
 // New tokens on their way into a cache: checks, and rows of any storage type and strides written as the cache's type.
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -14,6 +13,7 @@
 #include "heed/core/check.hpp"
 #include "heed/tile/int8_rows.hpp"
 #include "heed/tile/row_format.hpp"
+#include "heed/tile/row_pieces.hpp"
 
 namespace heed::detail {
 inline namespace HEED_ISA {
@@ -68,41 +68,6 @@ void check_tokens(checker& check, const cache_memory<T>& c, const cache_part& pa
   check.require(k.extent(2) == v.extent(2), "append: k has % tokens, v has %", k.extent(2), v.extent(2));
 }
 
-// Reads a row in pieces of at most `most` numbers, whatever its stride and format.
-template <class A> class piece_reader {
- public:
-  static constexpr index_t most = 512;
-
-  piece_reader(const input_tensor& x, const tile::row_format<A>& format)
-      : format_(format), column_(x.extent(3) > 1 ? x.stride(3) * format.element : format.element) {}
-
-  bool adjacent() const { return column_ == format_.element; }
-  // n elements from column c on as they are stored, side by side
-  const std::byte* stored(const std::byte* row, index_t c, index_t n) {
-    if (adjacent()) return row + c * column_;
-    const auto bytes = static_cast<std::size_t>(format_.element);
-    for (index_t i = 0; i < n; ++i) std::memcpy(stored_ + i * format_.element, row + (c + i) * column_, bytes);
-    return stored_;
-  }
-  // The same as numbers
-  const A* numbers(const std::byte* row, index_t c, index_t n) {
-    const std::byte* const from = stored(row, c, n);
-    if (format_.is_t) return tile::row_as<A>(from);
-    format_.read(from, 0, 1, n, numbers_, 0);
-    return numbers_;
-  }
-
- private:
-  const tile::row_format<A>& format_;
-  index_t column_;  // bytes from one element of a row to the next
-  alignas(64) std::byte stored_[most * 8];
-  alignas(64) A numbers_[most];
-};
-
-template <class F> void each_piece(index_t dim, const F& f) {  // f(first column, columns)
-  for (index_t c = 0; c < dim; c += 512) f(c, std::min<index_t>(512, dim - c));
-}
-
 // Some tokens of a head of k or v
 struct token_run {
   index_t batch, head, first, count;
@@ -112,35 +77,27 @@ struct token_run {
 template <class T, class A>
 void store_run(const input_tensor& x, const tile::row_format<A>& format, const token_run& run, T* to, float* scale) {
   const index_t dim = x.extent(3);
-  piece_reader<A> reader(x, format);
+  tile::row_pieces<A> pieces(x, format);
   const std::byte* row = x.row(run.batch, run.head, run.first);
   if constexpr (std::is_same_v<T, std::int8_t>) {
-    for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim) {
-      float size = 0;
-      each_piece(dim, [&](index_t c, index_t n) {
-        size = tile::larger_size(size, tile::largest_size(reader.numbers(row, c, n), n));
-      });
-      scale[r] = tile::int8_scale(size);
-      each_piece(dim, [&](index_t c, index_t n) {
-        tile::quantize_piece(reader.numbers(row, c, n), n, scale[r], to + c);
-      });
-    }
+    for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
+      scale[r] = tile::quantize_row(pieces, row, dim, to);
   } else {
     const tile::row_format<A>& own = tile::row_format_of<A, T>;
     const bool same = &format == &own;
     const auto bytes = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-    if (same && reader.adjacent() && (run.count == 1 || x.row_bytes() == dim * format.element)) {
+    if (same && pieces.adjacent() && (run.count == 1 || x.row_bytes() == dim * format.element)) {
       std::memcpy(static_cast<void*>(to), row, bytes(run.count * dim));
       return;
     }
     for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
-      each_piece(dim, [&](index_t c, index_t n) {
+      pieces.each(dim, [&](index_t c, index_t n) {
         if (same)
-          std::memcpy(static_cast<void*>(to + c), reader.stored(row, c, n), bytes(n));
+          std::memcpy(static_cast<void*>(to + c), pieces.stored(row, c, n), bytes(n));
         else if constexpr (std::is_same_v<T, A>)
-          format.read(reader.stored(row, c, n), 0, 1, n, to + c, 0);
+          format.read(pieces.stored(row, c, n), 0, 1, n, to + c, 0);
         else
-          own.write(reader.numbers(row, c, n), A(1), reinterpret_cast<std::byte*>(to + c), n);
+          own.write(pieces.numbers(row, c, n), A(1), reinterpret_cast<std::byte*>(to + c), n);
       });
   }
 }

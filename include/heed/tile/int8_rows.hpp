@@ -7,12 +7,12 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "heed/core/types.hpp"
 #include "heed/simd/batch.hpp"
 #include "heed/simd/store_int8.hpp"
+#include "heed/tile/row_pieces.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
@@ -56,6 +56,17 @@ HEED_NOINLINE inline void quantize_piece(const float* x, index_t n, float scale,
   index_t i = 0;
   for (; i + w <= n; i += w) simd::store_int8(q + i, simd::load(x + i) * inverse);
   if (i < n) simd::store_partial_int8(q + i, simd::load_partial(x + i, n - i) * inverse, n - i);
+}
+
+// Writes a row of dim numbers to q and returns its scale.
+HEED_INLINE float quantize_row(row_pieces<float>& pieces, const std::byte* row, index_t dim, std::int8_t* q) {
+  float size = 0;
+  pieces.each(dim, [&](index_t c, index_t n) {
+    size = larger_size(size, largest_size(pieces.numbers(row, c, n), n));
+  });
+  const float scale = int8_scale(size);
+  pieces.each(dim, [&](index_t c, index_t n) { quantize_piece(pieces.numbers(row, c, n), n, scale, q + c); });
+  return scale;
 }
 
 }  // namespace HEED_ISA
