@@ -4,6 +4,7 @@
 // The memory of an owning cache: all of it is allocated and written once by the constructor.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <initializer_list>
@@ -18,12 +19,21 @@
 
 namespace heed::detail {
 
+inline namespace HEED_ISA {
+
+inline constexpr std::size_t cache_alignment = 64;  // a cache line and the widest vector
+
+HEED_NOINLINE inline void* allocate_zeros(std::size_t bytes) {
+  return std::memset(::operator new(bytes, std::align_val_t{cache_alignment}), 0, bytes);
+}
+
+}  // namespace HEED_ISA
+
 // An array of a plain type: 64-byte aligned, zero at first.
 template <class X> class zeros {
  public:
-  HEED_INLINE explicit zeros(index_t size) : size_(size), data_(allocate(size)) {
-    std::memset(static_cast<void*>(data_), 0, bytes(size));
-  }
+  HEED_INLINE explicit zeros(index_t size)
+      : size_(size), data_(static_cast<X*>(allocate_zeros(static_cast<std::size_t>(size) * sizeof(X)))) {}
   HEED_INLINE zeros(zeros&& other) noexcept : size_(other.size_), data_(other.data_) {
     other.size_ = 0, other.data_ = nullptr;
   }
@@ -34,19 +44,13 @@ template <class X> class zeros {
     other.size_ = size, other.data_ = data;
     return *this;
   }
-  HEED_INLINE ~zeros() { ::operator delete(static_cast<void*>(data_), std::align_val_t{alignment}); }
+  HEED_INLINE ~zeros() { ::operator delete(static_cast<void*>(data_), std::align_val_t{cache_alignment}); }
 
   HEED_INLINE X* data() const noexcept { return data_; }
   HEED_INLINE index_t size() const noexcept { return size_; }
   HEED_INLINE X& operator[](index_t i) const noexcept { return data_[i]; }
 
  private:
-  static constexpr std::size_t alignment = 64;  // a cache line and the widest vector
-  HEED_INLINE static std::size_t bytes(index_t size) { return static_cast<std::size_t>(size) * sizeof(X); }
-  HEED_INLINE static X* allocate(index_t size) {
-    return static_cast<X*>(::operator new(bytes(size), std::align_val_t{alignment}));
-  }
-
   index_t size_;
   X* data_;
 };
