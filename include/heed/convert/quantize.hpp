@@ -29,6 +29,7 @@ inline void check_int8(checker& check, const named_tensor& x, const named_tensor
     if (axis < 3) check.equal(x, scale, axis, axes[axis]);
     elements *= static_cast<double>(x.extent(axis));
   }
+  check.require(x.extent(3) > 0, "x has % columns, must have at least 1", x.extent(3));
   check.require(elements < 9e18, "x has % elements, must have less than 9e18", elements);
   check.distinct(x, q8), check.distinct(x, scale), check.distinct(q8, scale);
 }
@@ -41,7 +42,7 @@ template <class Call> struct each_row_call {
   tile::workload measure(index_t) const {
     return {.tasks = call.rows() == 0 ? 0 : (call.rows() - 1) / rows_of_task() + 1};
   }
-  index_t rows_of_task() const { return 1 + 16384 / std::max<index_t>(call.x.extent(3), 1); }
+  index_t rows_of_task() const { return 1 + 16384 / call.x.extent(3); }
 
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte>, auto claim) {
@@ -57,7 +58,7 @@ template <class X> struct int8_tensors {  // X: input_tensor or output_tensor
   X x;
   const tile::row_format<float>* format;
 
-  index_t rows() const { return x.empty() && x.extent(3) > 0 ? 0 : x.extent(0) * x.extent(1) * x.extent(2); }
+  index_t rows() const { return x.extent(0) * x.extent(1) * x.extent(2); }
   template <class F> void each(index_t first, index_t last, const F& f) const {  // f(batch, head, row)
     const index_t heads = x.extent(1), n = x.extent(2);
     for (index_t i = first; i < last; ++i) f(i / (heads * n), i / n % heads, i % n);
