@@ -7,11 +7,13 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "heed/core/types.hpp"
 #include "heed/simd/batch.hpp"
 #include "heed/simd/store_int8.hpp"
+#include "heed/simd/transpose.hpp"
 #include "heed/tile/row_pieces.hpp"
 
 namespace heed::tile {
@@ -29,13 +31,14 @@ HEED_NOINLINE inline float largest_size(const float* x, index_t n) {
     const simd::batch<float> each = n - i < w ? simd::load_partial(x + i, n - i) : simd::load(x + i);
     largest = simd::max(largest, simd::abs(each)), bad = simd::fma(zero, each, bad);
   }
-  float sizes[w], flags[w], out = 0;
-  simd::store(&sizes[0], largest), simd::store(&flags[0], bad);
-  bool finite = true;
-  for (index_t l = 0; l < w; ++l) out = larger_size(out, sizes[l]), finite = finite && !std::isnan(flags[l]);
-  if (!finite)
-    for (index_t i = 0; i < n; ++i) out = larger_size(out, std::fabs(x[i]));
-  return out;
+  largest = simd::fold<1, float>(largest, [](auto a, auto b) { return simd::max(a, b); });
+  bad = simd::fold<1, float>(bad, [](auto a, auto b) { return a + b; });
+  float out[w], flag[w];
+  simd::store(&out[0], largest), simd::store(&flag[0], bad);
+  if (!std::isnan(flag[0])) return out[0];
+  float size = 0;
+  for (index_t i = 0; i < n; ++i) size = larger_size(size, std::fabs(x[i]));
+  return size;
 }
 
 // Returns the scale of a row whose largest size that is.
@@ -46,9 +49,10 @@ HEED_INLINE float int8_scale(float largest) {
 
 // q[i] = x[i] / scale, rounded to nearest, for a piece of n numbers of a row with that scale
 HEED_NOINLINE inline void quantize_piece(const float* x, index_t n, float scale, std::int8_t* q) {
-  if (!(scale > 0.0f) || !std::isfinite(scale)) {
-    for (index_t i = 0; i < n; ++i)
-      q[i] = static_cast<std::int8_t>(!std::isinf(scale) || !std::isinf(x[i]) ? 0 : x[i] > 0 ? 127 : -127);
+  if (!(scale > 0.0f) || std::isinf(scale)) {
+    std::memset(q, 0, static_cast<std::size_t>(n));
+    for (index_t i = 0; i < n && std::isinf(scale); ++i)
+      if (std::isinf(x[i])) q[i] = x[i] > 0 ? 127 : -127;
     return;
   }
   constexpr index_t w = simd::width<float>;
