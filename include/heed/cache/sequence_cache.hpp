@@ -90,7 +90,7 @@ void append_to_head(const sequence_memory<T>& c, index_t sequence, index_t head,
     if (t >= keep) t = std::max(t, end - window);
     if (t == end) break;
     const index_t row = t < keep ? t : keep + (t - keep) % window;
-    run.first = t - first, run.count = std::min(end - t, (t < keep ? keep : c.shape.rows) - row);
+    run.first = t - first, run.count = std::min(end - t, c.shape.rows - row);
     store_tokens(c, x, run, c.shape.row(sequence, head, row));
   }
 }
@@ -133,8 +133,7 @@ template <class T> void fork_rows(const sequence_memory<T>& c, index_t from, ind
   check_fork(from, to, c.shape.entries);
   for (index_t h = 0; h < c.shape.kv_heads; ++h) {
     const index_t i = c.counter(from, h), j = c.counter(to, h);
-    const bool wrapped = c.oldest[i] > c.keep_first;  // then any row may hold a token
-    const index_t rows = wrapped ? c.shape.rows : std::min<index_t>(c.lengths[i], c.shape.rows);
+    const index_t rows = std::min<index_t>(c.lengths[i], c.shape.rows);
     copy_cache_rows(c, c.shape.row(from, h, 0), c.shape.row(to, h, 0), rows);
     c.lengths[j] = c.lengths[i], c.oldest[j] = c.oldest[i];
   }
