@@ -13,7 +13,7 @@
 #include "heed/core/check.hpp"
 #include "heed/tile/int8_rows.hpp"
 #include "heed/tile/row_format.hpp"
-#include "heed/tile/row_pieces.hpp"
+#include "heed/tile/row_reader.hpp"
 
 namespace heed::detail {
 inline namespace HEED_ISA {
@@ -77,27 +77,27 @@ struct token_run {
 template <class T, class A>
 void store_run(const input_tensor& x, const tile::row_format<A>& format, const token_run& run, T* to, float* scale) {
   const index_t dim = x.extent(3);
-  tile::row_pieces<A> pieces(x, format);
+  tile::row_reader<A> reader(x, format);
   const std::byte* row = x.row(run.batch, run.head, run.first);
   if constexpr (std::is_same_v<T, std::int8_t>) {
     for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
-      scale[r] = tile::quantize_row(pieces, row, dim, to);
+      scale[r] = tile::quantize_row(reader, row, dim, to);
   } else {
     const tile::row_format<A>& own = tile::row_format_of<A, T>;
     const bool same = &format == &own;
     const auto bytes = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-    if (same && pieces.adjacent() && (run.count == 1 || x.row_bytes() == dim * format.element)) {
+    if (same && reader.adjacent() && (run.count == 1 || x.row_bytes() == dim * format.element)) {
       std::memcpy(static_cast<void*>(to), row, bytes(run.count * dim));
       return;
     }
     for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
-      pieces.each(dim, [&](index_t c, index_t n) {
+      reader.each(dim, [&](index_t c, index_t n) {
         if (same)
-          std::memcpy(static_cast<void*>(to + c), pieces.stored(row, c, n), bytes(n));
+          std::memcpy(static_cast<void*>(to + c), reader.stored(row, c, n), bytes(n));
         else if constexpr (std::is_same_v<T, A>)
-          format.read(pieces.stored(row, c, n), 0, 1, n, to + c, 0);
+          format.read(reader.stored(row, c, n), 0, 1, n, to + c, 0);
         else
-          own.write(pieces.numbers(row, c, n), A(1), reinterpret_cast<std::byte*>(to + c), n);
+          own.write(reader.numbers(row, c, n), A(1), reinterpret_cast<std::byte*>(to + c), n);
       });
   }
 }

@@ -13,7 +13,7 @@
 #include "heed/core/view.hpp"
 #include "heed/tile/int8_rows.hpp"
 #include "heed/tile/row_format.hpp"
-#include "heed/tile/row_pieces.hpp"
+#include "heed/tile/row_reader.hpp"
 #include "heed/tile/verb.hpp"
 
 namespace heed {
@@ -74,9 +74,9 @@ struct quantize_call : int8_tensors<input_tensor> {
     check.written({"q8", q8}), check.written({"scale", scale});
   }
   void run(index_t first, index_t last) const {
-    tile::row_pieces<float> pieces(x, *format);
+    tile::row_reader<float> reader(x, *format);
     each(first, last, [&](index_t b, index_t h, index_t i) {
-      scale(b, h, i) = tile::quantize_row(pieces, x.row(b, h, i), x.extent(3), &q8(b, h, i, 0));
+      scale(b, h, i) = tile::quantize_row(reader, x.row(b, h, i), x.extent(3), &q8(b, h, i, 0));
     });
   }
 };
@@ -91,10 +91,10 @@ struct dequantize_call : int8_tensors<output_tensor> {
     check.written({"x", x});
   }
   void run(index_t first, index_t last) const {
-    float numbers[tile::row_pieces<float>::most];
+    float numbers[tile::row_reader<float>::most];
     each(first, last, [&](index_t b, index_t h, index_t i) {
       const std::int8_t* const q = &q8(b, h, i, 0);
-      tile::row_pieces<float>::each(x.extent(3), [&](index_t c, index_t n) {
+      tile::row_reader<float>::each(x.extent(3), [&](index_t c, index_t n) {
         for (index_t j = 0; j < n; ++j) numbers[j] = static_cast<float>(q[c + j]);
         format->write(numbers, scale(b, h, i), x.row(b, h, i) + c * format->element, n);
       });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Rows of float as 8-bit integers and one scale: x = q * scale, scale = max |x| / 127. A row may come in pieces.
+// Rows of float as 8-bit integers and one scale: x = q * scale, scale = max |x| / 127. A row may come in reader.
 // A row with a NaN has scale NaN. A row with an infinity and no NaN has scale infinity; its infinities have q = 127 of
 // their sign, all other numbers 0. A row of numbers below 127 * 2^-126 has scale 0.
 
@@ -14,7 +14,7 @@
 #include "heed/simd/batch.hpp"
 #include "heed/simd/store_int8.hpp"
 #include "heed/simd/transpose.hpp"
-#include "heed/tile/row_pieces.hpp"
+#include "heed/tile/row_reader.hpp"
 
 namespace heed::tile {
 inline namespace HEED_ISA {
@@ -63,13 +63,13 @@ HEED_NOINLINE inline void quantize_piece(const float* x, index_t n, float scale,
 }
 
 // Writes a row of dim numbers to q and returns its scale.
-HEED_INLINE float quantize_row(row_pieces<float>& pieces, const std::byte* row, index_t dim, std::int8_t* q) {
+HEED_INLINE float quantize_row(row_reader<float>& reader, const std::byte* row, index_t dim, std::int8_t* q) {
   float size = 0;
-  pieces.each(dim, [&](index_t c, index_t n) {
-    size = larger_size(size, largest_size(pieces.numbers(row, c, n), n));
+  reader.each(dim, [&](index_t c, index_t n) {
+    size = larger_size(size, largest_size(reader.numbers(row, c, n), n));
   });
   const float scale = int8_scale(size);
-  pieces.each(dim, [&](index_t c, index_t n) { quantize_piece(pieces.numbers(row, c, n), n, scale, q + c); });
+  reader.each(dim, [&](index_t c, index_t n) { quantize_piece(reader.numbers(row, c, n), n, scale, q + c); });
   return scale;
 }
 

@@ -13,11 +13,11 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
-template <class A> class row_pieces {
+template <class A> class row_reader {
  public:
   static constexpr index_t most = 512;  // numbers of a piece
 
-  row_pieces(const heed::detail::input_tensor& x, const row_format<A>& format)
+  row_reader(const heed::detail::input_tensor& x, const row_format<A>& format)
       : format_(format), column_(x.extent(3) > 1 ? x.stride(3) * format.element : format.element) {}
 
   // Calls f(first column, columns) for each piece of a row.
