@@ -34,7 +34,7 @@ inline void check_int8(checker& check, const named_tensor& x, const named_tensor
   check.distinct(x, q8), check.distinct(x, scale), check.distinct(q8, scale);
 }
 
-// Runs f(batch, head, row) for all rows of a tensor, many in a task.
+// Runs a call on all rows of its tensor, many of them in a task.
 template <class Call> struct each_row_call {
   Call call;
 

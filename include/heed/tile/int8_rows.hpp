@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Rows of float as 8-bit integers and one scale: x = q * scale, scale = max |x| / 127. A row may come in reader.
+// Rows of float as 8-bit integers and one scale: x = q * scale, scale = max |x| / 127. A row may come in pieces.
 // A row with a NaN has scale NaN. A row with an infinity and no NaN has scale infinity; its infinities have q = 127 of
 // their sign, all other numbers 0. A row of numbers below 127 * 2^-126 has scale 0.
 

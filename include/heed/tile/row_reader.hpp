@@ -13,6 +13,7 @@
 namespace heed::tile {
 inline namespace HEED_ISA {
 
+// Reads rows of x as they are stored, or as numbers of type A: in place where they are such already.
 template <class A> class row_reader {
  public:
   static constexpr index_t most = 512;  // numbers of a piece
