@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Every kernel, and convert. The references (heed/reference/) and executors (heed/interop/) are included by name.
+// Every kernel, caches, and convert. The references (heed/reference/) and executors (heed/interop/) are included by
+// name.
 
+#include "heed/cache.hpp"
 #include "heed/convert.hpp"
 #include "heed/lightning.hpp"
 #include "heed/linear.hpp"
