@@ -256,7 +256,7 @@ double measured(const std::string& row, const std::string& counter) {
 }
 
 void print_line(const char* what, double value, const char* relation, double asked, const char* unit) {
-  if (value < 0) return;
+  if (value < 0) return;  // the row did not run
   const bool met = *relation == '>' ? value >= asked : value <= asked;
   std::printf("%-58s %8.2f %-4s asked %s %.4g  %s\n", what, value, unit, relation, asked, met ? "" : "MISSED");
 }
@@ -266,8 +266,9 @@ double roof(const std::string& row) {
   return flops < 0 ? -1 : std::max(measured(row, "pct_read"), 100 * flops / best_peak<float>());
 }
 
-// Prints what the rows show beside what is asked of them; lines whose rows did not run are left out.
+// Prints what the rows show beside what is asked of them.
 void print_asked() {
+  if (measured().empty()) return;
   const std::string far = "/contiguous/D128/M32768/G", near = "float/contiguous/D128/M1024/G8";
   std::printf("\nOne thread, M = 32768, D = 128, 8 key/value heads, if not said otherwise\n");
   print_line("float, group 1: read bandwidth", measured("float" + far + "1", "pct_read"), ">=", 93, "%");
