@@ -201,17 +201,17 @@ def plot_groups(curves):
         group, read, peak, rate = zip(*curves[storage])
         shares.plot(group, read, color=color, marker=marker, markersize=4, label=storage)
         rates.plot(group, rate, color=color, marker=marker, markersize=4, label=storage)
-        if storage == "float":  # where a multiply-add peak of 100 % would end
+        if storage == "float":  # the multiply-add peak ends here
             limit = [min(100, 100 * x / y) for x, y in zip(read, peak)]
             shares.plot(group, limit, color="black", linewidth=0.8, linestyle="--", label="float, smaller roof")
     for axis, label in ((shares, "% of the read bandwidth"), (rates, "tokens/s")):
         axis.set_xscale("log", base=2)
         axis.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
-        axis.set_ylim(0)
+        axis.set_ylim(0, 105 if axis is shares else None)
         axis.grid(alpha=0.3)
         axis.set_xlabel("query heads of each key/value head")
         axis.set_ylabel(label)
-    shares.legend(fontsize=8)
+    rates.legend(*shares.get_legend_handles_labels(), fontsize=8)
     return figure
 
 
