@@ -31,7 +31,7 @@ struct step_shape {
   cache_kind kind = cache_kind::contiguous;
   index_t batch = 1, n = 1, m = 1, d = 64, group = 1, kv_heads = 8;
 
-  // Tokens of sequence b in the cache: m of the first, fewer of the others. A ring holds m of them.
+  // Tokens of sequence b that the cache holds: m of the first, fewer of the others
   index_t tokens(index_t b) const {
     constexpr index_t eighths[] = {8, 6, 4, 1};
     return b == 0 ? m : m * eighths[b % 4] / 8 + 2 * b - 3;
@@ -108,7 +108,7 @@ template <class S> class cache_step {
     for (std::size_t i = 0; i < q_.size(); ++i) q_[i] = static_cast<number>(random.q[i]);
     if (s.n > 1) options_.mask = heed::causal();
     for (index_t b = 0; b < s.batch; ++b)
-      lengths_.push_back(static_cast<std::int32_t>(s.tokens(b) + (s.kind == cache_kind::ring ? ring_overwritten : 0)));
+      lengths_.push_back(static_cast<std::int32_t>(s.tokens(b) + overwritten(s, s.tokens(b))));
     set_view();
     workspace_.resize(plan().workspace_bytes);
     context_.workspace = workspace_;
@@ -120,7 +120,7 @@ template <class S> class cache_step {
   auto prepared() { return heed::softmax::prepare_decode(q(), view_, o(), options_, context_); }
   heed::plan plan() { return heed::softmax::plan_decode(q(), view_, o(), options_, context_); }
 
-  // Reads as many bytes as the call has to, half of K and half of V, on one thread or on a pool of two. Returns GB/s.
+  // Reads as many rows of K and of V as the call has to, on one thread, or K and V on a thread each. Returns GB/s.
   template <class Clock> double read_rate(const read_loop& loop, Clock clock, two_threads* pool = nullptr) const {
     const double rows = at.all_tokens() * static_cast<double>(at.kv_heads * at.d);
     const std::size_t lines = static_cast<std::size_t>(rows) * sizeof(S) / 1024 * 2;  // of 8 of k, and of v
@@ -138,6 +138,10 @@ template <class S> class cache_step {
   step_shape at;
 
  private:
+  // Only a full ring has wrapped.
+  static index_t overwritten(const step_shape& s, index_t tokens) {
+    return s.kind == cache_kind::ring && tokens == s.m ? ring_overwritten : 0;
+  }
   static std::size_t size(index_t count) { return static_cast<std::size_t>(count); }
   heed::tensor_view<const number, 4> q() const {
     return heed::bhsd(q_.data(), at.batch, at.kv_heads * at.group, at.n, at.d);
