@@ -226,7 +226,8 @@ template <class S> void add_grid(extent wanted) {
             for (const index_t group : {1, 2, 4, 8, 16}) {
               step_shape s{.kind = kind, .batch = batch, .n = n, .m = m, .d = d, .group = group};
               if (batch * m > 32768) s.kv_heads = 2;  // at most 1 GiB
-              if (wanted == extent::full || is_asked<S>(s) || (wanted == extent::usual && is_usual<S>(s))) add_step<S>(s);
+              const bool usual = wanted == extent::usual && is_usual<S>(s);
+              if (wanted == extent::full || usual || is_asked<S>(s)) add_step<S>(s);
             }
 }
 

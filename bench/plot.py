@@ -48,7 +48,9 @@ plt.rcParams["svg.hashsalt"] = "heed"  # the same rows, the same file
 MASKS = ["dense", "causal", "window"]
 LINES = {"heed": ("tab:blue", "o"), "eigen": ("tab:orange", "s"), "naive": ("tab:gray", "^")}
 
-STORAGES = {"float": ("tab:blue", "o"), "bf16": ("tab:orange", "s"), "f16": ("tab:green", "D"), "int8": ("tab:red", "^")}
+STORAGES = {
+    "float": ("tab:blue", "o"), "bf16": ("tab:orange", "s"), "f16": ("tab:green", "D"), "int8": ("tab:red", "^"),
+}
 
 BARS = [  # (pattern of a row's name with its D, label), from top to bottom
     (r"prefill/dense/D(\d+)/N4096", "softmax"),
