@@ -4,8 +4,9 @@
 
 The picture depends on the rows: from softmax_bench, the share of the multiply-add peak against the number of tokens;
 from mixture_of_head_bench, the time over that of all heads against the share of active pairs, beside the ideal; from
-lightning_bench, tokens per second against the number of tokens, beside softmax, with the crossover. Several files are
-read as one.
+lightning_bench, tokens per second against the number of tokens, beside softmax, with the crossover; from decode_bench,
+the share of the read bandwidth and tokens per second against the heads of a group, a line for each storage. Several
+files are read as one.
 
 --bars draws one bar for each kernel instead, from the rows that BARS names: the share of the multiply-add peak,
 beside that of the row <name>/eigen where there is one.
@@ -16,6 +17,9 @@ beside that of the row <name>/eigen where there is one.
     bench/plot.py mixture.json -o mixture.svg
     ./lightning_bench --benchmark_filter='prefill/D[0-9]*/N[0-9]*$|softmax' --benchmark_out=lightning.json
     bench/plot.py lightning.json -o lightning.svg
+    ./decode_bench --benchmark_filter='^(float|bf16|f16|int8)/contiguous/D128/M32768/G[0-9]*/i' \\
+      --benchmark_out=decode.json
+    bench/plot.py decode.json -o decode.svg
     bench/plot.py --bars softmax.json linear.json lightning.json mixture.json -o share_of_peak.svg
 
 A file is what a benchmark writes with --benchmark_out, the format of Google Benchmark. This script reads from it
@@ -23,7 +27,8 @@ A file is what a benchmark writes with --benchmark_out, the format of Google Ben
     context.build, context.one_core     flags and the peak measured by that process, for the title
     benchmarks[].run_name               the name of the row
     benchmarks[].run_type               "iteration" rows alone; medians over the repetitions are taken here
-    benchmarks[].<counter>              pct_peak (--bars, softmax), x_softmax and ideal (mixture), tokens/s (lightning)
+    benchmarks[].<counter>              pct_peak (--bars, softmax), x_softmax and ideal (mixture), tokens/s (lightning,
+                                        decode), pct_read (decode)
 """
 
 import argparse
@@ -42,6 +47,10 @@ plt.rcParams["svg.fonttype"] = "none"  # text stays text
 plt.rcParams["svg.hashsalt"] = "heed"  # the same rows, the same file
 MASKS = ["dense", "causal", "window"]
 LINES = {"heed": ("tab:blue", "o"), "eigen": ("tab:orange", "s"), "naive": ("tab:gray", "^")}
+
+STORAGES = {
+    "float": ("tab:blue", "o"), "bf16": ("tab:orange", "s"), "f16": ("tab:green", "D"), "int8": ("tab:red", "^"),
+}
 
 BARS = [  # (pattern of a row's name with its D, label), from top to bottom
     (r"prefill/dense/D(\d+)/N4096", "softmax"),
@@ -141,6 +150,19 @@ def token_rates(benchmarks):
     return {d: lines for d, lines in curves.items() if "softmax" in lines and "lightning" in lines}
 
 
+def group_curves(benchmarks):
+    """{storage: [(heads of a group, % of the read bandwidth, % of the peak, tokens/s)]}, medians of the repetitions."""
+    rows = collections.defaultdict(list)
+    for row in benchmarks:
+        match = re.fullmatch(r"(\w+)/contiguous/D128/M32768/G(\d+)", row_name(row))
+        if match and row["run_type"] == "iteration" and "pct_read" in row:
+            rows[match[1], int(match[2])].append((row["pct_read"], row["pct_peak"], row["tokens/s"]))
+    curves = collections.defaultdict(list)
+    for (storage, group), values in sorted(rows.items()):
+        curves[storage].append((group, *map(statistics.median, zip(*values))))
+    return curves
+
+
 def crossing(ratios):
     """The N where the ratio passes 1 for good, interpolated in log N, log ratio."""
     for (n0, r0), (n1, r1) in reversed(list(zip(ratios, ratios[1:]))):
@@ -170,6 +192,28 @@ def plot_rates(curves):
         axis.set_xlabel("tokens N")
     axes.flat[0].set_ylabel("tokens/s")
     axes.flat[0].legend(fontsize=8, loc="center right")
+    return figure
+
+
+def plot_groups(curves):
+    figure, (shares, rates) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    for storage, (color, marker) in STORAGES.items():
+        if storage not in curves:
+            continue
+        group, read, peak, rate = zip(*curves[storage])
+        shares.plot(group, read, color=color, marker=marker, markersize=4, label=storage)
+        rates.plot(group, rate, color=color, marker=marker, markersize=4, label=storage)
+        if storage == "float":  # the multiply-add peak ends here
+            limit = [min(100, 100 * x / y) for x, y in zip(read, peak)]
+            shares.plot(group, limit, color="black", linewidth=0.8, linestyle="--", label="float, smaller roof")
+    for axis, label in ((shares, "% of the read bandwidth"), (rates, "tokens/s")):
+        axis.set_xscale("log", base=2)
+        axis.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+        axis.set_ylim(0, 105 if axis is shares else None)
+        axis.grid(alpha=0.3)
+        axis.set_xlabel("query heads of each key/value head")
+        axis.set_ylabel(label)
+    rates.legend(*shares.get_legend_handles_labels(), fontsize=8)
     return figure
 
 
@@ -228,6 +272,7 @@ def main():
         data["context"] = more.get("context", {})
         data.setdefault("benchmarks", []).extend(more["benchmarks"])
     active, rates = active_times(data["benchmarks"]), token_rates(data["benchmarks"])
+    groups = group_curves(data["benchmarks"])
     if arguments.bars:
         bars = bar_shares(data["benchmarks"])
         if not bars:
@@ -237,6 +282,9 @@ def main():
         figure, title = plot_active(active), "mixture_of_head forward, one thread. "
     elif rates:
         figure, title = plot_rates(rates), "lightning and softmax forward, one thread, one head. "
+    elif groups:
+        figure = plot_groups(groups)
+        title = "softmax decode, one thread, 8 key/value heads, M = 32768, D = 128. "
     else:
         curves = medians(data["benchmarks"])
         if not curves:

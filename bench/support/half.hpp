@@ -4,6 +4,7 @@
 // Rows of calls on 16-bit numbers beside the same calls on floats. Both are timed in every iteration.
 
 #include <algorithm>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -16,6 +17,7 @@ namespace heed_bench {
 template <class S>
 inline constexpr const char* storage_name = std::is_same_v<S, heed::bf16_t>  ? "bf16"
                                             : std::is_same_v<S, heed::f16_t> ? "f16"
+                                            : std::is_same_v<S, std::int8_t> ? "int8"
                                                                              : "float";
 
 // Times `ours` and `other`, each as often as makes 20 MFLOP. Returns the median of other's time over that of ours, how
