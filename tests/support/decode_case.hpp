@@ -3,9 +3,9 @@
 
 // One call of softmax::decode, or of mixture_of_head::decode, beside the reference.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
@@ -226,7 +226,7 @@ template <class T> bool same_results(const decode_case<T>& a, const decode_case<
   return same_bits(a.o, b.o) && same_bits(a.lse, b.lse);
 }
 
-// Caches that hold the same tokens, of so many at the longest, in other places
+// Caches that hold the same tokens, `longest` of them at most, in other places
 inline std::vector<cache_setup> whole_caches(index_t longest, index_t keep_first = 0) {
   return {{cache_kind::contiguous, longest},
           {cache_kind::contiguous, longest + 7, 0, 16, false, layout::bshd},
@@ -234,6 +234,16 @@ inline std::vector<cache_setup> whole_caches(index_t longest, index_t keep_first
           {cache_kind::paged, 0, 0, 1},
           {cache_kind::paged, 0, 0, 16},
           {cache_kind::paged, 0, 0, 100, false, layout::bshd}};
+}
+// One after the other: the same tokens, and fewer of them in rings that have wrapped, also in the middle of a tile
+inline cache_setup some_cache(std::size_t turn, index_t longest) {
+  std::vector<cache_setup> all = whole_caches(longest, static_cast<index_t>(turn) % 5);
+  for (const index_t kept : {0, 4}) {
+    const index_t rows = std::max<index_t>(longest - 9, longest / 2 + 1);
+    all.push_back({cache_kind::ring, std::max(rows, kept + 1), kept, 16, false, kept == 0 ? layout::bhsd : layout::bshd});
+  }
+  all.push_back({cache_kind::paged, 0, 0, 16, true});
+  return all[turn % all.size()];
 }
 
 }  // namespace heed_test
