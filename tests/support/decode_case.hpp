@@ -84,9 +84,7 @@ template <class T> struct decode_case {
     random_numbers random(seed);
     q.randomize(random), keys.randomize(random), values.randomize(random);
     if (p.cache.shared) share();
-    for (index_t b = 0; b < s.batch; ++b)
-      for (index_t h = 0; h < s.kv_heads; ++h)
-        rows.each(b, h, [&](index_t t, const cache_rows::slot& at) { write(b, h, t, at); });
+    write_all();
   }
   decode_case(const decode_case&) = delete;
   decode_case(decode_case&&) = default;
@@ -99,6 +97,11 @@ template <class T> struct decode_case {
     std::visit([&](auto& m) { m.write(at, h, k, v); }, memory);
     for (index_t d = 0; d < s.dim; ++d) keys(b, h, t, d) = k[static_cast<std::size_t>(d)];
     for (index_t e = 0; e < s.value_dim; ++e) values(b, h, t, e) = v[static_cast<std::size_t>(e)];
+  }
+  void write_all() {
+    for (index_t b = 0; b < s.batch; ++b)
+      for (index_t h = 0; h < s.kv_heads; ++h)
+        rows.each(b, h, [&](index_t t, const cache_rows::slot& at) { write(b, h, t, at); });
   }
   // Fills K and V of tokens [first, end) of all sequences and heads with NaN or infinity.
   void spoil(index_t first, index_t end, float with) {
