@@ -85,6 +85,7 @@ template <class T> struct decode_case {
     q.randomize(random), keys.randomize(random), values.randomize(random);
     if (p.cache.shared) share();
     write_all();
+    if constexpr (!std::is_same_v<T, double>) stored_q.take(q);
   }
   decode_case(const decode_case&) = delete;
   decode_case(decode_case&&) = default;
@@ -207,9 +208,9 @@ verdict compare(const decode_case<T>& x, const decode_expected<T>& expected, boo
 // What must hold of every call: the results as expected, inputs unchanged, o and lse and nothing else written
 template <class T> void check(decode_case<T>& x, const heed::context& ctx = {}) {
   INFO(to_string(x.p));
-  if constexpr (!std::is_same_v<T, double>) x.stored_q.take(x.q);
   const heed::plan plan = x.plan(ctx);
   INFO(plan.path << "; " << plan.problem.data());
+  if constexpr (!std::is_same_v<T, double>) x.stored_q.take(x.q);
   const std::uint64_t before = x.hash();
   x.decode(ctx);
   const verdict result = compare(x, expected_of(x, x.options), decode_rounds_weights(plan));
@@ -243,7 +244,8 @@ inline cache_setup some_cache(std::size_t turn, index_t longest) {
   std::vector<cache_setup> all = whole_caches(longest, static_cast<index_t>(turn) % 5);
   for (const index_t kept : {0, 4}) {
     const index_t rows = std::max<index_t>(longest - 9, longest / 2 + 1);
-    all.push_back({cache_kind::ring, std::max(rows, kept + 1), kept, 16, false, kept == 0 ? layout::bhsd : layout::bshd});
+    const layout in = kept == 0 ? layout::bhsd : layout::bshd;
+    all.push_back({cache_kind::ring, std::max(rows, kept + 1), kept, 16, false, in});
   }
   all.push_back({cache_kind::paged, 0, 0, 16, true});
   return all[turn % all.size()];
