@@ -3,8 +3,10 @@
 
 #include "heed/core/context.hpp"
 #include "heed/core/factories.hpp"
+#include "heed/core/kv_cache.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/slopes.hpp"
+#include "heed/softmax/decode.hpp"
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/merge.hpp"
 #include "heed/softmax/options.hpp"

@@ -63,6 +63,13 @@ template <class Byte> struct stored_tensor {
         extents_(x.extents()),
         strides_(with_canonical_strides(x).strides()) {}
 
+  // The same memory and strides with other extents
+  HEED_INLINE stored_tensor with_extents(const std::array<index_t, 4>& extents) const {
+    stored_tensor x = *this;
+    x.extents_ = extents;
+    return x;
+  }
+
   HEED_INLINE Byte* data() const { return bytes_; }
   HEED_INLINE index_t extent(int axis) const { return extents_[static_cast<std::size_t>(axis)]; }
   HEED_INLINE index_t stride(int axis) const { return strides_[static_cast<std::size_t>(axis)]; }

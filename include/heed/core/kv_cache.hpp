@@ -150,6 +150,36 @@ template <viewable K, viewable V>
 }  // namespace HEED_ISA
 
 namespace detail {
+
+// What decode takes as a cache: a view of one, or what has one (an owning cache)
+template <class X> inline constexpr bool is_cache_view = false;
+template <class T> inline constexpr bool is_cache_view<kv_cache_view<T>> = true;
+template <class X>
+concept cache_argument = is_cache_view<bare<X>> || requires(const X& x) { requires is_cache_view<bare<decltype(x.view())>>; };
+template <class X> HEED_INLINE decltype(auto) view_of_cache(const X& x) {
+  if constexpr (is_cache_view<X>)
+    return static_cast<const X&>(x);
+  else
+    return x.view();
+}
+template <class X> struct cache_element;
+template <class T> struct cache_element<kv_cache_view<T>> {
+  using type = T;
+};
+template <class X>
+using cache_element_t = typename cache_element<bare<decltype(view_of_cache(std::declval<const X&>()))>>::type;
+
+// Whether tensors can be q and o of decode with a cache; a static_assert says why they cannot.
+template <class Q, class Cache, class O> constexpr bool decode_tensors() {
+  using C = cache_element_t<Cache>;
+  static_assert(tensor_argument<Q>() && tensor_argument<O>());
+  static_assert(cache_storage<C>, "heed: a cache holds float, double, heed::bf16_t, heed::f16_t or std::int8_t");
+  static_assert(is_storage<value_t<Q>> && is_storage<value_t<O>>, "heed: q and o hold float, double or a 16-bit float");
+  static_assert(std::is_same_v<acc_of<Q>, acc_of<O>> && std::is_same_v<acc_of<Q>, acc_t<C>>,
+                "heed: double goes with double alone; float, 16-bit and 8-bit types go together");
+  return true;
+}
+
 inline namespace HEED_ISA {
 
 // Where a cache has its tokens, whatever they are stored as
@@ -178,6 +208,7 @@ struct token_rows {
   index_t rows = 0;        // of an entry
   index_t keep_first = 0;  // ring
   tensor_view<const std::int32_t, 2> blocks = {};
+  tensor_view<const float, 3> k_scale = {}, v_scale = {};  // null but for std::int8_t
 };
 
 }  // namespace HEED_ISA

@@ -24,13 +24,20 @@ struct attention_shapes : heed::detail::call_shapes {
         slopes(p.scores.slopes),
         scale(p.scale),
         softcap(p.softcap),
-        heads(p.heads) {}
+        heads(p.heads),
+        cached(p.lengths != nullptr) {}
+
+  // How many keys a tensor with one number per key needs: with a cache it may have more.
+  index_t keys_for(const heed::detail::named_tensor& x, int axis) const {
+    return cached ? std::max(sequences.keys, x.extent(axis)) : sequences.keys;
+  }
 
   heed::detail::named_tensor lse, bias;
   const heed::detail::alignment_parts& align;
   const heed::detail::per_head_view& slopes;
   double scale, softcap;
   index_t heads;
+  bool cached;  // k and v are those of a cache
 };
 
 inline void check_mask(heed::detail::checker& check, const attention_shapes& p) {
@@ -46,16 +53,21 @@ inline void check_mask(heed::detail::checker& check, const attention_shapes& p) 
     check.require(mask.keep_first >= 0, "window: keep_first is %, must be at least 0", mask.keep_first);
   }
   if (mask.has(kind::key_lengths)) heed::detail::check_lengths(check, "key_lengths", mask.lengths, s);
-  if (mask.has(kind::prefix_lm)) heed::detail::check_lengths(check, "prefix_lm", mask.prefix, s);
+  if (mask.has(kind::prefix_lm)) {
+    heed::detail::sequence_counts prefix = s;
+    if (p.cached) prefix.keys = std::numeric_limits<std::int32_t>::max();  // it may be longer than what is cached yet
+    heed::detail::check_lengths(check, "prefix_lm", mask.prefix, prefix);
+  }
   if (mask.has(kind::segments)) {
     const heed::detail::named_tensor query("segments query_ids", mask.query_ids), key("segments key_ids", mask.key_ids);
-    const index_t queries[] = {s.batch, s.queries}, keys[] = {s.batch, s.keys};
+    const index_t queries[] = {s.batch, s.queries}, keys[] = {s.batch, p.keys_for(key, 1)};
     check.tensor(query, false), check.tensor(key, false);
     check.extents(query, queries, false), check.extents(key, keys, false);
   }
   if (mask.has(kind::keep)) {
-    const index_t pairs[] = {s.batch, p.heads, s.queries, s.keys};
-    check.tensor({"keep", mask.keep_tensor}, false), check.extents({"keep", mask.keep_tensor}, pairs, true);
+    const heed::detail::named_tensor keep("keep", mask.keep_tensor);
+    const index_t pairs[] = {s.batch, p.heads, s.queries, p.keys_for(keep, 3)};
+    check.tensor(keep, false), check.extents(keep, pairs, true);
   }
 }
 
@@ -90,7 +102,7 @@ inline void check_attention(heed::detail::checker& check, const attention_shapes
   heed::detail::check_alignment(check, p.align, p.sequences);
   check_per_head(check, "alibi_slopes", p.slopes, p, 0);
   if (p.bias.data == nullptr) return;
-  const index_t pairs[] = {p.q.extent(0), p.heads, p.q.extent(2), p.k.extent(2)};
+  const index_t pairs[] = {p.q.extent(0), p.heads, p.q.extent(2), p.keys_for(p.bias, 3)};
   check.tensor(p.bias, false), check.extents(p.bias, pairs, true);
   check.distinct(p.o, p.bias);
   if (p.lse.data != nullptr) check.distinct(p.lse, p.bias);

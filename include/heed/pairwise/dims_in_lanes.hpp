@@ -2,17 +2,20 @@
 #pragma once
 
 // Softmax attention with the head dim in lanes, for fewer rows than fill a vector of queries (single tokens, small
-// groups). One task is a few rows that share a key/value head: K and V are read once, 128 keys at a time.
+// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time, wherever
+// their rows are.
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
-// [key][row], so that maxima and sums are vertical. Output: multiply with A = weights and B = the rows of V, as
-// they are. Up to 8 rows a pass over the tile, in cache. Masks and score mods see lane i of a vector as row i % R at
-// key i / R of the vector's keys.
+// [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
+// pass over the tile, in cache. Masks and score mods see lane i of a vector as row i % R at key i / R of the vector's
+// keys. While a tile is read the next one is prefetched.
 
 #include <algorithm>
 #include <bit>
 
+#include "heed/pairwise/finish_rows.hpp"
 #include "heed/pairwise/key_tiles.hpp"
+#include "heed/pairwise/partial_rows.hpp"
 #include "heed/pairwise/visibility.hpp"
 #include "heed/tile/finite.hpp"
 
@@ -22,6 +25,7 @@ inline namespace HEED_ISA {
 template <class T> class dims_in_lanes {
  public:
   static constexpr index_t w = simd::width<T>, most_keys = 128;
+  static constexpr index_t block_keys = 32;  // whose values are looked at one by one in the nonfinite pass
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
   static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
   static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
@@ -32,24 +36,35 @@ template <class T> class dims_in_lanes {
         d_(tile::whole_vectors<T>(p.d)),
         e_(tile::whole_vectors<T>(p.e)),
         q_(memory.take<T>(padded_rows(rows) * d_)),
+        q_row_(memory.take<T>(d_)),
         scores_(memory.take<T>((most_keys + w) * pass_capacity)),
         acc_(memory.take<T>(padded_rows(rows) * e_)),
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
-        tail_(memory.take<T>(p.e % w == 0 ? 0 : most_keys * w)),
-        finite_(memory.take<T>(most_keys * tile::max_lanes<T>)),
-        wide_(memory.take<T>(p.kv_format->is_t ? 0 : most_keys * e_)),
-        kv_(p, most_keys, tile::row_use::as_stored, tile::row_use::as_stored, memory),
+        wide_(memory.take<T>(block_keys * e_)),
+        finite_(memory.take<T>(block_keys * e_)),
+        scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
         seen_(p) {}
 
-  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with
-  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr) {
+  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with. Of a share
+  // of the keys: the states of the rows
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr,
+           const key_share<T>* share = nullptr) {
     begin(s, kv_head, rows);
-    attend(rows, false);
-    if (!tile::all_finite(acc_, e_, rows_, e_)) attend(rows, true);  // perhaps by a value that some row must not see
-    finish(s, rows, gate);
+    attend(rows, share, false);
+    if (!tile::all_finite(acc_, e_, rows_, e_)) attend(rows, share, true);  // perhaps by a value that some row must not see
+    if (share != nullptr && share->split)
+      keep(share->out);
+    else
+      finish(s, rows, gate);
   }
 
  private:
+  // Where the rows of some keys are
+  struct located_rows {
+    index_t key = -1, keys = 0;
+    tile::lane_array<const std::byte*, most_keys> k, v;
+  };
+
   // Rows [first, first + rows) of the task, with padding `padded` of them: 1, 2, 4 or 8
   struct row_pass {
     index_t first, rows, padded;
@@ -66,31 +81,43 @@ template <class T> class dims_in_lanes {
   }
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
-    kv_.begin(s, kv_head);
-    rows_ = rows.count, keys_ = s.keys;
-    far_ = keys_ * (p_.d + p_.e) * p_.kv_format->element > (index_t{4} << 20) ||  // no cache of a core
-           tile::far_rows(p_.k) || tile::far_rows(p_.v);
-    for (index_t r = 0; r < rows_; ++r) {
-      T* const q = q_ + r * d_;
-      simd::store(q + d_ - w, simd::batch<T>(T(0)));
-      p_.q_format->read(p_.query(s, rows.row[r].head, rows.row[r].query), 0, 1, p_.d, q, d_);
-      for (index_t c = 0; c < d_; c += w)
-        simd::store(q + c, simd::load(q + c) * simd::batch<T>(p_.scores.query_factor));
-    }
-    if (p_.e % w != 0) tile::fill(tail_, w, most_keys, w, T(0));
-    std::fill(q_ + rows_ * d_, q_ + padded_rows(rows_) * d_, T(0));
+    s_ = s, kv_head_ = kv_head, rows_ = rows.count;
+    located_[0].key = located_[1].key = -1;
+    tile_keys_ = keys_of_tile();
+    std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
+    for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
     seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);
       return lane_place{std::min(r.first + lane % w % r.padded, rows_ - 1), lane % w / r.padded};
     });
   }
 
-  void attend(const row_tile& rows, bool nonfinite_pass) {
+  // Of row r of the task: [d / w][row][w] for the rows of a pass
+  void pack_query(index_t r, const std::byte* q) {
+    const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
+    simd::store(q_row_ + d_ - w, simd::batch<T>(T(0)));
+    p_.q_format->read(q, 0, 1, p_.d, q_row_, d_);
+    T* const to = q_ + pass.first * d_ + (r - pass.first) * w;
+    for (index_t c = 0; c < d_; c += w)
+      simd::store(to + c * pass.padded, simd::load(q_row_ + c) * simd::batch<T>(p_.scores.query_factor));
+  }
+
+  // Keys of a tile: where K and V come from memory, few enough that what is prefetched is still there when it is used,
+  // and the prefetches follow the reads closely. bench/decode_bench.cpp
+  index_t keys_of_tile() const {
+    if (p_.key_value_bytes() <= tile::cached_bytes) return most_keys;
+    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ > 4 ? 1 << 15 : 1 << 13;
+    return std::clamp<index_t>(bytes / row / 16 * 16, 16, most_keys);
+  }
+
+  void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
     std::fill(acc_, acc_ + padded_rows(rows_) * e_, T(0));
     state_.init(passes(rows_) * w);
-    for (index_t first = 0; p_.sink_logits.set() && first < rows_; first += pass_capacity) begin_sinks(rows, first);
-    kv_.each(
-        seen_.spans(), [](const key_span&) { return most_keys; },
+    const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
+    for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
+    const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
+    each_tile<T>(
+        spans, [this](const key_span&) { return tile_keys_; },
         [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
@@ -102,27 +129,44 @@ template <class T> class dims_in_lanes {
     }
   }
 
-  stored_rows stored(const tile::row_stage<T>& x, index_t key, index_t dim) const {
-    return {x.stored(key), x.row_bytes(), dim * p_.kv_format->element};
+  // Where the rows of keys [key, key + keys) are
+  void locate(index_t key, index_t keys, located_rows& to) const {
+    const index_t k_row = p_.k.row_bytes(), v_row = p_.v.row_bytes();
+    to.key = key, to.keys = keys;
+    for (index_t j = 0; j < keys;) {
+      const token_rows::place at = p_.place_of(s_, key + j);
+      const std::byte* k = p_.k.row(at.entry, kv_head_, at.row);
+      const std::byte* v = p_.v.row(at.entry, kv_head_, at.row);
+      for (const index_t end = std::min(keys, j + at.count); j < end; ++j, k += k_row, v += v_row)
+        to.k[j] = k, to.v[j] = v;
+    }
+  }
+  // Scales of the keys of a tile, of K and of V
+  void read_scales(const key_tile<T>& keys) {
+    for (index_t j = 0; j < keys.keys;) {
+      const token_rows::place at = p_.place_of(s_, keys.key + j);
+      for (index_t r = at.row; j < keys.keys && r < at.row + at.count; ++j, ++r) {
+        scale_[j] = static_cast<T>(p_.cache.k_scale(at.entry, kv_head_, r));
+        scale_[most_keys + j] = static_cast<T>(p_.cache.v_scale(at.entry, kv_head_, r));
+      }
+    }
   }
 
   void visit(key_tile<T>& keys, bool nonfinite_pass) {
     if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
-    const index_t whole = p_.e / w * w, element = p_.kv_format->element;
-    const stored_rows v = stored(kv_.v(), keys.key, p_.e);
-    if (whole < p_.e) p_.kv_format->read(v.first + whole * element, v.row_bytes, keys.keys, p_.e - whole, tail_, w);
-    if (nonfinite_pass && !p_.kv_format->is_t) {
-      p_.kv_format->read(v.first, v.row_bytes, keys.keys, p_.e, wide_, e_);
-      keys.v = {wide_, e_, keys.keys, p_.e};
-    }
-    nonfinite_pass = nonfinite_pass && !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
+    std::swap(at_, next_at_);
+    if (at_->key != keys.key || at_->keys < keys.keys) locate(keys.key, keys.keys, *at_);
+    // behind the last tile: the keys of the next share
+    const index_t next = keys.next_keys > 0 ? keys.next : keys.key + keys.keys;
+    locate(next, std::clamp<index_t>(s_.keys - next, 0, tile_keys_), *next_at_);
+    if (p_.scaled()) read_scales(keys);
     for (index_t first = 0; first < rows_; first += pass_capacity) {
       const row_pass r = pass_from(rows_, first);
-      score(r, keys, v);
+      score(r, keys);
       finish_scores(r, keys);
       const bool some_miss = nonfinite_pass && note_seen(r, keys.keys);
       with_rows(r.padded, [&](auto rows) { weights<rows>(r, keys.keys); });
-      some_miss ? add_visible_values(r, keys) : add_values(r, keys.keys, v);
+      some_miss ? add_visible_values(r, keys) : add_values(r, keys);
     }
   }
 
@@ -136,11 +180,22 @@ template <class T> class dims_in_lanes {
     f(std::integral_constant<index_t, 1>{});
   }
 
-  // scores[key][row] = k . q; rows of the next tile are prefetched where K and V are longer than the caches.
-  void score(const row_pass& r, const key_tile<T>& keys, const stored_rows& v) {
-    const index_t ahead = far_ ? std::min(keys_ - most_keys - keys.key, keys.keys) : 0;
-    p_.few_format->score[std::countr_zero(static_cast<unsigned>(r.padded))](
-        {stored(kv_.k(), keys.key, p_.d), v, keys.keys, p_.d, q_ + r.first * d_, d_, scores_, ahead, most_keys});
+  static int table_index(const row_pass& r) { return std::countr_zero(static_cast<unsigned>(r.padded)); }
+
+  // scores[key][row] = k . q
+  void score(const row_pass& r, const key_tile<T>& keys) {
+    p_.few_format->score[table_index(r)](
+        {{at_->k.data(), keys.keys, next_at_->k.data(), r.first == 0 ? next_at_->keys : 0},
+         p_.d,
+         q_ + r.first * d_,
+         scores_});
+    if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
+  }
+  // Multiplies scores or weights [key][row] with one number per key.
+  void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
+    T* x = scores_;
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t i = 0; i < r.padded; ++i) *x++ *= scale[j];
   }
 
   // Score mods and masks; -inf behind the last key, up to a whole vector
@@ -178,54 +233,54 @@ template <class T> class dims_in_lanes {
     return some;
   }
 
+  few_row_sums<T> sums_of(const row_pass& r, const tile_rows& v, const T* weights) const {
+    return {v, p_.e, weights, acc_ + r.first * e_, e_};
+  }
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
-  void add_values(const row_pass& r, index_t keys, const stored_rows& v) {
-    const index_t element = p_.kv_format->element, row = v.row_bytes / element;
-    each_columns([&](index_t c, index_t columns, bool tail) {
-      const T* const first = tail ? tail_ : reinterpret_cast<const T*>(v.first + c * element);
-      const auto p = product(r, {first, tail ? w : row, keys, columns}, c);
-      tail ? tile::multiply(p, columns / w) : p_.few_format->multiply(p, columns / w);
-    });
+  void add_values(const row_pass& r, const key_tile<T>& keys) {
+    if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
+    const bool prefetch = r.first == 0 && !values_in_keys();
+    p_.few_format->sum[table_index(r)](
+        sums_of(r, {at_->v.data(), keys.keys, next_at_->v.data(), prefetch ? next_at_->keys : 0}, scores_));
   }
-  // The same, but values that are not finite reach the rows that see them, and no other.
-  void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
-    each_columns([&](index_t c, index_t columns, bool tail) {
-      const tile::lane_block<const T> v =
-          tail ? tile::lane_block<const T>{tail_, w, keys.keys, w} : keys.v.part(0, keys.keys, c, columns);
-      tile::add_visible<most_keys, T>(
-          v, {scores_, r.padded, 0, r.rows, acc_ + r.first * e_ + c, 1, e_}, {finite_, v.lanes, v.rows, v.lanes},
-          [&](index_t y) { return std::uint64_t{seen_rows_[y]}; },
-          [&](const tile::lane_block<const T>& x, index_t) { tile::multiply(product(r, x, c), x.lanes / w); });
-    });
-  }
-  // f(first column, how many: whole vectors, whether they are those in tail_)
-  template <class F> void each_columns(F f) const {
-    for (index_t c = 0; c < p_.e; c += tile::max_lanes<T>) {
-      const index_t whole = std::min(tile::max_lanes<T>, p_.e - c) / w * w, tail = c + whole;
-      if (whole > 0) f(c, whole, false);
-      if (whole < tile::max_lanes<T> && tail < p_.e) f(tail, w, true);
-    }
-  }
-  tile::matrix_product<T> product(const row_pass& r, const tile::lane_block<const T>& v, index_t c) const {
-    tile::matrix_product<T> p =
-        tile::product_of<T>(scores_, 1, r.padded, v, {acc_ + r.first * e_ + c, e_, r.rows, v.lanes});
-    p.accumulate = tile::accumulate::keep;
-    return p;
+  // Whether rows of V are parts of the rows of K: these have been prefetched
+  bool values_in_keys() const {
+    const auto apart = reinterpret_cast<std::uintptr_t>(at_->v[0]) - reinterpret_cast<std::uintptr_t>(at_->k[0]);
+    return apart < static_cast<std::uintptr_t>(p_.d * p_.kv_format->element) && p_.v.row_bytes() == p_.k.row_bytes();
   }
 
-  void finish(const sequence& s, const row_tile& rows, const T* gate) {
-    for (index_t r = 0; r < rows_; ++r) {
-      const auto [head, query] = rows.row[r];
-      const tile::row_state<T> state = state_of(r);
-      if (p_.lse.data() != nullptr) *p_.lse_at(s, head, query) = state.lse();
-      T* const acc = acc_ + r * e_;
-      const auto scale = [&](T factor) { std::for_each(acc, acc + p_.e, [&](T& x) { x *= factor; }); };
-      const auto all_zero = [&] {
-        return std::all_of(acc, acc + p_.e, [](T x) { return heed::detail::equals(x, T(0)); });
-      };
-      const T factor = state.finish(gate == nullptr ? T(1) : gate[r], p_.init_row(head), scale, all_zero);
-      p_.o_format->write(acc, factor, p_.output(s, head, query), p_.e);
+  // The same, but values that are not finite reach the rows that see them, and no other: a block of keys at a time.
+  void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
+    for (index_t first = 0; first < keys.keys; first += block_keys) {
+      const index_t count = std::min(block_keys, keys.keys - first);
+      for (index_t j = 0; j < count; ++j) read_value(first + j, wide_ + j * e_);
+      T* const weights = scores_ + first * r.padded;
+      tile::add_visible<block_keys, T>(
+          {wide_, e_, count, p_.e}, {weights, r.padded, 0, r.rows, acc_ + r.first * e_, 1, e_},
+          {finite_, e_, count, p_.e}, [&](index_t y) { return std::uint64_t{seen_rows_[first + y]}; },
+          [&](const tile::lane_block<const T>& x, index_t) { add_wide_values(r, x, weights); });
     }
+  }
+  void read_value(index_t j, T* to) const {
+    p_.kv_format->read(at_->v[j], 0, 1, p_.e, to, e_);
+    if (p_.scaled()) std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
+  }
+  void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) const {
+    tile::lane_array<const std::byte*, block_keys> rows;
+    for (index_t j = 0; j < x.rows; ++j) rows[j] = reinterpret_cast<const std::byte*>(x.row(j));
+    few_rows_format_of<T, T>.sum[table_index(r)](sums_of(r, {rows.data(), x.rows}, weights));
+  }
+
+  void keep(const partial_rows<T>& out) const {
+    for (index_t r = 0; r < rows_; ++r) {
+      const tile::row_state<T> state = state_of(r);
+      out.m[r] = state.m, out.l[r] = state.l;
+      std::copy(acc_ + r * e_, acc_ + (r + 1) * e_, out.o + r * out.stride);
+    }
+  }
+  void finish(const sequence& s, const row_tile& rows, const T* gate) {
+    for (index_t r = 0; r < rows_; ++r)
+      finish_row<T>(p_, s, rows.row[r], state_of(r), gate == nullptr ? T(1) : gate[r], acc_ + r * e_);
   }
 
   // Of row r, l from its lanes
@@ -238,14 +293,15 @@ template <class T> class dims_in_lanes {
   }
 
   const softmax_problem<T>& p_;
-  index_t d_, e_, rows_ = 0, keys_ = 0;
-  T *q_, *scores_, *acc_;
+  index_t d_, e_, rows_ = 0, kv_head_ = 0, tile_keys_ = 0;
+  sequence s_;
+  T *q_, *q_row_, *scores_, *acc_;
   tile::lane_states<T> state_;  // a vector for each pass
-  T *tail_, *finite_, *wide_;   // wide_: rows of V as T
-  kv_tiles<T> kv_;
+  T *wide_, *finite_, *scale_;  // rows of V as T; scale_: of K, then of V
   visibility<T> seen_;
+  located_rows located_[2];  // of the tile at hand and of the next
+  located_rows *at_ = &located_[0], *next_at_ = &located_[1];
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
-  bool far_ = false;                                     // K and V are longer than the caches
 };
 
 }  // namespace HEED_ISA

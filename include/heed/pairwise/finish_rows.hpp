@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The end of softmax with queries in lanes: o and lse from the states and sums of a tile's rows.
+// The end of softmax: o and lse from the states and sums of rows.
 
 #include "heed/pairwise/problem.hpp"
 
@@ -22,6 +22,17 @@ template <class T> struct lane_sums {
     return true;
   }
 };
+
+// Writes o = gate sums / l of one row, and its lse. sums: [column], changed
+template <class T>
+void finish_row(const softmax_problem<T>& p, const sequence& s, const lane_row& row, const tile::row_state<T>& state,
+                T gate, T* sums) {
+  if (p.lse.data() != nullptr) *p.lse_at(s, row.head, row.query) = state.lse();
+  const lane_sums<T> sum{sums, 1, p.e};
+  const T factor = state.finish(
+      gate, p.init_row(row.head), [&](T by) { sum.scale(by); }, [&] { return sum.all_zero(); });
+  p.o_format->write(sums, factor, p.output(s, row.head, row.query), p.e);
+}
 
 // Writes o = gate sums / l, and lse; a row without a key: 0 and -inf. sums: [column][lane]; gate: one per row, or null;
 // factor: scratch, one per lane

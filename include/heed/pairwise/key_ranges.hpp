@@ -107,9 +107,49 @@ struct key_span {
 };
 
 struct key_spans {
-  tile::lane_array<key_span, 8> span;
+  tile::lane_array<key_span, 10> span;
   index_t count = 0;
 };
+
+// Some keys, as up to three runs in ascending order
+struct key_set {
+  struct run {
+    index_t first, end;
+  };
+  tile::lane_array<run, 3> runs;
+  index_t count = 0;
+
+  void add(index_t first, index_t end) {
+    if (first < end) runs[count++] = {first, end};
+  }
+  index_t total() const {
+    index_t keys = 0;
+    for (index_t i = 0; i < count; ++i) keys += runs[i].end - runs[i].first;
+    return keys;
+  }
+  // The keys from number `from` on, up to number `to`
+  key_set part(index_t from, index_t to) const {
+    key_set out;
+    for (index_t i = 0; i < count; ++i) {
+      const index_t first = runs[i].first, keys = runs[i].end - first;
+      out.add(first + std::clamp<index_t>(from, 0, keys), first + std::clamp<index_t>(to, 0, keys));
+      from -= keys, to -= keys;
+    }
+    return out;
+  }
+};
+
+// Leaves of the spans what is in the set.
+inline key_spans clipped(const key_spans& spans, const key_set& keys) {
+  key_spans out;
+  for (index_t i = 0; i < spans.count; ++i)
+    for (index_t r = 0; r < keys.count; ++r) {
+      const key_span& s = spans.span[i];
+      const index_t first = std::max(s.first, keys.runs[r].first), end = std::min(s.end, keys.runs[r].end);
+      if (first < end) out.span[out.count++] = {first, end, s.partial};
+    }
+  return out;
+}
 
 // Cuts what a tile sees into spans in ascending order. A partial span starts at the last key that all lanes see, so
 // that the steps of a causal diagonal fall on its squares.

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Tiles of keys, each with its rows of K and V: no other file of the engine computes where these are. A cache in pieces
-// needs its borders known here, and nothing else.
+// Tiles of keys, each with its rows of K and V, wherever a cache has them.
 
 #include "heed/core/context.hpp"
 #include "heed/pairwise/problem.hpp"
@@ -36,6 +35,24 @@ template <class T> struct key_tile {
   tile::lane_array<weight_block, vector_capacity> block;
 };
 
+// f(tile) for tiles of keys_of(span) keys each, in ascending order
+template <class T, class KeysOf, class F> void each_tile(const key_spans& spans, KeysOf keys_of, F f) {
+  for (index_t i = 0; i < spans.count; ++i) {
+    const key_span& span = spans.span[i];
+    const index_t most = keys_of(span);
+    for (index_t j = span.first; j < span.end; j += most) {
+      key_tile<T> tile;
+      tile.key = j, tile.keys = std::min(most, span.end - j), tile.partial = span.partial;
+      if (j + most < span.end)
+        tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
+      else if (i + 1 < spans.count)
+        tile.next = spans.span[i + 1].first,
+        tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
+      f(tile);
+    }
+  }
+}
+
 // The keys and values of one sequence and head at a time.
 template <class T> class kv_tiles {
  public:
@@ -43,30 +60,23 @@ template <class T> class kv_tiles {
   kv_tiles(const attention<T>& p, index_t most_keys, tile::row_use k_use, tile::row_use v_use,
            heed::detail::arena& memory)
       : p_(p),
-        k_(p.k, *p.kv_format, most_keys, k_use, p.key_value_bytes(), memory),
-        v_(p.v, *p.kv_format, most_keys, v_use, p.key_value_bytes(), memory) {}
+        k_(p.k, *p.kv_format, most_keys, k_use, p.key_value_bytes(), finds_pieces(), memory),
+        v_(p.v, *p.kv_format, most_keys, v_use, p.key_value_bytes(), finds_pieces(), memory) {}
 
   void begin(const sequence& s, index_t kv_head) {
-    if (s.keys > 0) k_.begin(p_.key(s, kv_head, 0)), v_.begin(p_.value(s, kv_head, 0));
+    s_ = s, kv_head_ = kv_head;
+    if (finds_pieces())
+      k_.begin({this, &key_piece}), v_.begin({this, &value_piece});
+    else if (s.keys > 0)
+      k_.begin(p_.key(s, kv_head, 0)), v_.begin(p_.value(s, kv_head, 0));
   }
 
-  // f(tile) for tiles of keys_of(span) keys each, in ascending order
+  // As each_tile; the tiles know their rows.
   template <class KeysOf, class F> void each(const key_spans& spans, KeysOf keys_of, F f) const {
-    for (index_t i = 0; i < spans.count; ++i) {
-      const key_span& span = spans.span[i];
-      const index_t most = keys_of(span);
-      for (index_t j = span.first; j < span.end; j += most) {
-        key_tile<T> tile;
-        tile.key = j, tile.keys = std::min(most, span.end - j), tile.partial = span.partial;
-        if (j + most < span.end)
-          tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
-        else if (i + 1 < spans.count)
-          tile.next = spans.span[i + 1].first,
-          tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
-        place_keys(tile), place_values(tile);
-        f(tile);
-      }
-    }
+    each_tile<T>(spans, keys_of, [&](key_tile<T>& tile) {
+      place_keys(tile), place_values(tile);
+      f(tile);
+    });
   }
 
   // Notes where the rows of a tile are now: again after they have been copied.
@@ -80,7 +90,27 @@ template <class T> class kv_tiles {
   tile::row_stage<T>& v() { return v_; }
 
  private:
+  bool finds_pieces() const { return p_.in_pieces() || p_.scaled(); }
+
+  static tile::row_piece key_piece(const void* self, index_t j) {
+    const kv_tiles& x = *static_cast<const kv_tiles*>(self);
+    return x.piece(x.p_.k, x.p_.cache.k_scale, j);
+  }
+  static tile::row_piece value_piece(const void* self, index_t j) {
+    const kv_tiles& x = *static_cast<const kv_tiles*>(self);
+    return x.piece(x.p_.v, x.p_.cache.v_scale, j);
+  }
+  tile::row_piece piece(const heed::detail::input_tensor& x, const tensor_view<const float, 3>& scale,
+                        index_t j) const {
+    const token_rows::place at = p_.place_of(s_, j);
+    tile::row_piece out{x.row(at.entry, kv_head_, at.row), at.count};
+    if (scale.data() != nullptr) out.scale = &scale(at.entry, kv_head_, at.row), out.scale_stride = scale.stride(2);
+    return out;
+  }
+
   const attention<T>& p_;
+  sequence s_;
+  index_t kv_head_ = 0;
   tile::row_stage<T> k_, v_;
 };
 

@@ -9,6 +9,7 @@
 #include "heed/core/alignment.hpp"
 #include "heed/core/call.hpp"
 #include "heed/core/check.hpp"
+#include "heed/core/kv_cache.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
 #include "heed/pairwise/few_rows_format.hpp"
@@ -19,7 +20,7 @@
 namespace heed::pairwise {
 inline namespace HEED_ISA {
 
-using heed::detail::sequence;
+using heed::detail::sequence, heed::detail::token_rows;
 
 // One call. All arithmetic is in Acc, whatever the tensors hold.
 template <class Acc> struct attention : heed::detail::tensors {
@@ -40,6 +41,21 @@ template <class Acc> struct attention : heed::detail::tensors {
 
   bool calls_functions() const { return scores.has_function() || mask.has(mask.visible_if); }
   index_t rows(const sequence& s) const { return s.queries * group; }  // queries that share keys and values
+
+  // Keys of a cache are counted by its lengths, which may differ from head to head.
+  sequence sequence_at(index_t number, index_t kv_head = 0) const {
+    sequence s = heed::detail::tensors::sequence_at(number);
+    if (lengths != nullptr) s.keys = lengths->at(number, kv_head);
+    return s;
+  }
+  // Where the rows of keys from j on are in k and v
+  HEED_INLINE token_rows::place place_of(const sequence& s, index_t j) const {
+    if (in_pieces()) return cache.at(s.batch, j);
+    return {s.batch, s.first_key + j, s.keys - j};
+  }
+  // Whether a tile of keys may lie in pieces
+  bool in_pieces() const { return cache.layout != cache_layout::contiguous; }
+  bool scaled() const { return cache.k_scale.data() != nullptr; }
 
   // Of the longest sequence and one head, as far as shapes say
   double key_value_bytes() const {
@@ -62,6 +78,8 @@ template <class Acc> struct attention : heed::detail::tensors {
   index_t group;          // heads of o that share a key/value head
   index_t repeat;         // heads of o that share a query head
   score_mod_rules<Acc> scores;
+  const cache_lengths* lengths = nullptr;  // of a cache, else null
+  token_rows cache = {};                   // k.extent(2) counts tokens of the longest sequence, not rows
 };
 
 // For the `why` of a plan: which options change the scores, and which cut tiles.

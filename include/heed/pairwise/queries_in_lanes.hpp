@@ -16,6 +16,7 @@
 // the nonfinite pass.
 
 #include "heed/pairwise/finish_rows.hpp"
+#include "heed/pairwise/partial_rows.hpp"
 #include "heed/pairwise/weighted_sums.hpp"
 
 namespace heed::pairwise {
@@ -35,18 +36,25 @@ template <class T> class queries_in_lanes {
         state_{memory.take<T>(tiles::most_rows), memory.take<T>(tiles::most_rows)},
         factor_(memory.take<T>(tiles::most_rows)) {}
 
-  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with
-  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr) {
-    tiles_.begin(s, kv_head, rows);
-    attend(rows, false);
-    if (!sums_.finite()) attend(rows, true);
-    finish_rows<T>(p_, s, rows, gate, state_, {sums_.data(), tiles_.stride(), p_.e, tiles_.stride()}, factor_);
+  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with. Of a share
+  // of the keys: the states of the rows
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr,
+           const key_share<T>* share = nullptr) {
+    tiles_.begin(s, kv_head, rows, share == nullptr ? nullptr : &share->keys);
+    attend(rows, share, false);
+    if (!sums_.finite()) attend(rows, share, true);
+    const tile::lane_block<T> sums{sums_.data(), tiles_.stride(), p_.e, tiles_.stride()};
+    if (share != nullptr && share->split)
+      keep_rows<T>(rows, state_, sums, share->out, factor_);
+    else
+      finish_rows<T>(p_, s, rows, gate, state_, sums, factor_);
   }
 
  private:
-  void attend(const row_tile& rows, bool nonfinite_pass) {
+  void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
     state_.init(tiles_.stride());
-    for (index_t l = 0; p_.sink_logits.set() && l < rows.count; ++l) state_.set(l, p_.init_row(rows.row[l].head));
+    const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
+    for (index_t l = 0; sinks && l < rows.count; ++l) state_.set(l, p_.init_row(rows.row[l].head));
     sums_.begin(tiles_.vectors(), factor_);
     tiles_.each([&](index_t, key_tile<T>& keys) {
       if (keys.count > 0) visit(keys, nonfinite_pass);

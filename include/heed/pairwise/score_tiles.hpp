@@ -27,12 +27,14 @@ template <class T> class score_tiles {
         kv_(p, most_keys, k_use, tile::row_use::again, memory),
         masked_(p) {}
 
-  void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
+  // keys: those of them to visit; null: all
+  void begin(const sequence& s, index_t kv_head, const row_tile& rows, const key_set* keys = nullptr) {
     vectors_ = (rows.count + w - 1) / w, stride_ = vectors_ * w;
     kv_.begin(s, kv_head);
     p_.q_format->gather(find_rows(rows, p_.q, s, p_.repeat).data(), rows.count, p_.d, p_.scores.query_factor, q_,
                         stride_);
     masked_.begin(s, rows);
+    spans_ = keys == nullptr ? masked_.spans() : clipped(masked_.spans(), *keys);
   }
 
   index_t vectors() const { return vectors_; }
@@ -44,7 +46,7 @@ template <class T> class score_tiles {
   // f(number, tile) for the key tiles from number `first` on; scores() is for the tile at hand.
   template <class F> void each(F f, index_t first = 0) {
     index_t number = 0;
-    kv_.each(masked_.spans(), even_keys, [&](key_tile<T>& keys) {
+    kv_.each(spans_, even_keys, [&](key_tile<T>& keys) {
       if (number >= first) masked_.classify(keys), masked_.add_blocks(keys, 0, vectors_), f(number, keys);
       ++number;
     });
@@ -73,6 +75,7 @@ template <class T> class score_tiles {
   T* q_;
   kv_tiles<T> kv_;
   masked_scores<T> masked_;
+  key_spans spans_;
   index_t vectors_ = 0, stride_ = 0;
 };
 

@@ -38,9 +38,9 @@ template <class T, class Tiles> class task_list {
     while (task >= end_) enter(sequence_.number + 1);
     const index_t at = task - (end_ - p_.kv_heads * per_head_);
     if (heads_share_pairs_)
-      f(sequence_, at % p_.kv_heads, per_head_ - 1 - at / p_.kv_heads);
+      f(of_head(at % p_.kv_heads), at % p_.kv_heads, per_head_ - 1 - at / p_.kv_heads);
     else
-      f(sequence_, at / per_head_, per_head_ - 1 - at % per_head_);
+      f(of_head(at / per_head_), at / per_head_, per_head_ - 1 - at % per_head_);
   }
 
  private:
@@ -48,6 +48,12 @@ template <class T, class Tiles> class task_list {
     sequence_ = p_.sequence_at(number);
     per_head_ = tiles_of_(p_.rows(sequence_));
     end_ += p_.kv_heads * per_head_;
+  }
+
+  // The sequence as a head has it: lengths of a cache may differ.
+  const sequence& of_head(index_t kv_head) {
+    if (p_.lengths != nullptr) sequence_.keys = p_.lengths->at(sequence_.number, kv_head);
+    return sequence_;
   }
 
   // Rows of a bias or keep for all heads stay in cache from one head to the next.
@@ -145,12 +151,14 @@ template <class T> class softmax_driver {
   softmax_driver(const softmax_driver&) = delete;
   softmax_driver& operator=(const softmax_driver&) = delete;
 
-  // few: as row_cut says of all rows that share this key/value head. gate: as the drivers
-  void run(const sequence& s, index_t kv_head, const row_tile& rows, bool few, const T* gate = nullptr) {
+  // few: as row_cut says of all rows that share this key/value head. gate, share: as the drivers
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, bool few, const T* gate = nullptr,
+           const key_share<T>* share = nullptr) {
+    HEED_ASSERT(share == nullptr || on_unit_ == nullptr);
     if (few)
-      few_->run(s, kv_head, rows, gate);
+      few_->run(s, kv_head, rows, gate, share);
     else if (on_unit_ == nullptr)
-      many_->run(s, kv_head, rows, gate);
+      many_->run(s, kv_head, rows, gate, share);
     else
       p_.on_unit->run(on_unit_, s, kv_head, rows, gate);
   }

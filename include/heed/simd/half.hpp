@@ -14,6 +14,7 @@
 #include "heed/core/config.hpp"
 #include "heed/core/types.hpp"
 #include "heed/simd/batch.hpp"
+#include "heed/simd/int8.hpp"
 
 namespace heed::simd {
 inline namespace HEED_ISA {
@@ -157,18 +158,23 @@ template <class S> HEED_INLINE patterns narrow(batch<float> x) {
 }
 }  // namespace halves
 
-// Loads (stores) a vector of T from (to) numbers stored as S: T itself, or where T is float a 16-bit type. Stores round
+// Loads (stores) a vector of T from (to) numbers stored as S: T itself, or where T is float a 16-bit type, or for loads
+// std::int8_t. Stores round
 // to nearest even; a NaN stays one, of its sign; f16 overflows to infinity. The partial ones: the first n lanes,
 // 0 <= n <= width, zeros in the others; no memory behind them is touched.
 template <class T, class S> HEED_INLINE batch<T> load_as(const S* p) {
   if constexpr (std::is_same_v<S, T>)
     return load(p);
+  else if constexpr (std::is_same_v<S, std::int8_t>)
+    return load_int8(p);
   else
     return halves::widen<S>(halves::load(p));
 }
 template <class T, class S> HEED_INLINE batch<T> load_partial_as(const S* p, index_t n) {
   if constexpr (std::is_same_v<S, T>)
     return load_partial(p, n);
+  else if constexpr (std::is_same_v<S, std::int8_t>)
+    return load_partial_int8(p, n);
   else
     return halves::widen<S>(halves::load_partial(p, n));
 }

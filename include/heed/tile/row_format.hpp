@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// How rows of a storage type (float, double, bf16_t, f16_t) become numbers of the type T that a kernel sums in, and
+// How rows of a storage type (float, double, bf16_t, f16_t; std::int8_t to read) become numbers of the type T that a kernel sums in, and
 // back. The engines are compiled once for each T; what touches the caller's rows goes through a table of functions of
 // their storage type, so that a program compiles those that its calls need.
 
@@ -30,6 +30,12 @@ template <class T> struct row_format {
 
 namespace detail {
 
+template <class T, class S> constexpr auto scatter_of() -> decltype(&scatter<T, T>) {
+  if constexpr (heed::detail::is_storage<S>)
+    return &scatter<T, S>;
+  else
+    return nullptr;
+}
 template <class T, class S>
 void read_rows(const std::byte* rows, index_t row_bytes, index_t count, index_t dim, T* out, index_t out_stride) {
   for (index_t r = 0; r < count; ++r)
@@ -43,6 +49,12 @@ template <class T, class S> void write_row(const T* in, T factor, std::byte* row
   for (; c + w <= dim; c += w) simd::store_as<S>(to + c, simd::load(in + c) * f);
   if (c < dim) simd::store_partial_as<S>(to + c, simd::load_partial(in + c, dim - c) * f, dim - c);
 }
+template <class T, class S> constexpr auto write_of() -> decltype(&write_row<T, T>) {
+  if constexpr (heed::detail::is_storage<S>)
+    return &write_row<T, S>;
+  else
+    return nullptr;
+}
 // Widening f16 without an instruction for it takes too many steps to be done on the way.
 template <class T, class S> constexpr const line_widener<T>* widener_of() {
 #if defined(HEED_AVX512) || defined(__F16C__)
@@ -50,7 +62,7 @@ template <class T, class S> constexpr const line_widener<T>* widener_of() {
 #else
   constexpr bool quick = !std::is_same_v<S, f16_t>;
 #endif
-  if constexpr (quick && !std::is_same_v<T, S>)
+  if constexpr (quick && !std::is_same_v<T, S> && !std::is_same_v<S, std::int8_t>)
     return &line_widener_of<T, S>;
   else
     return nullptr;
@@ -60,19 +72,21 @@ template <class S>
 inline constexpr const char* storage_name = std::is_same_v<S, float>    ? "float"
                                             : std::is_same_v<S, double> ? "double"
                                             : std::is_same_v<S, bf16_t> ? "bf16"
-                                                                        : "f16";
+                                            : std::is_same_v<S, f16_t>  ? "f16"
+                                                                        : "int8";
 
 }  // namespace detail
 
+// Rows of std::int8_t are read as they are, without their scales, and never written.
 template <class T, class S>
 inline constexpr row_format<T> row_format_of{detail::storage_name<S>,
                                              static_cast<index_t>(sizeof(S)),
                                              std::is_same_v<T, S>,
                                              detail::widener_of<T, S>(),
                                              &gather<T, S>,
-                                             &scatter<T, S>,
+                                             detail::scatter_of<T, S>(),
                                              &detail::read_rows<T, S>,
-                                             &detail::write_row<T, S>};
+                                             detail::write_of<T, S>()};
 
 // The tensors of a call that sums in T, with the formats of their rows
 template <class T> struct call_rows : heed::detail::call_tensors4 {

@@ -31,6 +31,19 @@ template <class Byte> bool far_rows(const heed::detail::stored_tensor<Byte>& x) 
   return far_rows(x.row_bytes(), x.extent(3) * x.element_bytes());
 }
 
+// Rows that lie side by side, from one row on; scale: what each is to be multiplied with, or null
+struct row_piece {
+  const std::byte* first;
+  index_t count;
+  const float* scale = nullptr;
+  index_t scale_stride = 0;
+};
+// Finds the rows of a tensor that lies in pieces (a ring, pages), or that has scales.
+struct row_pieces {
+  const void* self = nullptr;
+  row_piece (*at)(const void* self, index_t row) = nullptr;
+};
+
 // How products read rows: as they are stored, or as numbers of type T, each row once or more often
 enum class row_use { as_stored, once, again };
 
@@ -39,22 +52,24 @@ template <class T> class row_stage {
  public:
   row_stage() = default;
 
-  // most: rows of a tile, at most; bytes: of all tensors that take turns in the caches
+  // most: rows of a tile, at most; bytes: of all tensors that take turns in the caches; pieces: rows may lie in some
   row_stage(const heed::detail::input_tensor& x, const row_format<T>& format, index_t most, row_use use, double bytes,
-            heed::detail::arena& memory)
+            bool pieces, heed::detail::arena& memory)
       : format_(&format),
         row_bytes_(x.row_bytes()),
         dim_(x.extent(3)),
         far_(far_rows(x)),
         copies_(use == row_use::again ? far_ || !format.is_t : use == row_use::once && !format.is_t),
         prefetches_((!copies_ || !on_the_way()) && (bytes > cached_bytes || far_)),
-        copy_(memory.take<T>(copies_ ? most * copy_row() : 0)) {}
+        copy_(memory.take<T>(copies_ || (pieces && use != row_use::as_stored) ? most * copy_row() : 0)) {}
 
   bool copies() const { return copies_; }
   index_t copy_row() const { return whole_vectors<T>(dim_); }  // numbers between the rows of a copy
 
   // Begins a sequence and head; first: its row 0.
   void begin(const std::byte* first) { first_ = first, copied_ = -1; }
+  // The same where rows lie in pieces
+  void begin(const row_pieces& pieces) { pieces_ = pieces, copied_ = -1; }
 
   // Returns rows [row, row + count): in the copy of the tile that begins with them, if there is one, else in place.
   lane_block<const T> at(index_t row, index_t count) const {
@@ -62,15 +77,19 @@ template <class T> class row_stage {
     if (!format_->is_t) return {nullptr, 0, count, dim_};
     return {row_as<T>(stored(row)), row_bytes_ / static_cast<index_t>(sizeof(T)), count, dim_};
   }
-  const std::byte* stored(index_t row) const { return first_ + row * row_bytes_; }
+  const std::byte* stored(index_t row) const {
+    return pieces_.at == nullptr ? first_ + row * row_bytes_ : pieces_.at(pieces_.self, row).first;
+  }
   index_t row_bytes() const { return row_bytes_; }
 
   // Copies the rows of a tile now, if rows are copied: to the scratch of this stage, or to one of the caller's.
   void copy(index_t row, index_t count, T* to = nullptr) {
     HEED_ASSERT(row != copied_ || count <= copied_count_);
-    if (!copies_ || row == copied_) return;
-    if (format_->is_t) return copy_to(row, count, to == nullptr ? copy_ : to).finish();
-    read(row, count, to == nullptr ? copy_ : to);
+    if (row == copied_ || !(copies_ || in_pieces(row, count))) return;
+    if (to == nullptr) to = copy_;
+    if (pieces_.at != nullptr) return read_pieces(row, count, to);
+    if (format_->is_t) return copy_to(row, count, to).finish();
+    read(row, count, to);
   }
   // Goes back to a tile that was copied to memory of the caller's.
   void recall(index_t row, index_t count, T* copied) { copied_ = row, copied_count_ = count, at_ = copied; }
@@ -79,9 +98,10 @@ template <class T> class row_stage {
   // are used.
   row_prefetcher<T> stream(index_t row, index_t count) {
     if (count == 0) return {};
-    if (copies_ && on_the_way()) return copy_to(row, count, copy_);
-    if (prefetches_) {
-      const row_span rows = span(row, count);
+    const bool piece = in_pieces(row, count);
+    if (copies_ && on_the_way() && !piece) return copy_to(row, count, copy_);
+    if (prefetches_ || piece) {
+      const row_span rows = span(row, piece ? std::min(count, pieces_.at(pieces_.self, row).count) : count);
       if (!far_) touch_pages(after(rows));
       return row_prefetcher<T>(rows);
     }
@@ -93,6 +113,26 @@ template <class T> class row_stage {
   bool on_the_way() const { return format_->is_t || format_->widener != nullptr; }
   row_span span(index_t row, index_t count) const { return {stored(row), row_bytes_, count, dim_ * format_->element}; }
 
+  // Whether some rows are not behind the first, or have scales
+  bool in_pieces(index_t row, index_t count) const {
+    if (pieces_.at == nullptr) return false;
+    const row_piece piece = pieces_.at(pieces_.self, row);
+    return piece.count < count || piece.scale != nullptr;
+  }
+  HEED_NOINLINE void read_pieces(index_t row, index_t count, T* to) {
+    copied_ = row, copied_count_ = count, at_ = to;
+    for (index_t j = 0; j < count;) {
+      const row_piece piece = pieces_.at(pieces_.self, row + j);
+      const index_t rows = std::min(piece.count, count - j);
+      format_->read(piece.first, row_bytes_, rows, dim_, to + j * copy_row(), copy_row());
+      for (index_t r = 0; piece.scale != nullptr && r < rows; ++r)
+        scale_row(to + (j + r) * copy_row(), static_cast<T>(piece.scale[r * piece.scale_stride]));
+      j += rows;
+    }
+  }
+  void scale_row(T* x, T by) const {
+    for (index_t c = 0; c < dim_; ++c) x[c] *= by;
+  }
   void read(index_t row, index_t count, T* to) {
     copied_ = row, copied_count_ = count, at_ = to;
     format_->read(stored(row), row_bytes_, count, dim_, to, copy_row());
@@ -111,6 +151,7 @@ template <class T> class row_stage {
   bool far_ = false, copies_ = false, prefetches_ = false;
   T* copy_ = nullptr;  // of one tile
   const std::byte* first_ = nullptr;
+  row_pieces pieces_;
   index_t copied_ = -1, copied_count_ = 0;  // the first row of the tile copied last, how many, and where they are
   T* at_ = nullptr;
 };
