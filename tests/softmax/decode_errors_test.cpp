@@ -112,7 +112,9 @@ TEST_CASE("decode errors: shapes") {
     });
   }
   for (const decode_problem& p : {contiguous, ring})
-    refused_decode(p, {"q", "1", "2"}, [](call& c) { c.cache.k = with_extent(c.cache.k, 0, 1); });
+    refused_decode(p, {"q", "k", "1", "2"}, [](call& c) {
+      c.cache.k = with_extent(c.cache.k, 0, 1), c.cache.v = with_extent(c.cache.v, 0, 1);
+    });
 }
 
 TEST_CASE("decode errors: options") {

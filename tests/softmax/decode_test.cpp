@@ -122,7 +122,7 @@ TEST_CASE("decode: many sequences of any length") {
 TEST_CASE("decode: nothing to do") {
   check_decode<float>({4, 2, 0, 8, 8, {5, 9}});                             // no new token
   check_decode<float>({4, 2, 3, 8, 8, {}});                                 // no sequence
-  check_decode<float>({0, 2, 3, 8, 8, {5}}), check_decode<float>({2, 0, 3, 8, 8, {5}});  // no heads
+  check_decode<float>({0, 2, 3, 8, 8, {5}});                                // no head
   for (const index_t capacity : {0, 50})                                    // no token
     for (const index_t group : {1, 8})
       for (const cache_kind kind : {cache_kind::contiguous, cache_kind::paged}) {

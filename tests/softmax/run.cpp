@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "heed/softmax.hpp"
+#include "support/decode_run.hpp"
 #include "support/softmax_run.hpp"
 #include "support/stored_run.hpp"
 #include "support/vectors.hpp"
@@ -70,3 +71,5 @@ std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
 }
 
 }  // namespace heed_test
+
+HEED_TEST_DECODE(softmax, heed::softmax::options)

@@ -20,9 +20,6 @@
 namespace heed::reference::detail {
 inline namespace HEED_ISA {
 
-template <class C> const kv_cache_view<C>& view_of_cache(const kv_cache_view<C>& cache) { return cache; }
-template <class Cache> auto view_of_cache(const Cache& cache) { return cache.view(); }
-
 // The entry of the tensors and its row that hold a token
 template <class C>
 std::array<index_t, 2> slot_of(const kv_cache_view<C>& cache, index_t sequence, index_t token) {

@@ -197,7 +197,7 @@ template <viewable Q, class Cache, viewable O>
 void decode(const Q& q, const Cache& cache, const per_head& ridge, O&& o,
             const heed::local_linear::options<acc_of<Q>>& options = {}) {
   detail::row_writer<element_t<O>, acc_of<Q>> writer{view(o), ridge, options, {}};
-  detail::each_row(view(q), detail::view_of_cache(cache), options, [&](const detail::row& x) { writer.add(x); });
+  detail::each_row(view(q), heed::detail::view_of_cache(cache), options, [&](const detail::row& x) { writer.add(x); });
   if (options.report != nullptr) *options.report = writer.report;
 }
 

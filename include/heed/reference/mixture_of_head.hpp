@@ -79,7 +79,7 @@ void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
 template <viewable Q, class Cache, viewable G, viewable O>
 void decode(const Q& q, const Cache& cache, const G& gates, O&& o,
             const heed::mixture_of_head::options<acc_of<Q>>& options = {}) {
-  softmax::detail::each_row(view(q), detail::view_of_cache(cache), options,
+  softmax::detail::each_row(view(q), heed::detail::view_of_cache(cache), options,
                             detail::row_writer(view<3>(gates), view(o), options));
 }
 

@@ -116,7 +116,7 @@ void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::opt
 // owning cache. Lengths, pages and shapes are the caller's duty.
 template <viewable Q, class Cache, viewable O>
 void decode(const Q& q, const Cache& cache, O&& o, const heed::softmax::options<acc_of<Q>>& options = {}) {
-  detail::each_row(view(q), detail::view_of_cache(cache), options, detail::row_writer(view(o), options));
+  detail::each_row(view(q), heed::detail::view_of_cache(cache), options, detail::row_writer(view(o), options));
 }
 
 // Joins (o, lse) of some keys, o (B, H, N, E) and lse (B, H, N), with (part, part_lse + log_weight) of other keys.
