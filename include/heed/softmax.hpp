@@ -11,3 +11,4 @@
 #include "heed/softmax/merge.hpp"
 #include "heed/softmax/options.hpp"
 #include "heed/softmax/prepare.hpp"
+#include "heed/softmax/prepare_decode.hpp"

@@ -31,6 +31,17 @@ template <class T> struct problem : pairwise::softmax_problem<T> {
   tensor_view<const T, 3> gates;
 };
 
+template <class T> void check_gates(heed::detail::checker& check, const problem<T>& p) {
+  const heed::detail::named_tensor q("q", p.q), gates("gates", p.gates);
+  check.tensor(gates, false);
+  check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
+  check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
+}
+template <class T> void check_heads(heed::detail::checker& check, const problem<T>& p) {
+  check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0),
+                "q has % heads, k has %, q's must be a multiple of k's", p.query_heads, p.kv_heads);
+}
+
 // NaN is active; a subnormal gate counts as 0, in and out of tasks
 template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
 

@@ -30,13 +30,9 @@ template <class T> struct forward_call {
   pairwise::softmax_cut cut = {};
 
   void check(heed::detail::checker& check) const {
-    const heed::detail::named_tensor q("q", p.q), gates("gates", p.gates);
-    check.require(p.query_heads == 0 || (p.kv_heads > 0 && p.query_heads % p.kv_heads == 0),
-                  "q has % heads, k has %, q's must be a multiple of k's", p.query_heads, p.kv_heads);
+    check_heads(check, p);
     pairwise::check_softmax(check, p);
-    check.tensor(gates, false);
-    check.equal(gates, q, 0, "batch"), check.equal(gates, q, 1, "heads"), check.equal(gates, q, 2, "queries");
-    check.distinct({"o", p.o}, gates), check.distinct({"lse", p.lse}, gates);
+    check_gates(check, p);
     constexpr index_t most = std::numeric_limits<index_t>::max() / 32 + 1;
     check.require(p.q.extent(2) == 0 || p.pairs() <= most, "k has % heads in all batches, must have at most %",
                   p.pairs(), most);

@@ -17,7 +17,7 @@ inline namespace HEED_ISA {
 // A cache without its element type. It refers to the view that it was made of.
 struct cache_shapes {
   template <class C>
-  cache_shapes(const kv_cache_view<C>& x, index_t sequences)
+  cache_shapes(const kv_cache_view<C>& x, index_t batch)
       : k("cache k", x.k),
         v("cache v", x.v),
         k_scale("cache k_scale", x.k_scale),
@@ -29,7 +29,7 @@ struct cache_shapes {
         layout(x.layout),
         scaled(std::is_same_v<C, std::int8_t>),
         keep_first(x.keep_first),
-        sequences(sequences),
+        sequences(batch),
         most_keys(capacity()) {}
 
   const char* layout_name() const {
@@ -107,16 +107,17 @@ HEED_NOINLINE inline void check_cache(heed::detail::checker& check, const cache_
                   std::max<index_t>(0, c.k.extent(2) - 1), c.k.extent(2));
   if (!check.ok()) return;
   check_counts(check, "cache lengths", *c.lengths, c);
-  const bool has_oldest = c.oldest->per_head() || !c.oldest->of_sequences().empty();
+  const bool has_oldest = c.oldest->size() > 0;
   if (has_oldest) check_counts(check, "cache oldest", *c.oldest, c);
   if (!check.ok()) return;
   const index_t most = c.layout == cache_layout::ring ? std::numeric_limits<std::int32_t>::max() : c.most_keys;
   c.each_length(*c.lengths, [&](index_t b, index_t h, index_t n) {
-    check.require(n >= 0 && n <= most, "cache lengths[%]%% is %, must be 0 to % (the cache's capacity)", b,
-                  c.lengths->per_head() ? " head " : "", c.lengths->per_head() ? h : b, n, most);
+    check.require(n >= 0 && n <= most, "cache lengths of sequence %, head % is %, must be 0 to % (the capacity)", b, h, n,
+                  most);
     if (has_oldest && check.ok())
-      check.require(c.oldest->at(b, h) >= 0 && c.oldest->at(b, h) <= n, "cache oldest[%] is %, must be 0 to % (the length)",
-                    b, index_t{c.oldest->at(b, h)}, n);
+      check.require(c.oldest->at(b, h) >= 0 && c.oldest->at(b, h) <= n,
+                    "cache oldest of sequence %, head % is %, must be 0 to % (the length)", b, h,
+                    index_t{c.oldest->at(b, h)}, n);
   });
   if (paged && check.ok()) check_blocks(check, c);
 }
@@ -153,7 +154,7 @@ HEED_INLINE softmax_rows<acc_of<Q>> softmax_rows_of_cache(const Q& q, const kv_c
   return {rows_of_cache(q, x, o, shapes.longest()), &few_rows_format_of<acc_of<Q>, C>, nullptr};
 }
 template <class T, class C> HEED_INLINE void set_cache(attention<T>& p, const kv_cache_view<C>& x) {
-  p.lengths = &x.lengths;
+  p.lengths = &x.lengths, p.oldest = &x.oldest;
   p.cache = {x.layout, x.k.extent(2), std::max<index_t>(x.keep_first, 0), x.blocks,
              heed::detail::with_canonical_strides(x.k_scale), heed::detail::with_canonical_strides(x.v_scale)};
 }

@@ -33,7 +33,7 @@ struct piece_tile {
 // The tiles of a call in the order of their tasks. A worker claims tasks in ascending order and goes on from its last.
 template <class T> class piece_list {
  public:
-  piece_list(const softmax_problem<T>& p, const cache_lengths& oldest) : p_(p), oldest_(oldest) {}
+  explicit piece_list(const softmax_problem<T>& p) : p_(p) {}
 
   // f(tile) for every tile, in order; its pieces are not known yet
   template <class F> void each_tile(F f) {
@@ -71,24 +71,22 @@ template <class T> class piece_list {
     cut_tasks_ = row_cut<T>(p_, p_.rows(tile_.s)).tasks();
     rule_ = make_rule(p_.mask, number, tile_.s.keys);
     place_ = first_place(p_.align, p_.mask, number, tile_.s.queries, tile_.s.keys);
-    lost_to_ = p_.cache.oldest(tile_.s.keys);
-    if (oldest_.per_head() || oldest_.of_sequences().size() > 0)
-      lost_to_ = std::max<index_t>(lost_to_, oldest_.at(number, tile_.kv_head));
+    lost_ = p_.lost(tile_.s, tile_.kv_head);
   }
   void set_keys() {
     const row_cut<T> cut(p_, p_.rows(tile_.s));
     tile_.first = cut.first(tile_.number), tile_.rows = cut.count(tile_.number);
     const index_t last = tile_.first + tile_.rows - 1;
     tile_.keys = visible_keys(rule_, place_ + tile_.first / p_.group, place_ + last / p_.group,
-                              std::min(p_.cache.keep_first, lost_to_), lost_to_);
+                              lost_.first, lost_.end);
     tile_.keys_total = tile_.keys.total();
   }
 
   const softmax_problem<T>& p_;
-  const cache_lengths& oldest_;
   piece_tile tile_;
   key_rule rule_;
-  index_t cut_tasks_ = 0, place_ = 0, lost_to_ = 0;
+  typename attention<T>::lost_tokens lost_;
+  index_t cut_tasks_ = 0, place_ = 0;
   index_t end_ = 0, next_slot_ = 0, next_counter_ = 0;  // end_: of the tile's tasks
 };
 
@@ -161,7 +159,10 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     if (p.k.extent(2) >= 2 * piece_sizes::least_keys) count_pieces();
     heed::detail::arena shared;
     static_cast<void>(piece_memory<T>(most_pieces, most_rows, p.e, shared));
-    return {.tasks = cut.tasks, .shared_bytes = shared.used(), .slot_bytes = softmax_driver<T>::bytes(p, cut)};
+    return {.tasks = cut.tasks,
+            .most_tasks = sequences * p.kv_heads * each.tasks() + most_pieces,
+            .shared_bytes = shared.used(),
+            .slot_bytes = softmax_driver<T>::bytes(p, cut)};
   }
 
   void describe(plan& out) const {
@@ -186,7 +187,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     states.clear();
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
       softmax_driver<T> driver(p, cut, scratch, nullptr);
-      piece_list<T> list(p, *cache.oldest);
+      piece_list<T> list(p);
       Rows<T> choice{p};
       row_tile rows;
       claim([&](index_t task) {
@@ -201,7 +202,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
 
  private:
   void count_pieces() {
-    piece_list<T> list(p, *cache.oldest);
+    piece_list<T> list(p);
     list.each_tile([&](const piece_tile& x) { sizes.add(x.keys_total, x.rows); });
     cut.tasks = 0;
     list.each_tile([&](const piece_tile& x) {

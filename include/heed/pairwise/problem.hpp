@@ -48,6 +48,16 @@ template <class Acc> struct attention : heed::detail::tensors {
     if (lengths != nullptr) s.keys = lengths->at(number, kv_head);
     return s;
   }
+  // Tokens [first, end) that a ring has overwritten: as if they did not exist
+  struct lost_tokens {
+    index_t first = 0, end = 0;
+  };
+  lost_tokens lost(const sequence& s, index_t kv_head) const {
+    if (cache.layout != cache_layout::ring) return {};
+    index_t end = cache.oldest(s.keys);
+    if (oldest->size() > 0) end = std::max<index_t>(end, oldest->at(s.number, kv_head));
+    return {std::min(cache.keep_first, end), end};
+  }
   // Where the rows of keys from j on are in k and v
   HEED_INLINE token_rows::place place_of(const sequence& s, index_t j) const {
     if (in_pieces()) return cache.at(s.batch, j);
@@ -78,7 +88,7 @@ template <class Acc> struct attention : heed::detail::tensors {
   index_t group;          // heads of o that share a key/value head
   index_t repeat;         // heads of o that share a query head
   score_mod_rules<Acc> scores;
-  const cache_lengths* lengths = nullptr;  // of a cache, else null
+  const cache_lengths *lengths = nullptr, *oldest = nullptr;  // of a cache, else null
   token_rows cache = {};                   // k.extent(2) counts tokens of the longest sequence, not rows
 };
 

@@ -37,6 +37,8 @@ template <class T> class visibility {
   void begin(const sequence& s, const row_tile& rows, index_t width, index_t lanes, PlaceOf place_of) {
     const key_rule rule = make_rule(p_.mask, s.number, s.keys);
     const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
+    lost_ = p_.lost(s, rows.row[0].head / p_.group);
+    keys_ = s.keys;
     ranges_.lanes = rows.count, ranges_.keep_first = rule.keep_first;
     for (index_t l = 0; l < rows.count; ++l) ranges_.lane[l] = rule.at(place + rows.row[l].query);
     ranges_.complete(width);
@@ -45,7 +47,12 @@ template <class T> class visibility {
       mods_.begin(p_.scores, s, rows, place, called, lanes, place_of);
   }
 
-  key_spans spans() const { return make_spans(ranges_); }
+  key_spans spans() const {
+    if (lost_.end == 0) return make_spans(ranges_);
+    key_set kept;
+    kept.add(0, lost_.first), kept.add(lost_.end, keys_);
+    return clipped(make_spans(ranges_), kept);
+  }
   bool modifies_scores() const { return modifies_; }
   bool tests_pairs() const { return tests_pairs_; }
 
@@ -111,7 +118,8 @@ template <class T> class visibility {
   lane_ranges ranges_;
   pair_masks<T> pairs_;
   score_mods<T> mods_;
-  index_t key_ = 0;  // of the tile at hand
+  typename attention<T>::lost_tokens lost_;
+  index_t keys_ = 0, key_ = 0;  // keys_: of the sequence; key_: of the tile at hand
   tile::lane_array<T, lane_capacity> lo_, hi_;
 };
 

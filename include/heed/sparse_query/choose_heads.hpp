@@ -16,7 +16,9 @@
 
 namespace heed::sparse_query {
 
-using softmax::options, softmax::gradients, softmax::forward, softmax::plan_forward, softmax::prepare;
+using softmax::options, softmax::gradients;
+using softmax::decode, softmax::plan_decode, softmax::prepare_decode;
+using softmax::forward, softmax::plan_forward, softmax::prepare;
 
 // Query and key/value heads of a model with H heads; a count that is not whole is an error:
 //   mha H, H     gqa H, H/4       mqa H, 1         sqa H/2, H/4     ssqa H/2, H/2

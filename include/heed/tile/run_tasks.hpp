@@ -49,6 +49,7 @@ class thrown_by_workers {
 // both multiples of the arena's alignment.
 struct workload {
   index_t tasks = 0, slots = 0;
+  index_t most_tasks = 0;  // of a call that runs again with other lengths, in the same memory
   std::size_t shared_bytes = 0, slot_bytes = 0;
 
   // Of context.workspace: with the slack that aligning its start may cost

@@ -29,7 +29,7 @@ workload measure_call(Call& call, heed::detail::problem_text& problem, const con
   if (!check.ok()) return {};
   const index_t workers = context.executor.concurrency();  // asked once: there is scratch for as many as will run
   workload work = call.measure(workers);
-  work.slots = std::min(work.tasks, workers);
+  work.slots = std::min(std::max(work.tasks, work.most_tasks), workers);
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max() / 4;
   check.require(work.slots == 0 || work.slot_bytes <= (most - work.shared_bytes) / static_cast<std::size_t>(work.slots),
                 "scratch: % tasks at once (context.executor's concurrency allows them) need % bytes each, more than "
