@@ -106,6 +106,26 @@ TEST_CASE("decode: lengths per head move the place per head") {
       }
 }
 
+TEST_CASE("decode: rings from which tokens were taken back have lost more than their length says") {
+  for (const kept type : all_kept)
+    for (const index_t group : {1, 4, 8})
+      for (const index_t n : {1, 4})
+        for (const index_t keep_first : {0, 2, 9})
+          for (const bool per_head : {false, true}) {
+            decode_problem p{2 * group, 2, n, 16, 12, {150, 61}, {cache_kind::ring, 20, keep_first}};
+            p.stored_kv = type, p.per_head = per_head;
+            if (per_head) p.lengths = {150, 61, 90, 33};
+            decode_case<float> x(p, {.mask = heed::causal() & heed::window(15, 0, 1)});
+            for (std::int32_t& length : x.rows.lengths) {  // 5 are taken back; what is left of the others stays
+              x.rows.oldest.push_back(length - (20 - static_cast<std::int32_t>(keep_first)));
+              length -= 5;
+            }
+            check(x);
+            x.options.mask = {};
+            check(x);
+          }
+}
+
 TEST_CASE("decode: bias and keep that end at the longest length or behind it, and of extent 1") {
   const index_t longest = 130;
   std::vector<float> bias(2 * 8 * 3 * 200);

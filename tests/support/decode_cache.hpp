@@ -50,6 +50,7 @@ struct cache_rows {
   index_t batch, kv_heads, longest;
   cache_setup setup;
   std::vector<std::int32_t> lengths;  // (batch) or (batch, kv_heads)
+  std::vector<std::int32_t> oldest;   // ring: as many, or none
   index_t entries = 0, rows = 0, blocks = 0;
   std::vector<std::int32_t> table;  // paged
 
@@ -67,9 +68,9 @@ struct cache_rows {
   index_t length(index_t b, index_t h) const {
     return lengths[static_cast<std::size_t>(per_head() ? b * kv_heads + h : b)];
   }
-  heed::cache_lengths view_of_lengths() const {
-    if (!per_head()) return lengths;
-    return heed::tensor_view<const std::int32_t, 2>(lengths.data(), {batch, kv_heads}, {kv_heads, 1});
+  heed::cache_lengths view_of(const std::vector<std::int32_t>& each) const {
+    if (!per_head() || each.empty()) return each;
+    return heed::tensor_view<const std::int32_t, 2>(each.data(), {batch, kv_heads}, {kv_heads, 1});
   }
   // f(token, slot) of all tokens in the order of their arrival
   template <class F> void each(index_t b, index_t h, F f) const {
@@ -134,18 +135,21 @@ template <class C> struct cache_memory {
   }
   heed::kv_cache_view<C> view(const cache_rows& at) const {
     const heed::tensor_view<const std::int32_t, 2> table(at.table.data(), {at.batch, at.blocks}, {at.blocks, 1});
-    const auto n = at.view_of_lengths();
+    const heed::cache_lengths n = at.view_of(at.lengths);
     const auto make = [&](auto... x) {
       if (at.setup.kind == cache_kind::ring) return heed::ring_cache(x..., n, at.setup.keep_first);
       if (at.setup.kind == cache_kind::paged) return heed::paged_cache(x..., table, n);
       return heed::contiguous_cache(x..., n);
     };
+    heed::kv_cache_view<C> x;
     if constexpr (std::is_same_v<C, std::int8_t>) {
       using scale = heed::tensor_view<const float, 3>;
-      return make(k.cview(), v.cview(), scale(k_scale.view3()), scale(v_scale.view3()));
+      x = make(k.cview(), v.cview(), scale(k_scale.view3()), scale(v_scale.view3()));
     } else {
-      return make(k.cview(), v.cview());
+      x = make(k.cview(), v.cview());
     }
+    x.oldest = at.view_of(at.oldest);
+    return x;
   }
   std::uint64_t hash() const { return k.hash() ^ 3 * v.hash() ^ 5 * k_scale.hash() ^ 7 * v_scale.hash(); }
 
