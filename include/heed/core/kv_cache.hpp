@@ -55,11 +55,16 @@ enum class cache_layout : unsigned char { contiguous, ring, paged };
 template <class T> struct kv_cache_view {
   tensor_view<const T, 4> k = {}, v = {};  // (B, Hk, capacity, D) and (..., E); paged: (pages, Hk, page size, D)
   cache_lengths lengths = {};              // tokens of each sequence; ring: all that were ever appended
-  tensor_view<const std::int32_t, 2> blocks = {};         // paged: (B, blocks), the pages of each sequence in order
-  index_t keep_first = -1;                                // ring: so many first tokens are never overwritten
-  tensor_view<const float, 3> k_scale = {}, v_scale = {}; // std::int8_t: k and v without their last axis
-  cache_lengths oldest = {};                              // ring: tokens before are gone; empty: as the ring has it
+  tensor_view<const std::int32_t, 2> blocks = {};          // paged: (B, blocks), the pages of each sequence in order
+  index_t keep_first = -1;                                 // ring: so many first tokens are never overwritten
+  tensor_view<const float, 3> k_scale = {}, v_scale = {};  // std::int8_t: k and v without their last axis
+  cache_lengths oldest = {};                               // ring: tokens before are gone; empty: as the ring has it
   cache_layout layout = cache_layout::contiguous;
+};
+
+// A cache of one sequence, whose tokens come first in all sequences of another: made by shared_prefix.
+template <class T> struct prefixed_cache_view {
+  kv_cache_view<T> prefix = {}, own = {};
 };
 
 namespace detail {
@@ -98,16 +103,16 @@ inline namespace HEED_ISA {
 
 // A cache whose token j is row j: k (B, Hk, capacity, D), v (B, Hk, capacity, E), n tokens of each sequence.
 template <viewable K, viewable V>
-[[nodiscard]] auto contiguous_cache(const K& k, const V& v, const cache_lengths& n)
-    -> kv_cache_view<detail::value_t<K>> {
+[[nodiscard]] auto contiguous_cache(const K& k, const V& v,
+                                    const cache_lengths& n) -> kv_cache_view<detail::value_t<K>> {
   auto x = detail::cache_view_of(k, v);
   x.lengths = n;
   return x;
 }
 template <viewable K, viewable V>
 [[nodiscard]] auto contiguous_cache(const K& k, const V& v, const tensor_view<const float, 3>& k_scale,
-                                    const tensor_view<const float, 3>& v_scale, const cache_lengths& n)
-    -> kv_cache_view<std::int8_t> {
+                                    const tensor_view<const float, 3>& v_scale,
+                                    const cache_lengths& n) -> kv_cache_view<std::int8_t> {
   auto x = detail::cache_view_of(k, v, k_scale, v_scale);
   x.lengths = n;
   return x;
@@ -117,8 +122,8 @@ template <viewable K, viewable V>
 // keep_first + (t - keep_first) % (capacity - keep_first). appended: tokens of each sequence, also those overwritten.
 // Keys and places are counted in tokens.
 template <viewable K, viewable V>
-[[nodiscard]] auto ring_cache(const K& k, const V& v, const cache_lengths& appended, index_t keep_first = 0)
-    -> kv_cache_view<detail::value_t<K>> {
+[[nodiscard]] auto ring_cache(const K& k, const V& v, const cache_lengths& appended,
+                              index_t keep_first = 0) -> kv_cache_view<detail::value_t<K>> {
   auto x = detail::cache_view_of(k, v);
   x.lengths = appended, x.keep_first = keep_first, x.layout = cache_layout::ring;
   return x;
@@ -157,20 +162,25 @@ namespace detail {
 // What decode takes as a cache: a view of one, or what has one (an owning cache)
 template <class X> inline constexpr bool is_cache_view = false;
 template <class T> inline constexpr bool is_cache_view<kv_cache_view<T>> = true;
+template <class T> inline constexpr bool is_cache_view<prefixed_cache_view<T>> = true;
 template <class X>
-concept cache_argument = is_cache_view<bare<X>> || requires(const X& x) { requires is_cache_view<bare<decltype(x.view())>>; };
+concept cache_argument =
+    is_cache_view<bare<X>> || requires(const X& x) { requires is_cache_view<bare<decltype(x.view())>>; };
 template <class X> HEED_INLINE decltype(auto) view_of_cache(const X& x) {
   if constexpr (is_cache_view<X>)
     return static_cast<const X&>(x);
   else
     return x.view();
 }
+template <class X> using cache_view_t = bare<decltype(view_of_cache(std::declval<const X&>()))>;
 template <class X> struct cache_element;
 template <class T> struct cache_element<kv_cache_view<T>> {
   using type = T;
 };
-template <class X>
-using cache_element_t = typename cache_element<bare<decltype(view_of_cache(std::declval<const X&>()))>>::type;
+template <class T> struct cache_element<prefixed_cache_view<T>> {
+  using type = T;
+};
+template <class X> using cache_element_t = typename cache_element<cache_view_t<X>>::type;
 
 // Whether tensors can be q and o of decode with a cache; a static_assert says why they cannot.
 template <class Q, class Cache, class O> constexpr bool decode_tensors() {
@@ -181,6 +191,14 @@ template <class Q, class Cache, class O> constexpr bool decode_tensors() {
   static_assert(std::is_same_v<acc_of<Q>, acc_of<O>> && std::is_same_v<acc_of<Q>, acc_t<C>>,
                 "heed: double goes with double alone; float, 16-bit and 8-bit types go together");
   return true;
+}
+
+// The cache of the sequences' own tokens, and that of the tokens before them, or null
+template <class T> HEED_INLINE const kv_cache_view<T>& own_tokens(const kv_cache_view<T>& x) { return x; }
+template <class T> HEED_INLINE const kv_cache_view<T>& own_tokens(const prefixed_cache_view<T>& x) { return x.own; }
+template <class T> HEED_INLINE const kv_cache_view<T>* prefix_tokens(const kv_cache_view<T>&) { return nullptr; }
+template <class T> HEED_INLINE const kv_cache_view<T>* prefix_tokens(const prefixed_cache_view<T>& x) {
+  return &x.prefix;
 }
 
 inline namespace HEED_ISA {
@@ -216,4 +234,18 @@ struct token_rows {
 
 }  // namespace HEED_ISA
 }  // namespace detail
+
+inline namespace HEED_ISA {
+
+// The tokens of `prefix`, a cache of one sequence, in front of those of every sequence of `cache`: both of one element
+// type, of any layout. Tokens and places count from the first of the prefix. decode reads the prefix once for all
+// sequences where every query sees all of it.
+template <class Prefix, class Cache>
+  requires(detail::cache_argument<Prefix> && detail::cache_argument<Cache>)
+[[nodiscard]] auto shared_prefix(const Prefix& prefix,
+                                 const Cache& cache) -> prefixed_cache_view<detail::cache_element_t<Cache>> {
+  return {detail::view_of_cache(prefix), detail::view_of_cache(cache)};
+}
+
+}  // namespace HEED_ISA
 }  // namespace heed

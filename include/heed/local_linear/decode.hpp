@@ -14,19 +14,17 @@ template <class T> struct decode_call : call<T> {
   const pairwise::cache_shapes& cache;
 
   void check(heed::detail::checker& check) const {
-    pairwise::check_cache(check, cache);
-    pairwise::check_cache_options(check, this->p.mask, this->p.align);
-    check.distinct({"o", this->p.o}, cache.blocks), check.distinct({"lse", this->p.lse}, cache.blocks);
+    pairwise::check_cache_call(check, this->p, cache);
     if (check.ok()) check_call(check, this->p);
   }
 };
 
-template <class Q, class C, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const kv_cache_view<C>& cache, const per_head& ridge, O& o,
+template <class Q, class View, class O>
+decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const per_head& ridge, O& o,
                                       const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
   decode_call<acc_of<Q>> out{{{opt, pairwise::rows_of_cache(q, cache, o, shapes.longest())}}, shapes};
   out.p.ridge = ridge;
-  pairwise::set_cache(out.p, cache);
+  pairwise::set_cache(out.p, cache, shapes);
   return out;
 }
 

@@ -61,11 +61,11 @@ template <class T> struct decode_call : pairwise::decode_call<T, problem<T>, act
   }
 };
 
-template <class Q, class C, class G, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const kv_cache_view<C>& cache, const G& gates, O& o,
+template <class Q, class View, class G, class O>
+decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const G& gates, O& o,
                                       const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
   decode_call<acc_of<Q>> call{{{gates, opt, pairwise::softmax_rows_of_cache(q, cache, o, shapes)}, shapes}};
-  pairwise::set_cache(call.p, cache);
+  pairwise::set_cache(call.p, cache, shapes);
   return call;
 }
 

@@ -77,8 +77,7 @@ template <class T> class piece_list {
     const row_cut<T> cut(p_, p_.rows(tile_.s));
     tile_.first = cut.first(tile_.number), tile_.rows = cut.count(tile_.number);
     const index_t last = tile_.first + tile_.rows - 1;
-    tile_.keys = visible_keys(rule_, place_ + tile_.first / p_.group, place_ + last / p_.group,
-                              lost_.first, lost_.end);
+    tile_.keys = visible_keys(rule_, place_ + tile_.first / p_.group, place_ + last / p_.group, lost_.first, lost_.end);
     tile_.keys_total = tile_.keys.total();
   }
 
@@ -98,8 +97,7 @@ template <class T> class piece_memory {
   // most_rows: of a tile
   piece_memory(index_t most_pieces, index_t most_rows, index_t columns, heed::detail::arena& memory)
       : counters_(most_pieces / 2), rows_(most_rows), stride_(tile::whole_vectors<T>(columns)) {
-    done_ = reinterpret_cast<counter*>(
-        memory.take<std::byte>(counters_ * static_cast<index_t>(sizeof(counter))));
+    done_ = reinterpret_cast<counter*>(memory.take<std::byte>(counters_ * static_cast<index_t>(sizeof(counter))));
     states_.m = memory.take<T>(most_pieces * rows_), states_.l = memory.take<T>(most_pieces * rows_);
     states_.o = memory.take<T>(most_pieces * rows_ * stride_), states_.stride = stride_;
   }
@@ -142,9 +140,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
   index_t most_pieces = 0, most_rows = 0, splits = 1;
 
   void check(heed::detail::checker& check) const {
-    check_cache(check, cache);
-    check_cache_options(check, p.mask, p.align);
-    check.distinct({"o", p.o}, cache.blocks), check.distinct({"lse", p.lse}, cache.blocks);
+    check_cache_call(check, p, cache);
     if (check.ok()) check_softmax(check, p);
   }
 
@@ -155,7 +151,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     cut.add(each, sequences * p.kv_heads);
     cut.most_few = std::max(cut.most_few, std::min(rows, few_rows<T> - 1));
     most_rows = each.count(0);
-    most_pieces = piece_sizes::most_pieces(static_cast<double>(cut.tasks), cache.most_keys);
+    most_pieces = piece_sizes::most_pieces(static_cast<double>(cut.tasks), cache.capacity());
     if (p.k.extent(2) >= 2 * piece_sizes::least_keys) count_pieces();
     heed::detail::arena shared;
     static_cast<void>(piece_memory<T>(most_pieces, most_rows, p.e, shared));
@@ -176,6 +172,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     else
       text << p.q.extent(2) * p.group << " rows share keys, queries go in lanes from " << few_rows<T>;
     text << "; " << cache.layout_name() << " cache of " << p.kv_format->name << ", up to " << p.k.extent(2) << " keys";
+    if (cache.has_prefix) text << ", of which " << cache.prefix_length() << " shared";
     if (splits > 1) text << ", in up to " << splits << " pieces";
     name_options(text, static_cast<const softmax_problem<T>&>(p));
   }

@@ -2,8 +2,8 @@
 #pragma once
 
 // Softmax attention with the head dim in lanes, for fewer rows than fill a vector of queries (single tokens, small
-// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time, wherever
-// their rows are.
+// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time,
+// wherever their rows are.
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
 // [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
@@ -51,7 +51,8 @@ template <class T> class dims_in_lanes {
            const key_share<T>* share = nullptr) {
     begin(s, kv_head, rows);
     attend(rows, share, false);
-    if (!tile::all_finite(acc_, e_, rows_, e_)) attend(rows, share, true);  // perhaps by a value that some row must not see
+    if (!tile::all_finite(acc_, e_, rows_, e_))
+      attend(rows, share, true);  // perhaps by a value that some row must not see
     if (share != nullptr && share->split)
       keep(share->out);
     else
@@ -117,8 +118,7 @@ template <class T> class dims_in_lanes {
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
     each_tile<T>(
-        spans, [this](const key_span&) { return tile_keys_; },
-        [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
@@ -131,23 +131,20 @@ template <class T> class dims_in_lanes {
 
   // Where the rows of keys [key, key + keys) are
   void locate(index_t key, index_t keys, located_rows& to) const {
-    const index_t k_row = p_.k.row_bytes(), v_row = p_.v.row_bytes();
     to.key = key, to.keys = keys;
     for (index_t j = 0; j < keys;) {
-      const token_rows::place at = p_.place_of(s_, key + j);
-      const std::byte* k = p_.k.row(at.entry, kv_head_, at.row);
-      const std::byte* v = p_.v.row(at.entry, kv_head_, at.row);
-      for (const index_t end = std::min(keys, j + at.count); j < end; ++j, k += k_row, v += v_row)
-        to.k[j] = k, to.v[j] = v;
+      const kv_piece at = p_.piece_at(s_, kv_head_, key + j);
+      const index_t count = std::min(keys - j, at.count);
+      for (index_t r = 0; r < count; ++r, ++j) to.k[j] = at.k + r * at.k_row, to.v[j] = at.v + r * at.v_row;
     }
   }
   // Scales of the keys of a tile, of K and of V
   void read_scales(const key_tile<T>& keys) {
     for (index_t j = 0; j < keys.keys;) {
-      const token_rows::place at = p_.place_of(s_, keys.key + j);
-      for (index_t r = at.row; j < keys.keys && r < at.row + at.count; ++j, ++r) {
-        scale_[j] = static_cast<T>(p_.cache.k_scale(at.entry, kv_head_, r));
-        scale_[most_keys + j] = static_cast<T>(p_.cache.v_scale(at.entry, kv_head_, r));
+      const kv_piece at = p_.piece_at(s_, kv_head_, keys.key + j);
+      for (index_t r = 0; j < keys.keys && r < at.count; ++j, ++r) {
+        scale_[j] = static_cast<T>(at.k_scale[r * at.k_scale_row]);
+        scale_[most_keys + j] = static_cast<T>(at.v_scale[r * at.v_scale_row]);
       }
     }
   }

@@ -162,9 +162,9 @@ HEED_INLINE void sum_columns(const few_row_sums<T>& x, index_t c, index_t last, 
   for (index_t j = 0; j < x.v.count; ++j, weight += R) {
     const S* const row = tile::row_as<S>(x.v.row[j]) + c;
     [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-      std::array<simd::batch<T>, std::size_t{NV}> v{
-          (N == NV - 1 && last > 0 ? simd::load_partial_as<T>(row + N * w, last)
-                                   : simd::pinned(simd::load_as<T>(row + N * w)))...};
+      std::array<simd::batch<T>, std::size_t{NV}> v{(N == NV - 1 && last > 0
+                                                         ? simd::load_partial_as<T>(row + N * w, last)
+                                                         : simd::pinned(simd::load_as<T>(row + N * w)))...};
       ((sum[I] = simd::fma(simd::batch<T>(weight[I / NV]), v[I % NV], sum[I])), ...);
     }
     (std::make_integer_sequence<int, NV>{});
@@ -193,11 +193,11 @@ template <index_t R, class T, class S> void sum_few(const few_row_sums<T>& x) {
       c += n * w;
     };
     if (most >= 8 && vectors >= 8)
-      run(std::integral_constant<int, most >= 8 ? 8 : 1>{});
+      run(std::integral_constant < int, most >= 8 ? 8 : 1 > {});
     else if (most >= 4 && vectors >= 4)
-      run(std::integral_constant<int, most >= 4 ? 4 : 1>{});
+      run(std::integral_constant < int, most >= 4 ? 4 : 1 > {});
     else if (most >= 2 && vectors >= 2)
-      run(std::integral_constant<int, most >= 2 ? 2 : 1>{});
+      run(std::integral_constant < int, most >= 2 ? 2 : 1 > {});
     else
       run(std::integral_constant<int, 1>{});
   }

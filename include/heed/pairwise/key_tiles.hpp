@@ -94,18 +94,13 @@ template <class T> class kv_tiles {
 
   static tile::row_piece key_piece(const void* self, index_t j) {
     const kv_tiles& x = *static_cast<const kv_tiles*>(self);
-    return x.piece(x.p_.k, x.p_.cache.k_scale, j);
+    const kv_piece at = x.p_.piece_at(x.s_, x.kv_head_, j);
+    return {at.k, at.k_row, at.count, at.k_scale, at.k_scale_row};
   }
   static tile::row_piece value_piece(const void* self, index_t j) {
     const kv_tiles& x = *static_cast<const kv_tiles*>(self);
-    return x.piece(x.p_.v, x.p_.cache.v_scale, j);
-  }
-  tile::row_piece piece(const heed::detail::input_tensor& x, const tensor_view<const float, 3>& scale,
-                        index_t j) const {
-    const token_rows::place at = p_.place_of(s_, j);
-    tile::row_piece out{x.row(at.entry, kv_head_, at.row), at.count};
-    if (scale.data() != nullptr) out.scale = &scale(at.entry, kv_head_, at.row), out.scale_stride = scale.stride(2);
-    return out;
+    const kv_piece at = x.p_.piece_at(x.s_, x.kv_head_, j);
+    return {at.v, at.v_row, at.count, at.v_scale, at.v_scale_row};
   }
 
   const attention<T>& p_;

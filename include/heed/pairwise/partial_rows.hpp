@@ -40,7 +40,8 @@ void keep_rows(const row_tile& rows, const tile::lane_states<T>& state, const ti
   }
   std::fill(factor, factor + sums.stride, T(1));
   tile::scatter<T>(sums.data, sums.stride, factor, o.data(), rows.count, sums.rows);
-  for (index_t l = 0; l < rows.count; ++l) std::fill(out.o + l * out.stride + sums.rows, out.o + (l + 1) * out.stride, T(0));
+  for (index_t l = 0; l < rows.count; ++l)
+    std::fill(out.o + l * out.stride + sums.rows, out.o + (l + 1) * out.stride, T(0));
 }
 
 // Joins the shares of a row, in ascending order: their o in that of the first. Share i is row i * apart of `shares`.

@@ -22,6 +22,37 @@ inline namespace HEED_ISA {
 
 using heed::detail::sequence, heed::detail::token_rows;
 
+// Rows of K and V that lie side by side, bytes apart, and their scales, or null
+struct kv_piece {
+  const std::byte *k, *v;
+  index_t k_row, v_row, count;
+  const float *k_scale, *v_scale;
+  index_t k_scale_row, v_scale_row;
+};
+HEED_INLINE kv_piece piece_of(const heed::detail::input_tensor& k, const heed::detail::input_tensor& v,
+                              const token_rows& rows, const token_rows::place& at, index_t kv_head) {
+  kv_piece x{k.row(at.entry, kv_head, at.row),
+             v.row(at.entry, kv_head, at.row),
+             k.row_bytes(),
+             v.row_bytes(),
+             at.count,
+             nullptr,
+             nullptr,
+             0,
+             0};
+  if (rows.k_scale.data() == nullptr) return x;
+  x.k_scale = &rows.k_scale(at.entry, kv_head, at.row), x.k_scale_row = rows.k_scale.stride(2);
+  x.v_scale = &rows.v_scale(at.entry, kv_head, at.row), x.v_scale_row = rows.v_scale.stride(2);
+  return x;
+}
+
+// The first tokens of all sequences, in a cache of one sequence
+struct shared_prefix {
+  heed::detail::input_tensor k{tensor_view<const float, 4>()}, v{tensor_view<const float, 4>()};
+  token_rows rows = {};
+  index_t length = 0;
+};
+
 // One call. All arithmetic is in Acc, whatever the tensors hold.
 template <class Acc> struct attention : heed::detail::tensors {
   template <class Options>
@@ -45,7 +76,7 @@ template <class Acc> struct attention : heed::detail::tensors {
   // Keys of a cache are counted by its lengths, which may differ from head to head.
   sequence sequence_at(index_t number, index_t kv_head = 0) const {
     sequence s = heed::detail::tensors::sequence_at(number);
-    if (lengths != nullptr) s.keys = lengths->at(number, kv_head);
+    if (lengths != nullptr) s.keys = prefix.length + lengths->at(number, kv_head);
     return s;
   }
   // Tokens [first, end) that a ring has overwritten: as if they did not exist
@@ -54,17 +85,20 @@ template <class Acc> struct attention : heed::detail::tensors {
   };
   lost_tokens lost(const sequence& s, index_t kv_head) const {
     if (cache.layout != cache_layout::ring) return {};
-    index_t end = cache.oldest(s.keys);
+    index_t end = cache.oldest(s.keys - prefix.length);
     if (oldest->size() > 0) end = std::max<index_t>(end, oldest->at(s.number, kv_head));
-    return {std::min(cache.keep_first, end), end};
+    return {prefix.length + std::min(cache.keep_first, end), prefix.length + end};
   }
-  // Where the rows of keys from j on are in k and v
-  HEED_INLINE token_rows::place place_of(const sequence& s, index_t j) const {
-    if (in_pieces()) return cache.at(s.batch, j);
-    return {s.batch, s.first_key + j, s.keys - j};
+  // Where the rows of K and V of keys from j on are
+  HEED_INLINE kv_piece piece_at(const sequence& s, index_t kv_head, index_t j) const {
+    if (!in_pieces()) return piece_of(k, v, cache, {s.batch, s.first_key + j, s.keys - j}, kv_head);
+    if (j >= prefix.length) return piece_of(k, v, cache, cache.at(s.batch, j - prefix.length), kv_head);
+    token_rows::place at = prefix.rows.at(0, j);
+    at.count = std::min(at.count, prefix.length - j);
+    return piece_of(prefix.k, prefix.v, prefix.rows, at, kv_head);
   }
   // Whether a tile of keys may lie in pieces
-  bool in_pieces() const { return cache.layout != cache_layout::contiguous; }
+  bool in_pieces() const { return cache.layout != cache_layout::contiguous || prefix.length > 0; }
   bool scaled() const { return cache.k_scale.data() != nullptr; }
 
   // Of the longest sequence and one head, as far as shapes say
@@ -89,7 +123,8 @@ template <class Acc> struct attention : heed::detail::tensors {
   index_t repeat;         // heads of o that share a query head
   score_mod_rules<Acc> scores;
   const cache_lengths *lengths = nullptr, *oldest = nullptr;  // of a cache, else null
-  token_rows cache = {};                   // k.extent(2) counts tokens of the longest sequence, not rows
+  shared_prefix prefix = {};                                  // in front of the cache's own tokens
+  token_rows cache = {};  // k.extent(2) counts tokens of the longest sequence, not rows
 };
 
 // For the `why` of a plan: which options change the scores, and which cut tiles.

@@ -52,7 +52,7 @@ template <class T, class Tiles> class task_list {
 
   // The sequence as a head has it: lengths of a cache may differ.
   const sequence& of_head(index_t kv_head) {
-    if (p_.lengths != nullptr) sequence_.keys = p_.lengths->at(sequence_.number, kv_head);
+    if (p_.lengths != nullptr) sequence_ = p_.sequence_at(sequence_.number, kv_head);
     return sequence_;
   }
 

@@ -48,7 +48,7 @@ template <class T> class visibility {
   }
 
   key_spans spans() const {
-    if (lost_.end == 0) return make_spans(ranges_);
+    if (lost_.first == lost_.end) return make_spans(ranges_);
     key_set kept;
     kept.add(0, lost_.first), kept.add(lost_.end, keys_);
     return clipped(make_spans(ranges_), kept);

@@ -14,10 +14,10 @@ inline namespace HEED_ISA {
 // view and of the options; what these view (tensors, arrays of lengths, block tables, lse, bias, ...) and the context's
 // executor and workspace must live as long as it. Lengths and block tables may change between runs, up to the cache's
 // capacity: each run reads and checks them anew, and allocates nothing.
-template <class T, class C> class prepared_decode {
+template <class T, class View> class prepared_decode {
  public:
   template <class Q, class O>
-  prepared_decode(const Q& q, const kv_cache_view<C>& cache, O& o, const options<T>& opt, const context& context)
+  prepared_decode(const Q& q, const View& cache, O& o, const options<T>& opt, const context& context)
       : options_(opt),
         view_(cache),
         shapes_(view_, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0)),
@@ -86,15 +86,16 @@ template <class T, class C> class prepared_decode {
     if (!detail::same_shape(x.o, p.o)) detail::check_same_shape(check, o, {"o", p.o});
     check.require(x.q_format == p.q_format, "q holds %, was prepared with %", x.q_format->name, p.q_format->name);
     check.require(x.o_format == p.o_format, "o holds %, was prepared with %", x.o_format->name, p.o_format->name);
-    const heed::detail::named_tensor k("cache k", p.k), v("cache v", p.v), lse("lse", p.lse), bias("bias", p.scores.bias);
+    const heed::detail::named_tensor k("cache k", p.k), v("cache v", p.v), lse("lse", p.lse),
+        bias("bias", p.scores.bias);
     const heed::detail::named_tensor slopes("alibi_slopes", p.scores.slopes), sinks("sink_logits", p.sink_logits);
-    check.distinct({&o, &lse}, {&q, &k, &v}), check.distinct({&o}, {&lse, &bias, &slopes, &sinks, &shapes_.blocks});
+    check.distinct({&o, &lse}, {&q, &k, &v}), check.distinct({&o}, {&lse, &bias, &slopes, &sinks, &shapes_.own.blocks});
     if (!check.ok()) heed::detail::fail(problem.data());
     p.q = x.q, p.o = x.o;
   }
 
   options<T> options_;
-  kv_cache_view<C> view_;
+  View view_;
   pairwise::cache_shapes shapes_;
   context context_;
   detail::decode_call<T> call_;
@@ -108,11 +109,13 @@ template <viewable Q, class Cache, viewable O>
   requires heed::detail::cache_argument<Cache>
 [[nodiscard]] auto prepare_decode(const Q& q, const Cache& cache, O&& o, const options<acc_of<Q>>& opt = {},
                                   const context& context = {})
-    -> prepared_decode<acc_of<Q>, heed::detail::cache_element_t<Cache>> {
+    -> prepared_decode<acc_of<Q>, heed::detail::cache_view_t<Cache>> {
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   static_assert(heed::detail::decode_tensors<Q, Cache, O>());
-  return prepared_decode<acc_of<Q>, heed::detail::cache_element_t<Cache>>(q, heed::detail::view_of_cache(cache), o, opt,
-                                                                          context);
+  static_assert(std::is_same_v<heed::detail::cache_view_t<Cache>, kv_cache_view<heed::detail::cache_element_t<Cache>>>,
+                "heed: prepare_decode takes one cache, without a shared prefix");
+  return prepared_decode<acc_of<Q>, heed::detail::cache_view_t<Cache>>(q, heed::detail::view_of_cache(cache), o, opt,
+                                                                       context);
 }
 
 }  // namespace HEED_ISA

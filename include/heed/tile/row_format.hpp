@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// How rows of a storage type (float, double, bf16_t, f16_t; std::int8_t to read) become numbers of the type T that a kernel sums in, and
-// back. The engines are compiled once for each T; what touches the caller's rows goes through a table of functions of
-// their storage type, so that a program compiles those that its calls need.
+// How rows of a storage type (float, double, bf16_t, f16_t; std::int8_t to read) become numbers of the type T that a
+// kernel sums in, and back. The engines are compiled once for each T; what touches the caller's rows goes through a
+// table of functions of their storage type, so that a program compiles those that its calls need.
 
 #include <cstddef>
 #include <type_traits>
@@ -79,14 +79,9 @@ inline constexpr const char* storage_name = std::is_same_v<S, float>    ? "float
 
 // Rows of std::int8_t are read as they are, without their scales, and never written.
 template <class T, class S>
-inline constexpr row_format<T> row_format_of{detail::storage_name<S>,
-                                             static_cast<index_t>(sizeof(S)),
-                                             std::is_same_v<T, S>,
-                                             detail::widener_of<T, S>(),
-                                             &gather<T, S>,
-                                             detail::scatter_of<T, S>(),
-                                             &detail::read_rows<T, S>,
-                                             detail::write_of<T, S>()};
+inline constexpr row_format<T> row_format_of{
+    detail::storage_name<S>, static_cast<index_t>(sizeof(S)), std::is_same_v<T, S>,     detail::widener_of<T, S>(),
+    &gather<T, S>,           detail::scatter_of<T, S>(),      &detail::read_rows<T, S>, detail::write_of<T, S>()};
 
 // The tensors of a call that sums in T, with the formats of their rows
 template <class T> struct call_rows : heed::detail::call_tensors4 {

@@ -31,10 +31,10 @@ template <class Byte> bool far_rows(const heed::detail::stored_tensor<Byte>& x) 
   return far_rows(x.row_bytes(), x.extent(3) * x.element_bytes());
 }
 
-// Rows that lie side by side, from one row on; scale: what each is to be multiplied with, or null
+// Rows that lie side by side, bytes apart, from one row on; scale: what each is to be multiplied with, or null
 struct row_piece {
   const std::byte* first;
-  index_t count;
+  index_t row_bytes, count;
   const float* scale = nullptr;
   index_t scale_stride = 0;
 };
@@ -75,7 +75,8 @@ template <class T> class row_stage {
   lane_block<const T> at(index_t row, index_t count) const {
     if (row == copied_) return {at_, copy_row(), count, dim_};
     if (!format_->is_t) return {nullptr, 0, count, dim_};
-    return {row_as<T>(stored(row)), row_bytes_ / static_cast<index_t>(sizeof(T)), count, dim_};
+    const row_span rows = span(row, count);
+    return {row_as<T>(rows.first), rows.row_bytes / static_cast<index_t>(sizeof(T)), count, dim_};
   }
   const std::byte* stored(index_t row) const {
     return pieces_.at == nullptr ? first_ + row * row_bytes_ : pieces_.at(pieces_.self, row).first;
@@ -101,7 +102,7 @@ template <class T> class row_stage {
     const bool piece = in_pieces(row, count);
     if (copies_ && on_the_way() && !piece) return copy_to(row, count, copy_);
     if (prefetches_ || piece) {
-      const row_span rows = span(row, piece ? std::min(count, pieces_.at(pieces_.self, row).count) : count);
+      const row_span rows = span(row, count);
       if (!far_) touch_pages(after(rows));
       return row_prefetcher<T>(rows);
     }
@@ -111,7 +112,12 @@ template <class T> class row_stage {
  private:
   // Whether rows can be copied while products run
   bool on_the_way() const { return format_->is_t || format_->widener != nullptr; }
-  row_span span(index_t row, index_t count) const { return {stored(row), row_bytes_, count, dim_ * format_->element}; }
+  row_span span(index_t row, index_t count) const {
+    const index_t bytes = dim_ * format_->element;
+    if (pieces_.at == nullptr) return {stored(row), row_bytes_, count, bytes};
+    const row_piece piece = pieces_.at(pieces_.self, row);
+    return {piece.first, piece.row_bytes, std::min(count, piece.count), bytes};
+  }
 
   // Whether some rows are not behind the first, or have scales
   bool in_pieces(index_t row, index_t count) const {
@@ -124,7 +130,7 @@ template <class T> class row_stage {
     for (index_t j = 0; j < count;) {
       const row_piece piece = pieces_.at(pieces_.self, row + j);
       const index_t rows = std::min(piece.count, count - j);
-      format_->read(piece.first, row_bytes_, rows, dim_, to + j * copy_row(), copy_row());
+      format_->read(piece.first, piece.row_bytes, rows, dim_, to + j * copy_row(), copy_row());
       for (index_t r = 0; piece.scale != nullptr && r < rows; ++r)
         scale_row(to + (j + r) * copy_row(), static_cast<T>(piece.scale[r * piece.scale_stride]));
       j += rows;
