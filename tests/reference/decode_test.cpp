@@ -49,7 +49,7 @@ struct tokens {
                  expected_lse = buffer<double>::output({2, 4, 3, 1});
 
   // o and lse of decode are those of forward with all tokens under `also`, decode's mask being `mask`
-  double off(const heed::kv_cache_view<double>& cache, const heed::mask& mask, const heed::mask& also) const {
+  template <class Cache> double off(const Cache& cache, const heed::mask& mask, const heed::mask& also) const {
     const heed::softmax::options<double> how{.mask = mask, .alibi_slopes = 0.3, .lse = lse.view3()};
     reference::softmax::decode(q.cview(), cache, o.view(), how);
     const heed::softmax::options<double> all{.mask = mask & also, .alibi_slopes = 0.3, .lse = expected_lse.view3()};
@@ -112,6 +112,27 @@ TEST_CASE("reference decode: pages in any order, shared, of one token") {
     const heed::tensor_view<const std::int32_t, 2> view(table.data(), {2, blocks + 1}, {blocks + 1, 1});
     CHECK(x.off(heed::paged_cache(k.cview(), v.cview(), view, {11, 11}), heed::causal(), {}) == 0);
   }
+}
+
+TEST_CASE("reference decode: a shared prefix is the first tokens of all sequences") {
+  const tokens x;
+  for (index_t t = 0; t < 4; ++t)  // in sequence 1 as in 0
+    for (index_t h = 0; h < 2; ++h) {
+      for (index_t d = 0; d < 5; ++d) x.k(1, h, t, d) = x.k(0, h, t, d);
+      for (index_t e = 0; e < 4; ++e) x.v(1, h, t, e) = x.v(0, h, t, e);
+    }
+  const auto first = [](const auto& view) { return heed::slice(heed::slice(view, 0, 0, 1), 2, 0, 4); };
+  const auto prefix = heed::contiguous_cache(first(x.k.cview()), first(x.v.cview()), {4});
+  const auto rest = [](const auto& view) { return heed::slice(view, 2, 4, 7); };
+  const auto own = heed::contiguous_cache(rest(x.k.cview()), rest(x.v.cview()), {7, 7});
+  for (const heed::mask& mask : {heed::mask{}, heed::causal(), heed::window(8), heed::window(2, 0, 3)})
+    CHECK(x.off(heed::shared_prefix(prefix, own), mask, {}) == 0);
+  // own tokens 4 .. 10 in a ring of 5 with 1 kept: token 4, then 7 .. 10
+  const std::vector<index_t> rows{4, 9, 10, 7, 8};
+  const auto k = reordered(x.k, rows), v = reordered(x.v, rows);
+  const auto left = heed::visible_if([](const heed::position& at) { return at.key < 5 || at.key >= 7; });
+  const auto ring = heed::ring_cache(k.cview(), v.cview(), {7, 7}, 1);
+  CHECK(x.off(heed::shared_prefix(prefix, ring), heed::causal(), left) == 0);
 }
 
 TEST_CASE("reference decode: lengths per sequence and per head, shorter than the new tokens, none") {

@@ -168,10 +168,11 @@ template <class T> struct decode_expected {
   buffer<T> lse;
   std::vector<row_size> sizes;
 };
-// Compiled once for all tests, in decode_expected.cpp. gates: none for softmax
+// Compiled once for all tests, in decode_expected.cpp. gates: none for softmax; prefix: a cache of one sequence whose
+// tokens come first
 template <class T>
 decode_expected<T> expected_of(const decode_case<T>& x, const heed::softmax::options<T>& options,
-                               const decode_gates<T>* gates = nullptr);
+                               const decode_gates<T>* gates = nullptr, const any_cache<T>* prefix = nullptr);
 
 // Whether a plan is of a driver that rounds weights to bf16: one on a unit.
 inline bool decode_rounds_weights(const heed::plan& plan) {

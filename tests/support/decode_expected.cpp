@@ -9,7 +9,7 @@ namespace heed_test {
 
 template <class T>
 decode_expected<T> expected_of(const decode_case<T>& x, const heed::softmax::options<T>& options,
-                               const decode_gates<T>* gates) {
+                               const decode_gates<T>* gates, const any_cache<T>* prefix) {
   namespace softmax = heed::reference::softmax::detail;
   decode_expected<T> all{buffer<double>::output(x.o.size()), buffer<T>::output(x.lse.size()), {}};
   all.sizes.resize(static_cast<std::size_t>(x.s.batch * x.s.out_heads() * x.s.queries));
@@ -30,13 +30,18 @@ decode_expected<T> expected_of(const decode_case<T>& x, const heed::softmax::opt
     else
       plain(s, h, i, scores, values);
   };
-  std::visit([&](const auto& cache) { softmax::each_row(x.q.cview(), cache, how, row); }, x.cache());
+  const auto visit = [&](const auto& cache) {
+    if (prefix == nullptr) return softmax::each_row(x.q.cview(), cache, how, row);
+    const auto& first = std::get<std::decay_t<decltype(cache)>>(*prefix);
+    softmax::each_row(x.q.cview(), heed::shared_prefix(first, cache), how, row);
+  };
+  std::visit(visit, x.cache());
   return all;
 }
 
 template decode_expected<float> expected_of<float>(const decode_case<float>&, const heed::softmax::options<float>&,
-                                                   const decode_gates<float>*);
+                                                   const decode_gates<float>*, const any_cache<float>*);
 template decode_expected<double> expected_of<double>(const decode_case<double>&, const heed::softmax::options<double>&,
-                                                     const decode_gates<double>*);
+                                                     const decode_gates<double>*, const any_cache<double>*);
 
 }  // namespace heed_test

@@ -42,6 +42,12 @@ void run_decode(const decode_call<T>& x, const heed::softmax::options<T>& option
 template <class T>
 heed::plan plan_decode(const decode_call<T>& x, const heed::softmax::options<T>& options, const heed::context& ctx);
 
+// softmax::decode with a shared prefix, of q, k, v and o in float or a cache of another type
+void run_prefixed(const decode_call<float>& x, const any_cache<float>& prefix,
+                  const heed::softmax::options<float>& options, const heed::context& ctx);
+heed::plan plan_prefixed(const decode_call<float>& x, const any_cache<float>& prefix,
+                         const heed::softmax::options<float>& options, const heed::context& ctx);
+
 template <class T> using decode_gates = heed::tensor_view<const T, 3>;
 template <class T>
 void run_decode(const decode_call<T>& x, const decode_gates<T>& gates, const heed::softmax::options<T>& options,

@@ -42,34 +42,40 @@ template <class C> index_t oldest_of(const kv_cache_view<C>& cache, index_t sequ
 struct cached {
   row_major keys, values;
 };
-template <class C> cached tokens_of(const kv_cache_view<C>& cache, const sequence& s, index_t kv_head) {
-  cached all{row_major::Zero(s.keys, cache.k.extent(3)), row_major::Zero(s.keys, cache.v.extent(3))};
-  for (index_t t = 0; t < s.keys; ++t) {
-    if (t >= s.lost && t < s.end_of_lost) continue;
-    const auto [entry, row] = slot_of(cache, s.batch, t);
-    all.keys.row(t) = row_of(cache.k, entry, kv_head, row).transpose();
-    all.values.row(t) = row_of(cache.v, entry, kv_head, row).transpose();
+
+// Writes the tokens of one cache to rows [first, ...) of `all`.
+template <class C>
+void gather(const kv_cache_view<C>& cache, index_t sequence, index_t kv_head, index_t first, cached& all) {
+  const index_t length = cache.lengths.at(sequence, kv_head), oldest = oldest_of(cache, sequence, kv_head);
+  for (index_t t = 0; t < length; ++t) {
+    if (t >= cache.keep_first && t < oldest) continue;
+    const auto [entry, row] = slot_of(cache, sequence, t);
+    all.keys.row(first + t) = row_of(cache.k, entry, kv_head, row).transpose();
+    all.values.row(first + t) = row_of(cache.v, entry, kv_head, row).transpose();
     if (cache.k_scale.data() == nullptr) continue;
-    all.keys.row(t) *= number(cache.k_scale(entry, kv_head, row));
-    all.values.row(t) *= number(cache.v_scale(entry, kv_head, row));
+    all.keys.row(first + t) *= number(cache.k_scale(entry, kv_head, row));
+    all.values.row(first + t) *= number(cache.v_scale(entry, kv_head, row));
   }
-  return all;
 }
 
 // Calls visit(sequence, head, query head, tokens) for every sequence and every head of o, max(H, Hk) of them. The keys
-// of the sequence are its tokens in that head.
-template <class Q, class C, class Visit>
-void each_cached_head(const tensor_view<Q, 4>& q, const kv_cache_view<C>& cache, const mask& mask, const Visit& visit) {
+// of the sequence are its tokens in that head, those of a shared prefix first. Cache: a view
+template <class Q, class Cache, class Visit>
+void each_cached_head(const tensor_view<Q, 4>& q, const Cache& cache, const mask& mask, const Visit& visit) {
   if (const char* conflict = heed::detail::parts(mask).conflict) heed::detail::fail(conflict);
-  const index_t kv_heads = cache.k.extent(1);
+  const auto& own = heed::detail::own_tokens(cache);
+  const auto* const prefix = heed::detail::prefix_tokens(cache);
+  const index_t kv_heads = own.k.extent(1), before = prefix != nullptr ? index_t{prefix->lengths.at(0, 0)} : 0;
   if (q.extent(1) == 0 || kv_heads == 0) return;
-  const index_t group = std::max<index_t>(q.extent(1) / kv_heads, 1);  // heads of o with the tokens of one
+  const index_t group = std::max<index_t>(q.extent(1) / kv_heads, 1);   // heads of o with the tokens of one
   const index_t shared = std::max<index_t>(kv_heads / q.extent(1), 1);  // heads of o with one query head
   for (index_t b = 0; b < q.extent(0); ++b)
     for (index_t kv_head = 0; kv_head < kv_heads; ++kv_head) {
-      const index_t length = cache.lengths.at(b, kv_head), kept = std::max<index_t>(cache.keep_first, 0);
-      const sequence s{b, b, 0, q.extent(2), 0, length, kept, oldest_of(cache, b, kv_head)};
-      const cached tokens = tokens_of(cache, s, kv_head);
+      const index_t keys = before + own.lengths.at(b, kv_head), kept = std::max<index_t>(own.keep_first, 0);
+      const sequence s{b, b, 0, q.extent(2), 0, keys, before + kept, before + oldest_of(own, b, kv_head)};
+      cached tokens{row_major::Zero(keys, own.k.extent(3)), row_major::Zero(keys, own.v.extent(3))};
+      if (prefix != nullptr) gather(*prefix, 0, kv_head, 0, tokens);
+      gather(own, b, kv_head, before, tokens);
       for (index_t head = kv_head * group; head < (kv_head + 1) * group; ++head) visit(s, head, head / shared, tokens);
     }
 }

@@ -99,10 +99,10 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
                    visit);
     }
 }
-// The same of a cache: its keys are its tokens.
-template <class Q, class C, class Acc, class Visit>
-void each_row(const tensor_view<Q, 4>& q, const kv_cache_view<C>& cache,
-              const heed::local_linear::options<Acc>& options, const Visit& visit) {
+// The same of the view of a cache, with a shared prefix or without: keys are its tokens.
+template <class Q, class Cache, class Acc, class Visit>
+void each_row(const tensor_view<Q, 4>& q, const Cache& cache, const heed::local_linear::options<Acc>& options,
+              const Visit& visit) {
   const pair_rules<Acc, heed::local_linear::options<Acc>> rules{options, q.extent(3)};
   each_cached_head(q, cache, options.mask, [&](const sequence& s, index_t head, index_t q_head, const cached& tokens) {
     rows_of_head(rules, s, head, rows_of(q, s.batch, q_head, 0, s.queries), tokens.keys, tokens.values, visit);

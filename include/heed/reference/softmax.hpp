@@ -54,9 +54,9 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
                    row);
     }
 }
-// The same of a cache: its keys are its tokens.
-template <class Q, class C, class Acc, class Row>
-void each_row(const tensor_view<Q, 4>& q, const kv_cache_view<C>& cache, const heed::softmax::options<Acc>& options,
+// The same of the view of a cache, with a shared prefix or without: keys are its tokens.
+template <class Q, class Cache, class Acc, class Row>
+void each_row(const tensor_view<Q, 4>& q, const Cache& cache, const heed::softmax::options<Acc>& options,
               const Row& row) {
   const pair_rules<Acc, heed::softmax::options<Acc>> rules{options, q.extent(3)};
   each_cached_head(q, cache, options.mask, [&](const sequence& s, index_t head, index_t q_head, const cached& tokens) {
