@@ -64,7 +64,8 @@ TEST_CASE("decode: lengths per sequence and head") {
     for (const index_t group : {1, 4, 8})
       for (const index_t n : {1, 3}) {
         numbers lengths;
-        for (index_t i = 0; i < batch * kv_heads; ++i) lengths.push_back(lengths_of_tiles[(turn + 3 * i) % 9]);
+        for (index_t i = 0; i < batch * kv_heads; ++i)
+          lengths.push_back(lengths_of_tiles[(turn + 3 * lengths.size()) % 9]);
         for (std::size_t kind = 0; kind < 8; ++kind) {  // without pages that sequences share
           if (turn++ % few_thinning != 0) continue;
           decode_problem p = problem(kind, group, n, 20, lengths);
