@@ -45,17 +45,17 @@ TEST_CASE("decode: the same bits for 1 to 8 workers in any order") {
       stored.stored_kv = type;
       decode_case<float> serial(stored, {.mask = heed::causal(), .sink_logits = 0.5});
       check(serial);
+      decode_case<float> x(stored, {.mask = heed::causal(), .sink_logits = 0.5});
       for (index_t workers = 1; workers <= 8; ++workers)
-        for (const order in : {order::forward, order::reversed, order::shuffled})
-          for (const bool threads : {false, true}) {
-            test_executor executor(workers, in, threads);
-            decode_case<float> x(stored, {.mask = heed::causal(), .sink_logits = 0.5});
-            x.decode({.executor = executor});
-            const bool same = same_results(x, serial);
-            INFO(to_string(stored) << ", " << workers << " workers");
-            CHECK(same);
-            CHECK_FALSE(executor.asked_too_much());
-          }
+        for (const order in : {order::forward, order::reversed, order::shuffled}) {
+          test_executor executor(workers, in, in == order::shuffled);
+          x.o.poison(), x.lse.poison();
+          x.decode({.executor = executor});
+          const bool same = same_results(x, serial);
+          INFO(to_string(stored) << ", " << workers << " workers");
+          CHECK(same);
+          CHECK_FALSE(executor.asked_too_much());
+        }
     }
 }
 
