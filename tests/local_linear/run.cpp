@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "heed/local_linear.hpp"
+#include "support/decode_run.hpp"
 #include "support/local_linear_run.hpp"
 #include "support/stored_run.hpp"
 #include "support/vectors.hpp"
@@ -64,3 +65,8 @@ std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
 }
 
 }  // namespace heed_test
+
+namespace heed_test {
+template <class> using ridge_of = heed::per_head;
+}
+HEED_TEST_DECODE_WITH(local_linear, ridge_of, heed::local_linear::options)

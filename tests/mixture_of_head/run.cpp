@@ -3,6 +3,7 @@
 #include "heed/mixture_of_head.hpp"
 
 #include "heed/softmax.hpp"
+#include "support/decode_run.hpp"
 #include "support/mixture_run.hpp"
 #include "support/stored_run.hpp"
 #include "support/vectors.hpp"
@@ -77,3 +78,6 @@ std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
 }
 
 }  // namespace heed_test
+
+HEED_TEST_DECODE(softmax, heed::softmax::options)
+HEED_TEST_DECODE_WITH(mixture_of_head, decode_gates, heed::mixture_of_head::options)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "heed/softmax.hpp"
+#include "support/decode_run.hpp"
 #include "support/softmax_run.hpp"
 #include "support/stored_run.hpp"
 #include "support/vectors.hpp"
@@ -67,6 +68,31 @@ std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(
       dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::softmax::forward(q, k, v, o); },
       [](auto& q, auto& k, auto& v, auto& o) { return heed::softmax::plan_forward(q, k, v, o); });
+}
+
+}  // namespace heed_test
+
+HEED_TEST_DECODE(softmax, heed::softmax::options)
+
+namespace heed_test {
+
+// f(q, shared prefix and cache, o)
+template <class F> static auto visit_prefixed(const decode_call<float>& x, const any_cache<float>& prefix, F f) {
+  return std::visit(
+      [&](const auto& own) {
+        const auto& first = std::get<std::decay_t<decltype(own)>>(prefix);
+        return f(std::get<input<float>>(x.q), heed::shared_prefix(first, own), std::get<output<float>>(x.o));
+      },
+      x.cache);
+}
+void run_prefixed(const decode_call<float>& x, const any_cache<float>& prefix,
+                  const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_prefixed(x, prefix, [&](auto q, auto cache, auto o) { heed::softmax::decode(q, cache, o, options, ctx); });
+}
+heed::plan plan_prefixed(const decode_call<float>& x, const any_cache<float>& prefix,
+                         const heed::softmax::options<float>& options, const heed::context& ctx) {
+  return visit_prefixed(
+      x, prefix, [&](auto q, auto cache, auto o) { return heed::softmax::plan_decode(q, cache, o, options, ctx); });
 }
 
 }  // namespace heed_test

@@ -3,6 +3,7 @@
 // The calls of softmax's tests under the names of sparse_query.
 
 #include "heed/sparse_query.hpp"
+#include "support/decode_run.hpp"
 #include "support/softmax_run.hpp"
 
 namespace heed_test {
@@ -28,3 +29,5 @@ INSTANTIATE(float)
 INSTANTIATE(double)
 
 }  // namespace heed_test
+
+HEED_TEST_DECODE(sparse_query, heed::sparse_query::options)

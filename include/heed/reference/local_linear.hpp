@@ -20,6 +20,7 @@
 
 #include "heed/core/per_head.hpp"
 #include "heed/local_linear/options.hpp"
+#include "heed/reference/cache.hpp"
 #include "heed/reference/rules.hpp"
 
 namespace heed::reference::local_linear {
@@ -42,48 +43,70 @@ struct row {
   double lse;
 };
 
-// Calls visit(row) for every query of every head of o.
+// The keys that a query sees, as rows of keys and values, and the moments of x.k under its weights
+inline void fit(row& x, const std::vector<index_t>& seen, const row_major& keys, const row_major& values) {
+  const auto n = static_cast<index_t>(seen.size());
+  x.p.resize(n), x.k.resize(n, keys.cols()), x.v.resize(n, values.cols());
+  const real row_max = n > 0 ? x.scores.maxCoeff() : 0;
+  real sum = 0;
+  for (index_t j = 0; j < n; ++j) {
+    const index_t key = seen[static_cast<std::size_t>(j)];
+    x.k.row(j) = keys.row(key).cast<real>(), x.v.row(j) = values.row(key).cast<real>();
+    sum += x.p(j) = std::exp(x.scores(j) - row_max);
+  }
+  if (n == 0) return;
+  x.p /= sum, x.mean = x.k.transpose() * x.p, x.x = x.k.rowwise() - x.mean.transpose();
+  x.lse = static_cast<double>(row_max + std::log(sum));
+}
+
+// Calls visit(row) for every query of a head.
+template <class Rules, class Visit>
+void rows_of_head(const Rules& rules, const sequence& s, index_t head, const row_major& queries, const row_major& keys,
+                  const row_major& values, const Visit& visit) {
+  for (index_t i = 0; i < s.queries; ++i) {
+    row x{s.batch, head, s.first_query + i, {}, {}, {}, {}, {}, {}, vector::Zero(keys.cols()), -infinity};
+    x.q = queries.row(i).transpose().cast<real>();
+    std::vector<index_t> seen;
+    std::vector<real> scores;
+    for (index_t j = 0; j < s.keys; ++j) {
+      const position at = rules.at(s, head, i, j);
+      if (!rules.visible(s, at)) continue;
+      real dot = 0;
+      for (index_t c = 0; c < keys.cols(); ++c) dot += x.q(c) * real{keys(j, c)};
+      const double score = rules.score(s, at, static_cast<double>(dot));
+      if (heed::detail::equals(score, -infinity)) continue;
+      seen.push_back(j), scores.push_back(real{score});
+    }
+    x.scores = Eigen::Map<const vector>(scores.data(), static_cast<index_t>(scores.size()));
+    fit(x, seen, keys, values);
+    visit(x);
+  }
+}
+
+// The same for every head of o: query heads and key/value heads each serve equal runs of them.
 template <class Q, class K, class V, class Acc, class Visit>
 void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
               const heed::local_linear::options<Acc>& options, const Visit& visit) {
-  const index_t d = q.extent(3), e = v.extent(3), heads = std::max(q.extent(1), k.extent(1));
+  const index_t heads = std::max(q.extent(1), k.extent(1));
   const auto sequences = sequences_of(options.mask, q.extent(0), q.extent(2), k.extent(2));
   if (q.extent(1) == 0 || k.extent(1) == 0) return;
-  const pair_rules<Acc, heed::local_linear::options<Acc>> rules{options, d};
+  const pair_rules<Acc, heed::local_linear::options<Acc>> rules{options, q.extent(3)};
   for (const sequence& s : sequences)
-    for (index_t head = 0; head < heads; ++head)
-      for (index_t i = 0; i < s.queries; ++i) {
-        // query heads and key/value heads each serve equal runs of the heads of o
-        const index_t q_head = head * q.extent(1) / heads, kv_head = head * k.extent(1) / heads;
-        row x{s.batch, head, s.first_query + i, {}, {}, {}, {}, {}, {}, vector::Zero(d), -infinity};
-        x.q = row_of<real>(q, s.batch, q_head, x.query);
-        std::vector<index_t> seen;
-        std::vector<real> scores;
-        for (index_t j = 0; j < s.keys; ++j) {
-          const position at = rules.at(s, head, i, j);
-          if (!rules.visible(s, at)) continue;
-          real dot = 0;
-          for (index_t c = 0; c < d; ++c) dot += x.q(c) * number<real>(k(s.batch, kv_head, s.first_key + j, c));
-          const double score = rules.score(s, at, static_cast<double>(dot));
-          if (heed::detail::equals(score, -infinity)) continue;
-          seen.push_back(s.first_key + j), scores.push_back(real{score});
-        }
-        const auto n = static_cast<index_t>(seen.size());
-        x.scores = Eigen::Map<const vector>(scores.data(), n), x.p.resize(n), x.k.resize(n, d), x.v.resize(n, e);
-        const real row_max = n > 0 ? x.scores.maxCoeff() : 0;
-        real sum = 0;
-        for (index_t j = 0; j < n; ++j) {
-          const index_t key = seen[static_cast<std::size_t>(j)];
-          x.k.row(j) = row_of<real>(k, s.batch, kv_head, key).transpose();
-          x.v.row(j) = row_of<real>(v, s.batch, kv_head, key).transpose();
-          sum += x.p(j) = std::exp(x.scores(j) - row_max);
-        }
-        if (n > 0) {
-          x.p /= sum, x.mean = x.k.transpose() * x.p, x.x = x.k.rowwise() - x.mean.transpose();
-          x.lse = static_cast<double>(row_max + std::log(sum));
-        }
-        visit(x);
-      }
+    for (index_t head = 0; head < heads; ++head) {
+      const index_t q_head = head * q.extent(1) / heads, kv_head = head * k.extent(1) / heads;
+      rows_of_head(rules, s, head, rows_of(q, s.batch, q_head, s.first_query, s.queries),
+                   rows_of(k, s.batch, kv_head, s.first_key, s.keys), rows_of(v, s.batch, kv_head, s.first_key, s.keys),
+                   visit);
+    }
+}
+// The same of the view of a cache, with a shared prefix or without: keys are its tokens.
+template <class Q, class Cache, class Acc, class Visit>
+void each_row(const tensor_view<Q, 4>& q, const Cache& cache, const heed::local_linear::options<Acc>& options,
+              const Visit& visit) {
+  const pair_rules<Acc, heed::local_linear::options<Acc>> rules{options, q.extent(3)};
+  each_cached_head(q, cache, options.mask, [&](const sequence& s, index_t head, index_t q_head, const cached& tokens) {
+    rows_of_head(rules, s, head, rows_of(q, s.batch, q_head, 0, s.queries), tokens.keys, tokens.values, visit);
+  });
 }
 
 struct solution {
@@ -134,6 +157,25 @@ void write(const row& x, const vector& y, const tensor_view<O, 4>& o, const heed
   if (options.lse.data() != nullptr) store(options.lse(x.batch, x.head, x.query), x.lse);
 }
 
+// Solves row after row, writes what they give and counts what is reported.
+template <class O, class Acc> struct row_writer {
+  tensor_view<O, 4> o;
+  const per_head& ridge;
+  const heed::local_linear::options<Acc>& options;
+  heed::local_linear::report report;
+
+  void add(const row& x) {
+    const double penalty = ridge.at(x.head);
+    const solution found = slope_of(x, penalty);
+    const auto residual = static_cast<double>(found.residual);
+    report.max_residual = std::max(report.max_residual, residual);
+    report.unconverged += residual > options.tolerance ? 1 : 0;
+    report.direct_rows += x.p.size() > 0 && penalty < infinity ? 1 : 0;
+    write(x, found.y, o, options);
+    store_row_of(x, options.slope, found.y);
+  }
+};
+
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -145,19 +187,18 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const per_head& ridge, O&& o,
              const heed::local_linear::options<acc_of<Q>>& options = {}) {
-  const auto output = view(o);
-  heed::local_linear::report report;
-  detail::each_row(view(q), view(k), view(v), options, [&](const detail::row& x) {
-    const double penalty = ridge.at(x.head);
-    const detail::solution found = detail::slope_of(x, penalty);
-    const auto residual = static_cast<double>(found.residual);
-    report.max_residual = std::max(report.max_residual, residual);
-    report.unconverged += residual > options.tolerance ? 1 : 0;
-    report.direct_rows += x.p.size() > 0 && penalty < detail::infinity ? 1 : 0;
-    detail::write(x, found.y, output, options);
-    detail::store_row_of(x, options.slope, found.y);
-  });
-  if (options.report != nullptr) *options.report = report;
+  detail::row_writer<element_t<O>, acc_of<Q>> writer{view(o), ridge, options, {}};
+  detail::each_row(view(q), view(k), view(v), options, [&](const detail::row& x) { writer.add(x); });
+  if (options.report != nullptr) *options.report = writer.report;
+}
+
+// heed::local_linear::decode without context: of q, a cache and o as in the reference of softmax.
+template <viewable Q, class Cache, viewable O>
+void decode(const Q& q, const Cache& cache, const per_head& ridge, O&& o,
+            const heed::local_linear::options<acc_of<Q>>& options = {}) {
+  detail::row_writer<element_t<O>, acc_of<Q>> writer{view(o), ridge, options, {}};
+  detail::each_row(view(q), heed::detail::view_of_cache(cache), options, [&](const detail::row& x) { writer.add(x); });
+  if (options.report != nullptr) *options.report = writer.report;
 }
 
 // heed::local_linear::apply without context: slope (B, max(H, Hk), N, D) in place of y.

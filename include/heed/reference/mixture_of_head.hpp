@@ -47,6 +47,21 @@ template <class X> std::vector<double> logits_of(const X& x, index_t b, index_t 
   return all;
 }
 
+// What each_row calls to write o and lse
+template <class G, class O, class Acc>
+auto row_writer(const tensor_view<G, 3>& gates, const tensor_view<O, 4>& o,
+                const heed::mixture_of_head::options<Acc>& options) {
+  return [=, &options](const sequence& s, index_t h, index_t i, const auto& scores, const row_major& values) {
+    const index_t query = s.first_query + i;
+    const double gate = number(gates(s.batch, h, query));
+    const bool off = heed::detail::equals(gate, 0);
+    const softmax::detail::row_sums sums(scores, values, softmax::detail::sink_of(options, h));
+    for (index_t e = 0; e < values.cols(); ++e)  // without a key 0 under any gate
+      store(o(s.batch, h, query, e), off || !sums.any_key ? 0 : sums.values(e) * (gate / sums.denominator));
+    if (options.lse.data() != nullptr) store(options.lse(s.batch, h, query), off ? -infinity : sums.lse());
+  };
+}
+
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -57,20 +72,15 @@ inline namespace HEED_ISA {
 template <viewable Q, viewable K, viewable V, viewable G, viewable O>
 void forward(const Q& q, const K& k, const V& v, const G& gates, O&& o,
              const heed::mixture_of_head::options<acc_of<Q>>& options = {}) {
-  using namespace detail;
-  const auto g3 = view<3>(gates);
-  const auto o4 = view(o);
-  const auto row = [&](const sequence& s, index_t h, index_t i, const Eigen::VectorXd& scores,
-                       const row_major& values) {
-    const index_t query = s.first_query + i;
-    const double gate = number(g3(s.batch, h, query));
-    const bool off = heed::detail::equals(gate, 0);
-    const softmax::detail::row_sums sums(scores, values, softmax::detail::sink_of(options, h));
-    for (index_t e = 0; e < values.cols(); ++e)  // without a key 0 under any gate
-      store(o4(s.batch, h, query, e), off || !sums.any_key ? 0 : sums.values(e) * (gate / sums.denominator));
-    if (options.lse.data() != nullptr) store(options.lse(s.batch, h, query), off ? -infinity : sums.lse());
-  };
-  softmax::detail::each_row(view(q), view(k), view(v), options, row);
+  softmax::detail::each_row(view(q), view(k), view(v), options, detail::row_writer(view<3>(gates), view(o), options));
+}
+
+// heed::mixture_of_head::decode without context: of q, a cache, gates (B, H, N) and o as in the reference of softmax.
+template <viewable Q, class Cache, viewable G, viewable O>
+void decode(const Q& q, const Cache& cache, const G& gates, O&& o,
+            const heed::mixture_of_head::options<acc_of<Q>>& options = {}) {
+  softmax::detail::each_row(view(q), heed::detail::view_of_cache(cache), options,
+                            detail::row_writer(view<3>(gates), view(o), options));
 }
 
 // heed::mixture_of_head::route_trained: logits (B, H - shared, N), (B, shared, N) and (B, 2, N) or null where the

@@ -22,9 +22,9 @@ namespace heed::reference::detail {
 inline namespace HEED_ISA {
 
 // One sequence: a batch entry, or one of the pieces that packed() cuts the only batch entry into. Queries and keys are
-// counted from its start; the tensors have them from first_query and first_key on.
+// counted from its start; the tensors have them from first_query and first_key on. Keys [lost, end_of_lost) are gone.
 struct sequence {
-  index_t number, batch, first_query, queries, first_key, keys;
+  index_t number, batch, first_query, queries, first_key, keys, lost = 0, end_of_lost = 0;
 };
 
 inline std::vector<sequence> sequences_of(const mask& mask, index_t batches, index_t queries, index_t keys) {
@@ -69,6 +69,7 @@ template <class Acc, class Options> struct pair_rules {
   bool visible(const sequence& s, const position& at) const {
     const index_t place = place_of(s, at.query), key = at.key, query_row = s.first_query + at.query,
                   key_row = s.first_key + key;
+    if (key >= s.lost && key < s.end_of_lost) return false;
     if (mask.has(mask.causal) && key > place) return false;
     if (mask.has(mask.window)) {
       if (mask.left >= 0 && place - key > mask.left && key >= mask.keep_first) return false;

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "heed/reference/cache.hpp"
 #include "heed/reference/rules.hpp"
 #include "heed/softmax/options.hpp"
 
@@ -21,9 +22,23 @@ inline namespace HEED_ISA {
 
 using namespace reference::detail;
 
-// Calls row(sequence, head, query, scores, values) for every query: the scores of all keys, -inf where a key is hidden,
-// and the values of all keys, which are to be read where the score is not -inf only. Compute head c of max(H, Hk) reads
-// query head c / (max / H) and key/value head c / (max / Hk).
+// Calls row(sequence, head, query, scores, values) for every query of a head: the scores of all keys, -inf where a key
+// is hidden, and the values of all keys, which are to be read where the score is not -inf only.
+template <class Rules, class Row>
+void rows_of_head(const Rules& rules, const sequence& s, index_t head, const row_major& queries, const row_major& keys,
+                  const row_major& values, const Row& row) {
+  for (index_t i = 0; i < s.queries; ++i) {
+    Eigen::VectorXd scores = Eigen::VectorXd::Constant(s.keys, -infinity);
+    for (index_t j = 0; j < s.keys; ++j) {
+      const position at = rules.at(s, head, i, j);
+      if (rules.visible(s, at)) scores(j) = rules.score(s, at, queries.row(i).dot(keys.row(j)));
+    }
+    row(s, head, i, scores, values);
+  }
+}
+
+// The same for all heads: compute head c of max(H, Hk) reads query head c / (max / H) and key/value head
+// c / (max / Hk).
 template <class Q, class K, class V, class Acc, class Row>
 void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
               const heed::softmax::options<Acc>& options, const Row& row) {
@@ -34,18 +49,19 @@ void each_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tens
   for (const sequence& s : sequences)
     for (index_t head = 0; head < heads; ++head) {
       const index_t q_head = head / (heads / q.extent(1)), kv_head = head / (heads / k.extent(1));
-      const row_major queries = rows_of(q, s.batch, q_head, s.first_query, s.queries);
-      const row_major keys = rows_of(k, s.batch, kv_head, s.first_key, s.keys);
-      const row_major values = rows_of(v, s.batch, kv_head, s.first_key, s.keys);
-      for (index_t i = 0; i < s.queries; ++i) {
-        Eigen::VectorXd scores = Eigen::VectorXd::Constant(s.keys, -infinity);
-        for (index_t j = 0; j < s.keys; ++j) {
-          const position at = rules.at(s, head, i, j);
-          if (rules.visible(s, at)) scores(j) = rules.score(s, at, queries.row(i).dot(keys.row(j)));
-        }
-        row(s, head, i, scores, values);
-      }
+      rows_of_head(rules, s, head, rows_of(q, s.batch, q_head, s.first_query, s.queries),
+                   rows_of(k, s.batch, kv_head, s.first_key, s.keys), rows_of(v, s.batch, kv_head, s.first_key, s.keys),
+                   row);
     }
+}
+// The same of the view of a cache, with a shared prefix or without: keys are its tokens.
+template <class Q, class Cache, class Acc, class Row>
+void each_row(const tensor_view<Q, 4>& q, const Cache& cache, const heed::softmax::options<Acc>& options,
+              const Row& row) {
+  const pair_rules<Acc, heed::softmax::options<Acc>> rules{options, q.extent(3)};
+  each_cached_head(q, cache, options.mask, [&](const sequence& s, index_t head, index_t q_head, const cached& tokens) {
+    rows_of_head(rules, s, head, rows_of(q, s.batch, q_head, 0, s.queries), tokens.keys, tokens.values, row);
+  });
 }
 
 // Sums of one row over the keys whose score is not -inf: of exp(score - row_max), the sink's included, and of the same
@@ -73,6 +89,17 @@ template <class Acc> double sink_of(const heed::softmax::options<Acc>& options, 
   return options.sink_logits.set() ? options.sink_logits.at(head) : -infinity;
 }
 
+// What each_row calls to write o and lse
+template <class O, class Acc>
+auto row_writer(const tensor_view<O, 4>& o, const heed::softmax::options<Acc>& options) {
+  return [o, &options](const sequence& s, index_t head, index_t i, const auto& scores, const row_major& values) {
+    const row_sums sums(scores, values, sink_of(options, head));
+    for (index_t e = 0; e < sums.values.size(); ++e)
+      store(o(s.batch, head, s.first_query + i, e), sums.sees_nothing() ? 0 : sums.values(e) / sums.denominator);
+    if (options.lse.data() != nullptr) store(options.lse(s.batch, head, s.first_query + i), sums.lse());
+  };
+}
+
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -82,16 +109,14 @@ inline namespace HEED_ISA {
 // each of float, double or a 16-bit type; options.lse (B, max(H, Hk), N). Shapes are the caller's duty.
 template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const heed::softmax::options<acc_of<Q>>& options = {}) {
-  const auto output = view(o);
-  const auto row = [&](const detail::sequence& s, index_t head, index_t i, const Eigen::VectorXd& scores,
-                       const detail::row_major& values) {
-    const detail::row_sums sums(scores, values, detail::sink_of(options, head));
-    for (index_t e = 0; e < sums.values.size(); ++e)
-      detail::store(output(s.batch, head, s.first_query + i, e),
-                    sums.sees_nothing() ? 0 : sums.values(e) / sums.denominator);
-    if (options.lse.data() != nullptr) detail::store(options.lse(s.batch, head, s.first_query + i), sums.lse());
-  };
-  detail::each_row(view(q), view(k), view(v), options, row);
+  detail::each_row(view(q), view(k), view(v), options, detail::row_writer(view(o), options));
+}
+
+// heed::softmax::decode without context: q (B, H, N, D), o (B, max(H, Hk), N, E), a view of a cache of any kind or an
+// owning cache. Lengths, pages and shapes are the caller's duty.
+template <viewable Q, class Cache, viewable O>
+void decode(const Q& q, const Cache& cache, O&& o, const heed::softmax::options<acc_of<Q>>& options = {}) {
+  detail::each_row(view(q), heed::detail::view_of_cache(cache), options, detail::row_writer(view(o), options));
 }
 
 // Joins (o, lse) of some keys, o (B, H, N, E) and lse (B, H, N), with (part, part_lse + log_weight) of other keys.
