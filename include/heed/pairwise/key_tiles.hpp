@@ -60,8 +60,8 @@ template <class T> class kv_tiles {
   kv_tiles(const attention<T>& p, index_t most_keys, tile::row_use k_use, tile::row_use v_use,
            heed::detail::arena& memory)
       : p_(p),
-        k_(p.k, *p.kv_format, most_keys, k_use, p.key_value_bytes(), finds_pieces(), memory),
-        v_(p.v, *p.kv_format, most_keys, v_use, p.key_value_bytes(), finds_pieces(), memory) {}
+        k_(p.k, *p.kv_format, most_keys, k_use, p.key_value_bytes(), memory, finds_pieces()),
+        v_(p.v, *p.kv_format, most_keys, v_use, p.key_value_bytes(), memory, finds_pieces()) {}
 
   void begin(const sequence& s, index_t kv_head) {
     s_ = s, kv_head_ = kv_head;

@@ -50,8 +50,9 @@ plan plan_decode(const Q& q, const Cache& cache, const O& o, const options<acc_o
 // have as many keys as the longest sequence, or more. q and o are float or 16-bit, double with a cache of double. A
 // cache of std::int8_t holds number * scale. Rows that see nothing: o = 0, lse = -inf. K and V are read once for all
 // heads of a group, those of a shared_prefix for all sequences. The keys of long sequences are split into pieces that
-// run on the context's executor, with the same bits for any number of workers. Throws heed::error, before anything is written, where shapes, lengths, pages or
-// options do not fit. Flash-Decoding (Dao et al., 2023) with ragged pieces as in Lean Attention (arXiv 2405.10480).
+// run on the context's executor, with the same bits for any number of workers. Throws heed::error, before anything is
+// written, where shapes, lengths, pages or options do not fit. Flash-Decoding (Dao et al., 2023) with ragged pieces as
+// in Lean Attention (arXiv 2405.10480).
 template <viewable Q, class Cache, viewable O>
   requires heed::detail::cache_argument<Cache>
 void decode(const Q& q, const Cache& cache, O&& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) {

@@ -54,7 +54,7 @@ template <class T> class row_stage {
 
   // most: rows of a tile, at most; bytes: of all tensors that take turns in the caches; pieces: rows may lie in some
   row_stage(const heed::detail::input_tensor& x, const row_format<T>& format, index_t most, row_use use, double bytes,
-            bool pieces, heed::detail::arena& memory)
+            heed::detail::arena& memory, bool pieces = false)
       : format_(&format),
         row_bytes_(x.row_bytes()),
         dim_(x.extent(3)),
