@@ -104,12 +104,14 @@ template <class T> class dims_in_lanes {
       simd::store(to + c * pass.padded, simd::load(q_row_ + c) * simd::batch<T>(p_.scores.query_factor));
   }
 
-  // Keys of a tile: where K and V come from memory, few enough that what is prefetched is still there when it is used,
-  // and the prefetches follow the reads closely. bench/decode_bench.cpp
+  // Keys of a tile. Where K and V come from memory, few rows read a page of each in turn, and the processor's own
+  // prefetches go along; more rows compute longer, and are prefetched for further ahead. bench/decode_bench.cpp
   index_t keys_of_tile() const {
     if (!far_) return most_keys;
-    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ > 4 ? 1 << 15 : 1 << 13;
-    return std::clamp<index_t>(bytes / row / 16 * 16, 16, most_keys);
+    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ <= 2   ? 4096
+                                                                              : rows_ <= 4 ? 8192
+                                                                                           : 32768;
+    return std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys);
   }
 
   void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
@@ -180,13 +182,24 @@ template <class T> class dims_in_lanes {
 
   static int table_index(const row_pass& r) { return std::countr_zero(static_cast<unsigned>(r.padded)); }
 
+  // While K is read the rows of the next tile are prefetched, or those of V that come next; while V is read, the next
+  // tile's of V, or of K.
+  tile_rows keys_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? at_->v.data() : next_at_->k.data();
+    const index_t count = in_turn() ? (values_in_keys() ? 0 : keys) : next_at_->keys;
+    return {at_->k.data(), keys, next, first_pass ? count : 0};
+  }
+  tile_rows values_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? next_at_->k.data() : next_at_->v.data();
+    const bool prefetch = first_pass && (in_turn() || !values_in_keys());
+    return {at_->v.data(), keys, next, prefetch ? next_at_->keys : 0};
+  }
+  bool in_turn() const { return far_ && rows_ <= 2; }
+
   // scores[key][row] = k . q
   void score(const row_pass& r, const key_tile<T>& keys) {
     p_.few_format->score[table_index(r)](
-        {{at_->k.data(), keys.keys, next_at_->k.data(), r.first == 0 ? next_at_->keys : 0},
-         p_.d,
-         q_ + r.first * d_,
-         scores_});
+        {keys_with_next(keys.keys, r.first == 0), p_.d, q_ + r.first * d_, scores_, in_turn()});
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
@@ -237,9 +250,7 @@ template <class T> class dims_in_lanes {
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
   void add_values(const row_pass& r, const key_tile<T>& keys) {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
-    const bool prefetch = r.first == 0 && !values_in_keys();
-    p_.few_format->sum[table_index(r)](
-        sums_of(r, {at_->v.data(), keys.keys, next_at_->v.data(), prefetch ? next_at_->keys : 0}, scores_));
+    p_.few_format->sum[table_index(r)](sums_of(r, values_with_next(keys.keys, r.first == 0), scores_));
   }
   // Whether rows of V are parts of the rows of K: these have been prefetched
   bool values_in_keys() const {
@@ -249,6 +260,7 @@ template <class T> class dims_in_lanes {
 
   // The same, but values that are not finite reach the rows that see them, and no other: a block of keys at a time.
   void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
+    if (p_.scaled()) scale_weights(r, keys.keys);
     for (index_t first = 0; first < keys.keys; first += block_keys) {
       const index_t count = std::min(block_keys, keys.keys - first);
       for (index_t j = 0; j < count; ++j) read_value(first + j, wide_ + j * e_);
@@ -259,9 +271,16 @@ template <class T> class dims_in_lanes {
           [&](const tile::lane_block<const T>& x, index_t) { add_wide_values(r, x, weights); });
     }
   }
+  // Scales of V go into the weights, as in add_values, but for those that are not finite: these go into the values.
+  void scale_weights(const row_pass& r, index_t keys) {
+    const T* const scale = scale_ + most_keys;
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t i = 0; std::isfinite(scale[j]) && i < r.padded; ++i) scores_[j * r.padded + i] *= scale[j];
+  }
   void read_value(index_t j, T* to) const {
     p_.kv_format->read(at_->v[j], 0, 1, p_.e, to, e_);
-    if (p_.scaled()) std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
+    if (!p_.scaled() || std::isfinite(scale_[most_keys + j])) return;
+    std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
   }
   void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) const {
     tile::lane_array<const std::byte*, block_keys> rows;
