@@ -87,7 +87,8 @@ template <class Acc> struct attention : heed::detail::tensors {
     if (cache.layout != cache_layout::ring) return {};
     index_t end = cache.oldest(s.keys - prefix.length);
     if (oldest->size() > 0) end = std::max<index_t>(end, oldest->at(s.number, kv_head));
-    return {prefix.length + std::min(cache.keep_first, end), prefix.length + end};
+    if (end <= cache.keep_first) return {};
+    return {prefix.length + cache.keep_first, prefix.length + end};
   }
   // Where the rows of K and V of keys from j on are
   HEED_INLINE kv_piece piece_at(const sequence& s, index_t kv_head, index_t j) const {
