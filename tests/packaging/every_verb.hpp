@@ -5,6 +5,7 @@
 // that includes this is heed's or the standard library's. every_verb<T>::use must be named to be compiled.
 
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "heed/heed.hpp"
@@ -29,6 +30,37 @@ template <class T> struct every_verb {
     auto again = heed::softmax::prepare(q, k, v, o, how, where);
     again(), again(q, k, v, o);
     return heed::softmax::plan_forward(q, k, v, o, how, where);
+  }
+  // Each verb with each kind of cache
+  template <class Cache> heed::plan use_cache(const Cache& cache, const heed::per_head& ridge) const {
+    heed::softmax::decode(q, cache, o, {}, where);
+    heed::mixture_of_head::decode(q, cache, given, o, {}, where);
+    heed::local_linear::decode(q, cache, ridge, o, {}, where);
+    const heed::plan plans[] = {heed::softmax::plan_decode(q, cache, o, {}, where),
+                                heed::mixture_of_head::plan_decode(q, cache, given, o, {}, where),
+                                heed::local_linear::plan_decode(q, cache, ridge, o, {}, where)};
+    return plans[0].ok() && plans[1].ok() ? plans[2] : plans[0];
+  }
+  template <class S> heed::plan use_caches(const heed::per_head& ridge) const {
+    const heed::index_t heads = k.extent(1), d = k.extent(3), e = v.extent(3);
+    heed::cache::contiguous<S> rows(q.extent(0), heads, 99, d, e);
+    heed::cache::ring<S> ring(q.extent(0), heads, 99, d, e, 4, heed::cache::lengths_per::kv_head);
+    heed::cache::paged<S> pages(99, 16, heads, d, e, q.extent(0));
+    rows.append(k, v), ring.append(0, 0, k, v), pages.append(0, k, v);
+    rows.truncate(0, 1), ring.truncate(0, 0, 1), pages.truncate(0, 1);
+    rows.fork(0, 1), pages.fork(0, 1), rows.release(0), pages.release(0), ring.reset(), pages.reset();
+    auto again = heed::softmax::prepare_decode(q, pages, o, {}, where);
+    again(), again(q, o);
+    const heed::plan plans[] = {use_cache(rows, ridge), use_cache(ring, ridge), use_cache(pages, ridge)};
+    return plans[0].ok() && plans[1].ok() ? plans[2] : plans[0];
+  }
+  heed::plan use_views(const heed::per_head& ridge, const std::vector<std::int32_t>& seen) const {
+    const heed::tensor_view<const std::int32_t, 2> table(seen.data(), {q.extent(0), 1}, {1, 1});
+    const auto rows = heed::contiguous_cache(k, v, seen);
+    const heed::plan plans[] = {use_cache(rows, ridge), use_cache(heed::ring_cache(k, v, seen, 1), ridge),
+                                use_cache(heed::paged_cache(k, v, table, table), ridge),
+                                use_cache(heed::shared_prefix(rows, rows), ridge)};
+    return plans[0].ok() && plans[1].ok() && plans[2].ok() ? plans[3] : plans[0];
   }
   heed::plan use_linear(const heed::linear::options<T>& how, heed::state<T>& memory) const {
     heed::linear::forward(q, k, v, o, how, where);
@@ -66,9 +98,12 @@ template <class T> struct every_verb {
     const heed::mask mask = heed::causal() & heed::window(9) & heed::key_lengths(seen);
     const auto score = [](T s, const heed::position& at) { return at.key < at.query ? s : s / 2; };
     const auto map = [](T s) { return s * s; };
+    if constexpr (std::is_same_v<T, float>)  // caches of 8-bit integers go with float
+      if (!x.template use_caches<std::int8_t>(slopes).ok()) return false;
     return x.use_softmax({.mask = mask, .softcap = 30, .alibi_slopes = slopes, .score = score}).ok() &&
            x.use_linear({.feature = {map, map}}, memory).ok() && x.use_lightning({}, memory).ok() &&
-           x.use_local_linear({.mask = mask, .score = score}, slopes).ok() && x.use_mixture_of_head({}).ok();
+           x.use_local_linear({.mask = mask, .score = score}, slopes).ok() && x.use_mixture_of_head({}).ok() &&
+           x.use_views(slopes, seen).ok() && x.template use_caches<T>(slopes).ok();
   }
 };
 

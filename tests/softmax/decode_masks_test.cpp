@@ -126,6 +126,16 @@ TEST_CASE("decode: rings from which tokens were taken back have lost more than t
           }
 }
 
+TEST_CASE("decode: owned rings that have fewer tokens than they keep, or just as many") {
+  for (const index_t group : {1, 8})
+    for (const index_t n : {1, 3}) {
+      decode_problem p{2 * group, 2, n, 16, 12, {0, 1, 3, 4, 5, 16, 17}, {cache_kind::ring, 16, 4}};
+      decode_case<float> x(p, {.mask = heed::causal()});
+      for (const std::int32_t length : p.lengths) x.rows.oldest.push_back(std::max(4, length - 12));
+      check(x);
+    }
+}
+
 TEST_CASE("decode: bias and keep that end at the longest length or behind it, and of extent 1") {
   const index_t longest = 130;
   std::vector<float> bias(2 * 8 * 3 * 200);

@@ -137,10 +137,11 @@ HEED_NOINLINE inline void check_cache(heed::detail::checker& check, const cache_
   c.each(*c.lengths, [&](index_t b, index_t h, index_t n) {
     check.require(n >= 0 && n <= most, "cache lengths of sequence %, head % is %, must be 0 to % (the capacity)", b, h,
                   n, most);
+    const index_t newest = std::max(n, c.keep_first);  // a ring that is not full has lost [keep_first, keep_first)
     if (c.oldest->size() > 0 && check.ok())
-      check.require(c.oldest->at(b, h) >= 0 && c.oldest->at(b, h) <= n,
-                    "cache oldest of sequence %, head % is %, must be 0 to % (the length)", b, h,
-                    index_t{c.oldest->at(b, h)}, n);
+      check.require(c.oldest->at(b, h) >= 0 && c.oldest->at(b, h) <= newest,
+                    "cache oldest of sequence %, head % is %, must be 0 to % (the length, or keep_first)", b, h,
+                    index_t{c.oldest->at(b, h)}, newest);
   });
   if (c.layout == cache_layout::paged && check.ok()) check_blocks(check, c);
 }

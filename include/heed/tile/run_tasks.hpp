@@ -26,7 +26,7 @@ class thrown_by_workers {
       f();
     } catch (...) {
       stop();
-      if (!taken_.exchange(true, std::memory_order_relaxed)) first_ = std::current_exception();
+      if (!taken_.test_and_set(std::memory_order_relaxed)) first_ = std::current_exception();
     }
 #endif
   }
@@ -40,7 +40,7 @@ class thrown_by_workers {
 
 #if !defined(HEED_ON_ERROR)
  private:
-  std::atomic<bool> taken_{false};
+  std::atomic_flag taken_ = ATOMIC_FLAG_INIT;  // a flag, since its members are always inlined
   std::exception_ptr first_;  // read after the executor's run, which all workers' writes happen before
 #endif
 };
