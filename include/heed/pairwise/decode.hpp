@@ -190,7 +190,9 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
 
   void describe(plan& out) const {
     const bool few = !cut.many;
-    out.path = few ? "softmax: decode, head dim in lanes" : "softmax: decode, queries in lanes";
+    out.path = !few             ? "softmax: decode, queries in lanes"
+               : runs_on_dots() ? "softmax: decode, head dim in lanes on bf16 dot products"
+                                : "softmax: decode, head dim in lanes";
     out.query_tile = most_rows, out.splits = splits;
     out.key_tile = few ? dims_in_lanes<T>::most_keys : score_tiles<T>::most_keys;
     heed::detail::message text(out.why);
@@ -222,6 +224,8 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
       });
     });
   }
+
+  bool runs_on_dots() const { return p.few_dots != nullptr && most_rows > 4; }
 
  private:
   void count_pieces() {
