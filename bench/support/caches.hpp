@@ -55,8 +55,9 @@ struct step_shape {
   }
 };
 
-// Memory in huge pages, as an owning cache has it (in small ones with HEED_BENCH_SMALL_PAGES), with numbers about normally distributed. It is kept for all
-// rows, because filling it takes longer than to time a row. The period of the numbers is no multiple of a row.
+// Memory in huge pages, as an owning cache has it (in small ones with HEED_BENCH_SMALL_PAGES), with numbers about
+// normally distributed. It is kept for all rows, because filling it takes longer than to time a row. The period of the
+// numbers is no multiple of a row.
 template <class S> class cache_numbers {
  public:
   S* at_least(std::size_t count) {

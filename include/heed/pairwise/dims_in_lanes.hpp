@@ -113,9 +113,8 @@ template <class T> class dims_in_lanes {
   // prefetches go along; more rows compute longer, and are prefetched for further ahead. bench/decode_bench.cpp
   index_t keys_of_tile() const {
     if (!far_) return most_keys;
-    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ <= 2   ? 4096
-                                                                              : rows_ <= 4 ? 8192
-                                                                                           : 32768;
+    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element;
+    const index_t bytes = rows_ <= 2 ? 4096 : rows_ <= 4 ? 16384 : 32768;
     return std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys);
   }
 
@@ -206,7 +205,7 @@ template <class T> class dims_in_lanes {
     const tile_rows k = keys_with_next(keys.keys, r.first == 0);
     if (on_dots(r))
       return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_, false}, p_.scores.query_factor);
-    p_.few_format->score[table_index(r)]({k, p_.d, q_ + r.first * d_, scores_, in_turn()});
+    p_.few_format->score[table_index(r)]({k, p_.d, q_ + r.first * d_, scores_, far_});
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
