@@ -58,7 +58,7 @@ def functions(compiler, machine, source, folder):
 def check_blocks(compiler, machine, source, product, folder):
     problems, seen = [], 0
     for head, lines in functions(compiler, machine, source, folder):
-        block = re.search(r"blocks<(\d+), (\d+)(?:, float)*>\(", head)
+        block = re.search(r"blocks<(\d+), (\d+)(?:, (?:float|heed::[\w:]*no_prefetch))*>\(", head)
         if not block:
             continue
         rows, vectors = int(block.group(1)), int(block.group(2))

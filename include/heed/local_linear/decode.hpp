@@ -13,6 +13,17 @@ inline namespace HEED_ISA {
 template <class T> struct decode_call : call<T> {
   const pairwise::cache_shapes& cache;
 
+  // Enough for any lengths
+  tile::workload measure(index_t workers) const {
+    tile::workload work = call<T>::measure(workers);
+    call<T> longest = *this;
+    std::array<index_t, 4> extents = this->p.k.extents();
+    extents[2] = cache.capacity();
+    longest.p.k = longest.p.k.with_extents(extents);
+    work.slot_bytes = std::max(work.slot_bytes, longest.measure(workers).slot_bytes);
+    return work;
+  }
+
   void check(heed::detail::checker& check) const {
     pairwise::check_cache_call(check, this->p, cache);
     if (check.ok()) check_call(check, this->p);

@@ -17,6 +17,7 @@ inline namespace HEED_ISA {
 
 // The active rows of a tile, in its place: the first ones of the head fill its first tile.
 template <class T> struct active_rows {
+  static constexpr bool chosen = true;
   const problem<T>& p;
   tile::lane_array<T, pairwise::lane_capacity> gates = {};
 

@@ -10,6 +10,7 @@
 #include "heed/core/kv_cache.hpp"
 #include "heed/pairwise/checks.hpp"
 #include "heed/tile/row_format.hpp"
+#include "heed/tile/unit_choice.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
@@ -200,8 +201,13 @@ HEED_INLINE tile::call_rows<acc_of<Q>> rows_of_cache(const Q& q, const View& cac
 template <class Q, class View, class O>
 HEED_INLINE softmax_rows<acc_of<Q>> softmax_rows_of_cache(const Q& q, const View& cache, O& o,
                                                           const cache_shapes& shapes) {
-  return {rows_of_cache(q, cache, o, shapes.longest()),
-          &few_rows_format_of<acc_of<Q>, heed::detail::cache_element_t<View>>, nullptr};
+  using T = acc_of<Q>;
+  using C = heed::detail::cache_element_t<View>;
+  softmax_rows<T> rows{rows_of_cache(q, cache, o, shapes.longest()), &few_rows_format_of<T, C>, nullptr};
+  if constexpr (std::is_same_v<C, bf16_t>)
+    if (tile::has_fast_dots() && rows.k.extent(3) % 32 == 0 && rows.v.extent(3) % 32 == 0)
+      rows.few_dots = few_rows_dots_of<T, C>();
+  return rows;
 }
 template <class C> HEED_INLINE token_rows rows_of_tokens(const kv_cache_view<C>& x) {
   return {x.layout,

@@ -33,7 +33,8 @@ struct piece_tile {
 // The tiles of a call in the order of their tasks. A worker claims tasks in ascending order and goes on from its last.
 template <class T> class piece_list {
  public:
-  explicit piece_list(const softmax_problem<T>& p) : p_(p) {}
+  // chosen: a tile may hold any rows of its head
+  piece_list(const softmax_problem<T>& p, bool chosen) : p_(p), chosen_(chosen) {}
 
   // f(tile) for every tile, in order; its pieces are not known yet
   template <class F> void each_tile(F f) {
@@ -76,12 +77,14 @@ template <class T> class piece_list {
   void set_keys() {
     const row_cut<T> cut(p_, p_.rows(tile_.s));
     tile_.first = cut.first(tile_.number), tile_.rows = cut.count(tile_.number);
-    const index_t last = tile_.first + tile_.rows - 1;
-    tile_.keys = visible_keys(rule_, place_ + tile_.first / p_.group, place_ + last / p_.group, lost_.first, lost_.end);
+    const index_t first = chosen_ ? 0 : tile_.first / p_.group,
+                  last = chosen_ ? tile_.s.queries - 1 : (tile_.first + tile_.rows - 1) / p_.group;
+    tile_.keys = visible_keys(rule_, place_ + first, place_ + last, lost_.first, lost_.end);
     tile_.keys_total = tile_.keys.total();
   }
 
   const softmax_problem<T>& p_;
+  bool chosen_;
   piece_tile tile_;
   key_rule rule_;
   typename attention<T>::lost_tokens lost_;
@@ -143,6 +146,7 @@ template <class T> class piece_memory {
 
 // All rows of a tile; mixture_of_head has a choice of them in its place.
 template <class T> struct every_row {
+  static constexpr bool chosen = false;  // whether a tile may hold any rows of its head
   const softmax_problem<T>& p;
 
   // Rows of a tile that are to be computed, and their gates, or null
@@ -186,7 +190,9 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
 
   void describe(plan& out) const {
     const bool few = !cut.many;
-    out.path = few ? "softmax: decode, head dim in lanes" : "softmax: decode, queries in lanes";
+    out.path = !few             ? "softmax: decode, queries in lanes"
+               : runs_on_dots() ? "softmax: decode, head dim in lanes on bf16 dot products"
+                                : "softmax: decode, head dim in lanes";
     out.query_tile = most_rows, out.splits = splits;
     out.key_tile = few ? dims_in_lanes<T>::most_keys : score_tiles<T>::most_keys;
     heed::detail::message text(out.why);
@@ -206,7 +212,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     const piece_memory<T> states(most_pieces, most_rows, p.e, shared);
     tile::run_tasks(work.tasks, work.slots, memory, executor, [&](std::span<std::byte> scratch, auto claim) {
       softmax_driver<T> driver(p, cut, scratch, nullptr);
-      piece_list<T> list(p);
+      piece_list<T> list(p, Rows<T>::chosen);
       Rows<T> choice{p};
       row_tile rows;
       claim([&](index_t task) {
@@ -219,9 +225,11 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     });
   }
 
+  bool runs_on_dots() const { return p.few_dots != nullptr && most_rows > 4; }
+
  private:
   void count_pieces() {
-    piece_list<T> list(p);
+    piece_list<T> list(p, Rows<T>::chosen);
     list.each_tile([&](const piece_tile& x) { sizes.add(x.keys_total, x.rows); });
     cut.tasks = 0;
     list.each_tile([&](const piece_tile& x) {

@@ -43,6 +43,9 @@ template <class T> class dims_in_lanes {
         wide_(memory.take<T>(block_keys * e_)),
         finite_(memory.take<T>(block_keys * e_)),
         scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
+        q_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : padded_rows(rows) * d_ / 2)),
+        weight_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : most_keys / 2 * pass_capacity)),
+        finite_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : block_keys * e_ / 2)),
         seen_(p) {}
 
   // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with. Of a share
@@ -102,14 +105,18 @@ template <class T> class dims_in_lanes {
     T* const to = q_ + pass.first * d_ + (r - pass.first) * w;
     for (index_t c = 0; c < d_; c += w)
       simd::store(to + c * pass.padded, simd::load(q_row_ + c) * simd::batch<T>(p_.scores.query_factor));
+    if (on_dots(pass)) p_.few_dots->pack(q_row_, p_.d, r - pass.first, q_pairs_ + pass.first * d_ / 2);
   }
+  bool on_dots(const row_pass& r) const { return p_.few_dots != nullptr && r.padded == few_rows_dots<T>::rows; }
 
-  // Keys of a tile: where K and V come from memory, few enough that what is prefetched is still there when it is used,
-  // and the prefetches follow the reads closely. bench/decode_bench.cpp
+  // Keys of a tile. Where K and V come from memory, few rows read a page of each in turn, and the processor's own
+  // prefetches go along; more rows compute longer, and are prefetched for further ahead. bench/decode_bench.cpp
   index_t keys_of_tile() const {
     if (!far_) return most_keys;
-    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ > 4 ? 1 << 15 : 1 << 13;
-    return std::clamp<index_t>(bytes / row / 16 * 16, 16, most_keys);
+    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element, bytes = rows_ <= 2   ? 4096
+                                                                              : rows_ <= 4 ? 8192
+                                                                                           : 32768;
+    return std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys);
   }
 
   void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
@@ -180,13 +187,26 @@ template <class T> class dims_in_lanes {
 
   static int table_index(const row_pass& r) { return std::countr_zero(static_cast<unsigned>(r.padded)); }
 
+  // While K is read the rows of the next tile are prefetched, or those of V that come next; while V is read, the next
+  // tile's of V, or of K.
+  tile_rows keys_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? at_->v.data() : next_at_->k.data();
+    const index_t count = in_turn() ? (values_in_keys() ? 0 : keys) : next_at_->keys;
+    return {at_->k.data(), keys, next, first_pass ? count : 0};
+  }
+  tile_rows values_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? next_at_->k.data() : next_at_->v.data();
+    const bool prefetch = first_pass && (in_turn() || !values_in_keys());
+    return {at_->v.data(), keys, next, prefetch ? next_at_->keys : 0};
+  }
+  bool in_turn() const { return far_ && rows_ <= 2; }
+
   // scores[key][row] = k . q
   void score(const row_pass& r, const key_tile<T>& keys) {
-    p_.few_format->score[table_index(r)](
-        {{at_->k.data(), keys.keys, next_at_->k.data(), r.first == 0 ? next_at_->keys : 0},
-         p_.d,
-         q_ + r.first * d_,
-         scores_});
+    const tile_rows k = keys_with_next(keys.keys, r.first == 0);
+    if (on_dots(r))
+      return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_, false}, p_.scores.query_factor);
+    p_.few_format->score[table_index(r)]({k, p_.d, q_ + r.first * d_, scores_, in_turn()});
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
@@ -207,7 +227,11 @@ template <class T> class dims_in_lanes {
 
   // Weights in place of the scores; sums of rows whose maximum has risen are rescaled.
   template <index_t R> HEED_NOINLINE void weights(const row_pass& r, index_t keys) {
+    T* const l = state_.l + r.number() * w;
+    const simd::batch<T> before = simd::load(l);
     const simd::batch<T> factor = state_.template update_rows<R>(scores_, (keys * R + w - 1) / w, r.number() * w);
+    if (on_dots(r))  // l is the sum of the weights that are multiplied
+      simd::store(l, simd::fma(factor, before, p_.few_dots->round(scores_, keys, weight_pairs_)));
     tile::lane_array<T, w> each;
     simd::store(each.data(), factor);
     for (index_t x = 0; x < std::min(R, r.rows); ++x) {
@@ -237,9 +261,9 @@ template <class T> class dims_in_lanes {
   // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
   void add_values(const row_pass& r, const key_tile<T>& keys) {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
-    const bool prefetch = r.first == 0 && !values_in_keys();
-    p_.few_format->sum[table_index(r)](
-        sums_of(r, {at_->v.data(), keys.keys, next_at_->v.data(), prefetch ? next_at_->keys : 0}, scores_));
+    const tile_rows v = values_with_next(keys.keys, r.first == 0);
+    on_dots(r) ? p_.few_dots->sum(sums_of(r, v, weight_pairs_))
+               : p_.few_format->sum[table_index(r)](sums_of(r, v, scores_));
   }
   // Whether rows of V are parts of the rows of K: these have been prefetched
   bool values_in_keys() const {
@@ -249,6 +273,7 @@ template <class T> class dims_in_lanes {
 
   // The same, but values that are not finite reach the rows that see them, and no other: a block of keys at a time.
   void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
+    if (p_.scaled()) scale_weights(r, keys.keys);
     for (index_t first = 0; first < keys.keys; first += block_keys) {
       const index_t count = std::min(block_keys, keys.keys - first);
       for (index_t j = 0; j < count; ++j) read_value(first + j, wide_ + j * e_);
@@ -259,12 +284,27 @@ template <class T> class dims_in_lanes {
           [&](const tile::lane_block<const T>& x, index_t) { add_wide_values(r, x, weights); });
     }
   }
+  // Scales of V go into the weights, as in add_values, but for those that are not finite: these go into the values.
+  void scale_weights(const row_pass& r, index_t keys) {
+    const T* const scale = scale_ + most_keys;
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t i = 0; std::isfinite(scale[j]) && i < r.padded; ++i) scores_[j * r.padded + i] *= scale[j];
+  }
   void read_value(index_t j, T* to) const {
     p_.kv_format->read(at_->v[j], 0, 1, p_.e, to, e_);
-    if (p_.scaled()) std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
+    if (!p_.scaled() || std::isfinite(scale_[most_keys + j])) return;
+    std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
   }
-  void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) const {
+  void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) {
     tile::lane_array<const std::byte*, block_keys> rows;
+    if (on_dots(r)) {
+      for (index_t j = 0; j < x.rows; ++j) {
+        std::byte* const row = reinterpret_cast<std::byte*>(finite_pairs_ + j * (e_ / 2));
+        p_.kv_format->write(x.row(j), T(1), row, p_.e);  // as it was stored
+        rows[j] = row;
+      }
+      return p_.few_dots->sum(sums_of(r, {rows.data(), x.rows}, weight_pairs_ + (weights - scores_) / 2));
+    }
     for (index_t j = 0; j < x.rows; ++j) rows[j] = reinterpret_cast<const std::byte*>(x.row(j));
     few_rows_format_of<T, T>.sum[table_index(r)](sums_of(r, {rows.data(), x.rows}, weights));
   }
@@ -294,8 +334,9 @@ template <class T> class dims_in_lanes {
   index_t d_, e_, rows_ = 0, kv_head_ = 0, tile_keys_ = 0;
   sequence s_;
   T *q_, *q_row_, *scores_, *acc_;
-  tile::lane_states<T> state_;  // a vector for each pass
-  T *wide_, *finite_, *scale_;  // rows of V as T; scale_: of K, then of V
+  tile::lane_states<T> state_;                  // a vector for each pass
+  T *wide_, *finite_, *scale_;                  // rows of V as T; scale_: of K, then of V
+  T *q_pairs_, *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;
   bool far_ = false;         // K and V do not stay in cache
   located_rows located_[2];  // of the tile at hand and of the next

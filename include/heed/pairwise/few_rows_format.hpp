@@ -30,6 +30,7 @@ template <class T> struct few_row_scores {
   index_t dim;
   const T* q;  // [d / width][row][width], zeros behind the last
   T* scores;
+  bool in_order;  // rows are read one after the other, as memory has them
 };
 
 // sums[row][column] += sum over keys of weights[key][row] * v[key][column] for R rows
@@ -139,7 +140,7 @@ template <index_t R, class T, class S> HEED_NOINLINE void score_few(const few_ro
     for (index_t y = 0; y < block; y += together) {
       simd::batch<T>* const to = sums.data() + y * R;
       const index_t key = first + y, left = x.k.count - key;
-      if (left >= together)
+      if (left >= together && !(R <= 2 && x.in_order))
         dots_of_keys<R, T, S>(to, x, key, prefetch, keys_together<static_cast<int>(together)>{});
       else
         for (index_t i = 0; i < together; ++i)

@@ -12,6 +12,7 @@
 #include "heed/core/kv_cache.hpp"
 #include "heed/core/mask.hpp"
 #include "heed/core/message.hpp"
+#include "heed/pairwise/few_rows_dots.hpp"
 #include "heed/pairwise/few_rows_format.hpp"
 #include "heed/pairwise/score_mods.hpp"
 #include "heed/tile/online_softmax.hpp"
@@ -156,13 +157,18 @@ template <class T> struct unit_driver;
 // The tensors of a call that softmax's drivers run
 template <class T> struct softmax_rows : tile::call_rows<T> {
   const few_rows_format<T>* few_format;
-  const unit_driver<T>* on_unit;  // null where the tensors are not for a matrix unit
+  const unit_driver<T>* on_unit;               // null where the tensors are not for a matrix unit
+  const few_rows_dots<T>* few_dots = nullptr;  // null: few rows are widened
 };
 
 template <class T> struct softmax_problem : attention<T> {
   template <class Options>
   HEED_INLINE softmax_problem(const Options& opt, const softmax_rows<T>& x)
-      : attention<T>(opt, x), few_format(x.few_format), on_unit(x.on_unit), sink_logits(opt.sink_logits) {}
+      : attention<T>(opt, x),
+        few_format(x.few_format),
+        few_dots(x.few_dots),
+        on_unit(x.on_unit),
+        sink_logits(opt.sink_logits) {}
 
   // What a row starts from: nothing, or the sink
   HEED_INLINE tile::row_state<T> init_row(index_t head) const {
@@ -173,7 +179,8 @@ template <class T> struct softmax_problem : attention<T> {
   }
 
   const few_rows_format<T>* few_format;
-  const unit_driver<T>* on_unit;  // null: many rows run in the float engine
+  const few_rows_dots<T>* few_dots;  // null: few rows of 16 bits are widened
+  const unit_driver<T>* on_unit;     // null: many rows run in the float engine
   heed::detail::per_head_view sink_logits;
 };
 

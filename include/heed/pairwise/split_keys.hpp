@@ -29,7 +29,7 @@ inline key_set visible_keys(const key_rule& rule, index_t first_place, index_t l
 // How the tiles of a call are cut
 struct piece_sizes {
   static constexpr index_t least_keys = 256;  // of a piece; shorter ones would pay for their merge
-  static constexpr double pieces = 256;       // of a call, about: enough for 25 workers to differ by less than 10 %
+  static constexpr double pieces = 64;        // of a call, about: enough for 6 workers to differ by less than 10 %
 
   // Cost of a key with so many rows, and of a tile, in the time that it takes to read a key
   static double key_cost(index_t rows) { return 1 + static_cast<double>(rows) / 8; }

@@ -73,5 +73,14 @@ inline const unit_choice& chosen_unit() {
 inline const matrix_unit* bf16_unit() { return detail::chosen_unit().unit; }
 inline const char* why_unit() { return detail::chosen_unit().why; }
 
+// Whether that unit is bf16 dot products
+inline bool has_fast_dots() {
+#if defined(HEED_AVX512) && defined(__GNUC__)
+  return bf16_unit() == &dot_unit;
+#else
+  return false;
+#endif
+}
+
 }  // namespace HEED_ISA
 }  // namespace heed::tile
