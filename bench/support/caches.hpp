@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "heed/simd/huge_pages.hpp"
 #include "heed/softmax.hpp"
 #include "meters.hpp"
 #include "rows.hpp"
@@ -54,14 +55,17 @@ struct step_shape {
   }
 };
 
-// Memory on a 64-byte boundary, as an owning cache has it, with numbers about normally distributed. It is kept for all
+// Memory in huge pages, as an owning cache has it (in small ones with HEED_BENCH_SMALL_PAGES), with numbers about normally distributed. It is kept for all
 // rows, because filling it takes longer than to time a row. The period of the numbers is no multiple of a row.
 template <class S> class cache_numbers {
  public:
   S* at_least(std::size_t count) {
     if (count <= count_) return memory_.get();
     memory_.reset();
-    memory_.reset(static_cast<S*>(std::aligned_alloc(64, (count * sizeof(S) + 63) / 64 * 64)));
+    constexpr std::size_t page = heed::simd::huge_page;
+    memory_.reset(static_cast<S*>(std::aligned_alloc(page, (count * sizeof(S) + page - 1) / page * page)));
+    if (std::getenv("HEED_BENCH_SMALL_PAGES") == nullptr)
+      heed::simd::prefer_huge_pages(memory_.get(), count * sizeof(S));
     count_ = count;
     constexpr std::size_t period = 1'000'003;
     std::uint32_t seed = seed_;

@@ -16,6 +16,7 @@
 #include "heed/core/kv_cache.hpp"
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
+#include "heed/simd/huge_pages.hpp"
 
 namespace heed::detail {
 
@@ -23,8 +24,14 @@ inline namespace HEED_ISA {
 
 inline constexpr std::size_t cache_alignment = 64;  // a cache line and the widest vector
 
+// Large arrays lie in huge pages, if the system has them.
+HEED_INLINE std::align_val_t alignment_of(std::size_t bytes) {
+  return std::align_val_t{simd::page_alignment(bytes, cache_alignment)};
+}
 HEED_NOINLINE inline void* allocate_zeros(std::size_t bytes) {
-  return std::memset(::operator new(bytes, std::align_val_t{cache_alignment}), 0, bytes);
+  void* const memory = ::operator new(bytes, alignment_of(bytes));
+  simd::prefer_huge_pages(memory, bytes);
+  return std::memset(memory, 0, bytes);
 }
 
 }  // namespace HEED_ISA
@@ -44,7 +51,9 @@ template <class X> class zeros {
     other.size_ = size, other.data_ = data;
     return *this;
   }
-  HEED_INLINE ~zeros() { ::operator delete(static_cast<void*>(data_), std::align_val_t{cache_alignment}); }
+  HEED_INLINE ~zeros() {
+    ::operator delete(static_cast<void*>(data_), alignment_of(static_cast<std::size_t>(size_) * sizeof(X)));
+  }
 
   HEED_INLINE X* data() const noexcept { return data_; }
   HEED_INLINE index_t size() const noexcept { return size_; }
