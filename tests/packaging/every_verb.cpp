@@ -15,6 +15,11 @@ template <class T> bool use_references(const every_verb<T>& x, const heed::per_h
   const heed::decay<T> decay = heed::log_gates(x.given);
   reference::softmax::forward(x.q, x.k, x.v, x.o);
   reference::softmax::merge(x.o, x.written, x.v, x.given);
+  const heed::cache::ring<T> cache(x.q.extent(0), x.k.extent(1), 9, x.k.extent(3), x.v.extent(3));
+  reference::softmax::decode(x.q, cache, x.o);
+  reference::sparse_query::decode(x.q, heed::shared_prefix(cache, cache), x.o);
+  reference::local_linear::decode(x.q, cache, ridge, x.o);
+  reference::mixture_of_head::decode(x.q, cache, x.given, x.o);
   reference::sparse_query::forward(x.q, x.k, x.v, x.o);
   reference::linear::forward(x.q, x.k, x.v, x.o);
   reference::linear::quadratic(x.q, x.k, x.v, x.o);

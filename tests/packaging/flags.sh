@@ -18,7 +18,8 @@ check -O1 -march=native -fassociative-math -fno-signed-zeros -fno-trapping-math 
 check -Ofast -fno-finite-math-only "${brief[@]}"
 
 # One error, and one for the file that does not exist, which stops the compiler.
-for header in heed softmax slopes sparse_query linear lightning local_linear mixture_of_head reference/softmax; do
+headers="heed cache convert softmax slopes sparse_query linear lightning local_linear mixture_of_head reference/softmax"
+for header in $headers; do
   said=$(echo "#include \"heed/$header.hpp\"" |
     $CXX -std=c++17 -x c++ - -fsyntax-only -I "$SOURCE/include" $THIRD_PARTY 2>&1) && { echo "C++17 compiles"; exit 1; }
   errors=$(grep -c ' error: ' <<< "$said")
