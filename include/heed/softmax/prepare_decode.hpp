@@ -86,10 +86,10 @@ template <class T, class View> class prepared_decode {
     if (!detail::same_shape(x.o, p.o)) detail::check_same_shape(check, o, {"o", p.o});
     check.require(x.q_format == p.q_format, "q holds %, was prepared with %", x.q_format->name, p.q_format->name);
     check.require(x.o_format == p.o_format, "o holds %, was prepared with %", x.o_format->name, p.o_format->name);
-    const heed::detail::named_tensor k("cache k", p.k), v("cache v", p.v), lse("lse", p.lse),
-        bias("bias", p.scores.bias);
+    const heed::detail::named_tensor lse("lse", p.lse), bias("bias", p.scores.bias);
     const heed::detail::named_tensor slopes("alibi_slopes", p.scores.slopes), sinks("sink_logits", p.sink_logits);
-    check.distinct({&o, &lse}, {&q, &k, &v}), check.distinct({&o}, {&lse, &bias, &slopes, &sinks, &shapes_.own.blocks});
+    check.distinct({&o, &lse}, {&q, &shapes_.own.k, &shapes_.own.v});
+    check.distinct({&o}, {&lse, &bias, &slopes, &sinks, &shapes_.own.blocks});
     if (!check.ok()) heed::detail::fail(problem.data());
     p.q = x.q, p.o = x.o;
   }
