@@ -25,7 +25,8 @@ inline namespace HEED_ISA {
 template <class T> class dims_in_lanes {
  public:
   static constexpr index_t w = simd::width<T>, most_keys = 128;
-  static constexpr index_t block_keys = 32;  // whose values are looked at one by one in the nonfinite pass
+  static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
+  static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
   static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
   static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
@@ -87,7 +88,7 @@ template <class T> class dims_in_lanes {
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     s_ = s, kv_head_ = kv_head, rows_ = rows.count;
     located_[0].key = located_[1].key = -1;
-    far_ = p_.key_value_bytes() > tile::cached_bytes;
+    far_ = p_.key_value_bytes() * static_cast<double>(p_.kv_heads * p_.q.extent(0)) > far_bytes;
     tile_keys_ = keys_of_tile();
     std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
     for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
@@ -125,7 +126,8 @@ template <class T> class dims_in_lanes {
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
     each_tile<T>(
-        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); });
+        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
+        s_.keys);
   }
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
@@ -160,9 +162,7 @@ template <class T> class dims_in_lanes {
     if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
     std::swap(at_, next_at_);
     if (at_->key != keys.key || at_->keys < keys.keys) locate(keys.key, keys.keys, *at_);
-    // behind the last tile: the keys of the next share
-    const index_t next = keys.next_keys > 0 ? keys.next : keys.key + keys.keys;
-    locate(next, std::clamp<index_t>(s_.keys - next, 0, tile_keys_), *next_at_);
+    locate(keys.next, far_ ? keys.next_keys : 0, *next_at_);
     if (p_.scaled()) read_scales(keys);
     for (index_t first = 0; first < rows_; first += pass_capacity) {
       const row_pass r = pass_from(rows_, first);

@@ -29,14 +29,15 @@ template <class T> struct key_tile {
   index_t key = 0, keys = 0;           // the sequence's first key of it, how many
   bool partial = false;                // some ranges end inside
   index_t next = 0, next_keys = 0;     // the tile after it; 0 keys: none
+  bool last = false;                   // of this task: the next one, if any, is to be prefetched and not copied
   tile::lane_block<const T> k{}, v{};  // its rows, where they are now
   index_t count = 0;                   // of blocks; 0: no lane sees anything of it
   bool full = false;                   // every lane sees every key: one block
   tile::lane_array<weight_block, vector_capacity> block;
 };
 
-// f(tile) for tiles of keys_of(span) keys each, in ascending order
-template <class T, class KeysOf, class F> void each_tile(const key_spans& spans, KeysOf keys_of, F f) {
+// f(tile) for tiles of keys_of(span) keys each, in ascending order. end: keys up to which others may be next
+template <class T, class KeysOf, class F> void each_tile(const key_spans& spans, KeysOf keys_of, F f, index_t end = 0) {
   for (index_t i = 0; i < spans.count; ++i) {
     const key_span& span = spans.span[i];
     const index_t most = keys_of(span);
@@ -48,6 +49,8 @@ template <class T, class KeysOf, class F> void each_tile(const key_spans& spans,
       else if (i + 1 < spans.count)
         tile.next = spans.span[i + 1].first,
         tile.next_keys = std::min(keys_of(spans.span[i + 1]), spans.span[i + 1].end - tile.next);
+      else
+        tile.last = true, tile.next = span.end, tile.next_keys = std::clamp<index_t>(end - span.end, 0, most);
       f(tile);
     }
   }
@@ -72,11 +75,12 @@ template <class T> class kv_tiles {
   }
 
   // As each_tile; the tiles know their rows.
-  template <class KeysOf, class F> void each(const key_spans& spans, KeysOf keys_of, F f) const {
-    each_tile<T>(spans, keys_of, [&](key_tile<T>& tile) {
+  template <class KeysOf, class F> void each(const key_spans& spans, KeysOf keys_of, F f, index_t end = 0) const {
+    const auto placed = [&](key_tile<T>& tile) {
       place_keys(tile), place_values(tile);
       f(tile);
-    });
+    };
+    each_tile<T>(spans, keys_of, placed, end);
   }
 
   // Notes where the rows of a tile are now: again after they have been copied.

@@ -35,21 +35,26 @@ template <class T> class score_tiles {
                         stride_);
     masked_.begin(s, rows);
     spans_ = keys == nullptr ? masked_.spans() : clipped(masked_.spans(), *keys);
+    end_ = keys == nullptr ? 0 : s.keys;
   }
 
   index_t vectors() const { return vectors_; }
   index_t stride() const { return stride_; }  // lanes in whole vectors: the stride of everything [..][lane]
   tile::lane_block<T> lanes_of(T* x, index_t rows) const { return {x, stride_, rows, stride_}; }
   kv_tiles<T>& kv() { return kv_; }
-  tile::row_prefetcher<T> next_keys(const key_tile<T>& keys) { return kv_.k().stream(keys.next, keys.next_keys); }
+  tile::row_prefetcher<T> next_keys(const key_tile<T>& keys) {
+    if (keys.last && kv_.k().copies()) return {};
+    return kv_.k().stream(keys.next, keys.next_keys);
+  }
 
   // f(number, tile) for the key tiles from number `first` on; scores() is for the tile at hand.
   template <class F> void each(F f, index_t first = 0) {
     index_t number = 0;
-    kv_.each(spans_, even_keys, [&](key_tile<T>& keys) {
+    const auto visit = [&](key_tile<T>& keys) {
       if (number >= first) masked_.classify(keys), masked_.add_blocks(keys, 0, vectors_), f(number, keys);
       ++number;
-    });
+    };
+    kv_.each(spans_, even_keys, visit, end_);
   }
 
   // s[key][lane] of the tile's blocks; with m, per lane of them: row_max = max(m, s). prefetch: rows that come next
@@ -76,6 +81,7 @@ template <class T> class score_tiles {
   kv_tiles<T> kv_;
   masked_scores<T> masked_;
   key_spans spans_;
+  index_t end_ = 0;  // of the keys that a share's neighbour may have
   index_t vectors_ = 0, stride_ = 0;
 };
 
