@@ -84,8 +84,9 @@ template <class T, class Options = heed::softmax::options<T>> class option_parts
     }
     for (index_t i = 0; i < s.batch * s.queries; ++i) query_ids_.push_back(random.below(3) - 1);
     for (index_t j = 0; j < s.batch * s.keys; ++j) key_ids_.push_back(random.below(3) - 1);
-    visible_ = std::make_unique<bool[]>(static_cast<std::size_t>(heads * pairs + 1));
-    for (index_t i = 0; i < heads * pairs; ++i) visible_[static_cast<std::size_t>(i)] = random.uniform() < 0.8;
+    const index_t visible = std::max(heads * pairs, s.batch * s.keys);
+    visible_ = std::make_unique<bool[]>(static_cast<std::size_t>(visible + 1));
+    for (index_t i = 0; i < visible; ++i) visible_[static_cast<std::size_t>(i)] = random.uniform() < 0.8;
     make(heads, pairs);
   }
   option_parts(const option_parts&) = delete;
