@@ -36,6 +36,9 @@ class cache_lengths {
   HEED_INLINE constexpr index_t size() const noexcept {
     return of_heads_ ? per_head_.extent(0) * per_head_.extent(1) : static_cast<index_t>(each_.size());
   }
+  HEED_INLINE constexpr const std::int32_t* data() const noexcept {
+    return of_heads_ ? per_head_.data() : each_.data();
+  }
   HEED_INLINE constexpr const tensor_view<const std::int32_t, 2>& of_heads() const noexcept { return per_head_; }
   HEED_INLINE constexpr const per_sequence& of_sequences() const noexcept { return each_; }
   HEED_INLINE constexpr std::int32_t at(index_t sequence, index_t kv_head) const noexcept {

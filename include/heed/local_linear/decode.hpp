@@ -13,20 +13,27 @@ inline namespace HEED_ISA {
 template <class T> struct decode_call : call<T> {
   const pairwise::cache_shapes& cache;
 
-  // Enough for any lengths
-  tile::workload measure(index_t workers) const {
+  // Enough for any lengths. A ring never has more tokens than rows, however many were appended.
+  tile::workload measure(index_t workers) {
+    const index_t longest = this->p.k.extent(2), capacity = cache.capacity();
+    count_keys(capacity);
+    const std::size_t most = call<T>::measure(workers).slot_bytes;
+    count_keys(std::min(longest, capacity));
     tile::workload work = call<T>::measure(workers);
-    call<T> longest = *this;
-    std::array<index_t, 4> extents = this->p.k.extents();
-    extents[2] = cache.capacity();
-    longest.p.k = longest.p.k.with_extents(extents);
-    work.slot_bytes = std::max(work.slot_bytes, longest.measure(workers).slot_bytes);
+    work.slot_bytes = std::max(work.slot_bytes, most);
     return work;
   }
 
   void check(heed::detail::checker& check) const {
     pairwise::check_cache_call(check, this->p, cache);
     if (check.ok()) check_call(check, this->p);
+  }
+
+ private:
+  void count_keys(index_t count) {
+    std::array<index_t, 4> extents = this->p.k.extents();
+    extents[2] = count;
+    this->p.k = this->p.k.with_extents(extents);
   }
 };
 

@@ -41,6 +41,7 @@ struct cache_tensors {
   }
   // Whether there is a number for each sequence, or for each of its heads
   bool counts_fit(const cache_lengths& x) const {
+    if (x.data() == nullptr && x.size() != 0) return false;
     if (x.per_head()) return x.of_heads().extent(0) == sequences && x.of_heads().extent(1) == k.extent(1);
     return static_cast<index_t>(x.of_sequences().size()) == sequences;
   }
@@ -96,6 +97,7 @@ HEED_NOINLINE inline void check_counts(heed::detail::checker& check, const char*
   } else {
     check.require(static_cast<index_t>(x.of_sequences().size()) == c.sequences, "% has % entries, must have % (%)",
                   name, x.of_sequences().size(), c.sequences, "one per sequence");
+    check.require(x.data() != nullptr || x.size() == 0, "% is null but has % elements", name, x.size());
   }
 }
 
@@ -154,10 +156,26 @@ HEED_NOINLINE inline void check_cache(heed::detail::checker& check, const cache_
     check.equal(c.prefix.k, c.own.k, axis, axis == 1 ? "heads" : "head dim");
     check.equal(c.prefix.v, c.own.v, axis, axis == 1 ? "heads" : "head dim");
   }
-  check.require(!c.prefix.lengths->per_head(), "prefix lengths are %, must be one number", "of heads");
-  check.require(c.prefix.layout != cache_layout::ring || c.prefix.longest() <= c.prefix.k.extent(2),
+  check.require(!c.prefix.lengths->per_head(), "prefix lengths has numbers for % heads, must have 1 number",
+                c.prefix.k.extent(1));
+  if (c.prefix.layout != cache_layout::ring || !check.ok()) return;
+  check.require(c.prefix.longest() <= c.prefix.k.extent(2),
                 "prefix lengths is %, must be at most % (a ring that has lost tokens is no prefix)", c.prefix.longest(),
                 c.prefix.k.extent(2));
+  if (c.prefix.oldest->size() == 0) return;
+  c.prefix.each(*c.prefix.oldest, [&](index_t, index_t, index_t oldest) {
+    check.require(oldest <= c.prefix.keep_first,
+                  "prefix oldest is %, must be at most % (a ring that has lost tokens is no prefix)", oldest,
+                  c.prefix.keep_first);
+  });
+}
+
+// No output is the memory of a cache.
+HEED_NOINLINE inline void check_apart(heed::detail::checker& check, heed::detail::checker::names outputs,
+                                      const cache_tensors& c) {
+  const heed::detail::named_tensor lengths("cache lengths", c.lengths->data()),
+      oldest("cache oldest", c.oldest->data());
+  check.distinct(outputs, {&c.k, &c.v, &c.k_scale, &c.v_scale, &c.blocks, &lengths, &oldest});
 }
 
 // Refuses what a cache says already, or has no meaning with it.
@@ -175,8 +193,8 @@ void check_cache_call(heed::detail::checker& check, const attention<T>& p, const
   check_cache(check, cache);
   check_cache_options(check, p.mask, p.align);
   const heed::detail::named_tensor o("o", p.o), lse("lse", p.lse);
-  check.distinct({&o, &lse}, {&cache.own.blocks});
-  if (cache.has_prefix) check.distinct({&o, &lse}, {&cache.prefix.k, &cache.prefix.v, &cache.prefix.blocks});
+  check_apart(check, {&o, &lse}, cache.own);
+  if (cache.has_prefix) check_apart(check, {&o, &lse}, cache.prefix);
 }
 
 // The tensors of a call with a cache: k and v count tokens, up to those of the longest sequence.

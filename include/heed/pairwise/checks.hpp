@@ -24,8 +24,9 @@ struct attention_shapes : heed::detail::call_shapes {
         slopes(p.scores.slopes),
         scale(p.scale),
         softcap(p.softcap),
-        heads(p.heads),
-        cached(p.lengths != nullptr) {}
+        heads(p.heads) {
+    cached = p.lengths != nullptr;
+  }
 
   // How many keys a tensor with one number per key needs: with a cache it may have more.
   index_t keys_for(const heed::detail::named_tensor& x, int axis) const {
@@ -37,7 +38,6 @@ struct attention_shapes : heed::detail::call_shapes {
   const heed::detail::per_head_view& slopes;
   double scale, softcap;
   index_t heads;
-  bool cached;  // k and v are those of a cache
 };
 
 inline void check_mask(heed::detail::checker& check, const attention_shapes& p) {

@@ -91,6 +91,7 @@ template <class T> class dims_in_lanes {
     far_ = p_.key_value_bytes() * static_cast<double>(p_.kv_heads * p_.q.extent(0)) > far_bytes;
     tile_keys_ = keys_of_tile();
     std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
+    if (p_.few_dots != nullptr) std::fill(q_pairs_, q_pairs_ + padded_rows(rows_) * d_ / 2, T(0));
     for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
     seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);

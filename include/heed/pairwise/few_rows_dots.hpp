@@ -89,9 +89,9 @@ HEED_INLINE void sum_pairs(const few_row_sums<float>& x, index_t c, line_prefetc
   ((low[X] = split(X).low, high[X] = split(X).high), ...);
   const float* pair = x.weights;
   for (index_t j = 0; j < x.v.count; j += 2, pair += dot_rows) {
-    const index_t second = std::min(j + 1, x.v.count - 1);
+    const bf16_t* const row = tile::row_as<bf16_t>(x.v.row[j]) + c;
     const simd::column_pairs v =
-        simd::pair_columns(tile::row_as<bf16_t>(x.v.row[j]) + c, tile::row_as<bf16_t>(x.v.row[second]) + c);
+        j + 1 < x.v.count ? simd::pair_columns(row, tile::row_as<bf16_t>(x.v.row[j + 1]) + c) : simd::pair_columns(row);
     const simd::batch<float> v0 = simd::pinned(v.low), v1 = simd::pinned(v.high);
     ((low[X] = simd::dot_pairs(v0, simd::batch<float>(pair[X]), low[X]),
       high[X] = simd::dot_pairs(v1, simd::batch<float>(pair[X]), high[X])),

@@ -101,7 +101,7 @@ template <class Acc> struct attention : heed::detail::tensors {
   }
   // Whether a tile of keys may lie in pieces
   bool in_pieces() const { return cache.layout != cache_layout::contiguous || prefix.length > 0; }
-  bool scaled() const { return cache.k_scale.data() != nullptr; }
+  bool scaled() const { return kv_format->element == 1; }  // std::int8_t
 
   // Of the longest sequence and one head, as far as shapes say
   double key_value_bytes() const {
@@ -145,7 +145,7 @@ template <class T> void name_options(heed::detail::message& text, const attentio
   if (p.mask.has(kind::visible_if)) text << "; every pair tested by visible_if";
   const bool places = p.mask.has(kind::causal) || p.mask.has(kind::window) || p.mask.has(kind::prefix_lm) ||
                       p.scores.slopes.set() || p.calls_functions();
-  if (places)
+  if (places && p.heads > 0)
     heed::detail::name_places(text, p.sequences(), [&](index_t number) {
       const sequence s = p.sequence_at(number);
       return first_place(p.align, p.mask, number, s.queries, s.keys);

@@ -31,6 +31,11 @@ HEED_INLINE column_pairs pair_columns(const bf16_t* a, const bf16_t* b) {
   const __m512i x = _mm512_loadu_si512(a), y = _mm512_loadu_si512(b);
   return {_mm512_castsi512_ps(_mm512_unpacklo_epi16(x, y)), _mm512_castsi512_ps(_mm512_unpackhi_epi16(x, y))};
 }
+// The same with a second row of zeros
+HEED_INLINE column_pairs pair_columns(const bf16_t* a) {
+  const __m512i x = _mm512_loadu_si512(a), zero = _mm512_setzero_si512();
+  return {_mm512_castsi512_ps(_mm512_unpacklo_epi16(x, zero)), _mm512_castsi512_ps(_mm512_unpackhi_epi16(x, zero))};
+}
 // Sums of 32 columns in their order, as pair_columns has them, and back
 HEED_INLINE column_pairs split_columns(const float* sums) {
   const __m512 a = _mm512_loadu_ps(sums), b = _mm512_loadu_ps(sums + 16);

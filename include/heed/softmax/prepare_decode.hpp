@@ -88,8 +88,8 @@ template <class T, class View> class prepared_decode {
     check.require(x.o_format == p.o_format, "o holds %, was prepared with %", x.o_format->name, p.o_format->name);
     const heed::detail::named_tensor lse("lse", p.lse), bias("bias", p.scores.bias);
     const heed::detail::named_tensor slopes("alibi_slopes", p.scores.slopes), sinks("sink_logits", p.sink_logits);
-    check.distinct({&o, &lse}, {&q, &shapes_.own.k, &shapes_.own.v});
-    check.distinct({&o}, {&lse, &bias, &slopes, &sinks, &shapes_.own.blocks});
+    pairwise::check_apart(check, {&o, &lse}, shapes_.own);
+    check.distinct({&o, &lse}, {&q}), check.distinct({&o}, {&lse, &bias, &slopes, &sinks});
     if (!check.ok()) heed::detail::fail(problem.data());
     p.q = x.q, p.o = x.o;
   }

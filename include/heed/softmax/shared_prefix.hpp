@@ -12,6 +12,7 @@
 
 #include <algorithm>
 
+#include "heed/core/factories.hpp"
 #include "heed/pairwise/decode.hpp"
 #include "heed/softmax/options.hpp"
 
@@ -62,15 +63,19 @@ template <class T> struct shared_prefix_call {
   void check(heed::detail::checker& check) const { plain.check(check); }
 
   tile::workload measure(index_t workers) {
-    shared = can_share();
-    if (!shared) return plain.measure(workers);
+    tile::workload work = plain.measure(workers);
+    shared = false;
+    if (!options_allow()) return work;
     prefix_work = prefix.measure(workers), own_work = own.measure(workers);
     heed::detail::arena rows;
     static_cast<void>(scratch(*this, rows));
-    return {.tasks = prefix_work.tasks + own_work.tasks,
-            .most_tasks = std::max(prefix_work.most_tasks, own_work.most_tasks),
-            .shared_bytes = std::max(prefix_work.shared_bytes, own_work.shared_bytes) + rows.used(),
-            .slot_bytes = std::max(prefix_work.slot_bytes, own_work.slot_bytes)};
+    shared = lengths_allow();  // other lengths may decide otherwise: there is memory for both
+    if (shared) work.tasks = prefix_work.tasks + own_work.tasks;
+    work.most_tasks = std::max({work.most_tasks, prefix_work.most_tasks, own_work.most_tasks});
+    work.shared_bytes =
+        std::max(work.shared_bytes, std::max(prefix_work.shared_bytes, own_work.shared_bytes) + rows.used());
+    work.slot_bytes = std::max({work.slot_bytes, prefix_work.slot_bytes, own_work.slot_bytes});
+    return work;
   }
 
   void describe(plan& out) const {
@@ -97,7 +102,7 @@ template <class T> struct shared_prefix_call {
   // Tensors without memory yet: run() has it.
   template <class C> pairwise::softmax_rows<T> rows_of_prefix(const kv_cache_view<C>& cache) const {
     const auto& p = plain.p;
-    const index_t queries = p.q.extent(0) * p.q.extent(2);
+    const index_t queries = heed::detail::product(p.q.extent(0), p.q.extent(2));  // of extents not checked yet
     const tensor_view<const T, 4> q(nullptr, {1, p.query_heads, queries, p.d}, {0, 0, 0, 1});
     const tensor_view<T, 4> o(nullptr, {1, p.heads, queries, p.e}, {0, 0, 0, 1});
     return pairwise::softmax_rows_of_cache(q, cache, o, prefix_cache);
@@ -108,13 +113,17 @@ template <class T> struct shared_prefix_call {
     return pairwise::softmax_rows_of_cache(q, cache, o, own_cache);
   }
 
-  // Whether all queries see all of the prefix, and no score depends on places
-  bool can_share() const {
+  // Whether no option keeps a query from any of the prefix, and no score depends on places
+  bool options_allow() const {
     const auto& p = plain.p;
     const bool by_place = p.scores.slopes.set() || p.scores.has_bias() || p.scores.has_function();
-    if (p.prefix.length == 0 || p.q.extent(0) < 2 || by_place || p.align.has_first) return false;
-    if ((p.mask.present & ~static_cast<unsigned>(p.mask.causal)) != 0) return false;
-    bool all = true;
+    return p.q.extent(0) > 1 && !by_place && !p.align.has_first &&
+           (p.mask.present & ~static_cast<unsigned>(p.mask.causal)) == 0;
+  }
+  // Whether there is a prefix, and all queries are behind it
+  bool lengths_allow() const {
+    const auto& p = plain.p;
+    bool all = p.prefix.length > 0;
     plain.cache.own.each(*plain.cache.own.lengths, [&](index_t, index_t, index_t n) {
       all = all && (!p.mask.has(p.mask.causal) || n >= p.q.extent(2) - 1);
     });
