@@ -3,6 +3,7 @@
 // Calls at the edges of what decode takes: caches without rows, prefixes of every state, memory planned for any
 // lengths.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -143,4 +144,32 @@ TEST_CASE("no output is the memory of a cache's scales or lengths") {
                                   heed::bhsd(const_cast<float*>(scale), 1, 1, 1, 8));
           }) == (scale == view.k_scale.data() ? "o is the same memory as cache k_scale"
                                               : "o is the same memory as cache v_scale"));
+}
+
+TEST_CASE("rows of a prefix are as far apart as its own memory says, for many queries of 16-bit rows too") {
+  constexpr index_t before = 300, after = 7, heads = 20, dim = 40;
+  const auto as_bf16 = [](const numbers& x) { return std::vector<heed::bf16_t>(x.begin(), x.end()); };
+  const std::vector<heed::bf16_t> k = as_bf16(random((before + after) * dim, 1)),
+                                  v = as_bf16(random((before + after) * dim, 2));
+  std::vector<heed::bf16_t> wide_k(static_cast<std::size_t>(before * 2 * dim), heed::bf16_t(9.0f)), wide_v(wide_k);
+  for (index_t j = 0; j < before; ++j)
+    for (index_t c = 0; c < dim; ++c) {
+      const auto from = static_cast<std::size_t>(j * dim + c), to = static_cast<std::size_t>(j * 2 * dim + c);
+      wide_k[to] = k[from], wide_v[to] = v[from];
+    }
+  const auto rows = [&](const auto& x, index_t first, index_t count, index_t apart) {
+    return heed::tensor_view<const heed::bf16_t, 4>(x.data() + first * dim, {1, 1, count, dim}, {0, 0, apart * dim, 1});
+  };
+  const std::vector<std::int32_t> all{before + after}, first{before}, last{after};
+  const numbers q = random(heads * dim, 3);
+  const numbers expected = decoded(
+      q, heed::contiguous_cache(rows(k, 0, before + after, 1), rows(v, 0, before + after, 1), all), 1, heads, dim);
+  const numbers o =
+      decoded(q,
+              heed::shared_prefix(heed::contiguous_cache(rows(wide_k, 0, before, 2), rows(wide_v, 0, before, 2), first),
+                                  heed::contiguous_cache(rows(k, before, after, 1), rows(v, before, after, 1), last)),
+              1, heads, dim);
+  float most = 0;
+  for (std::size_t i = 0; i < o.size(); ++i) most = std::max(most, std::abs(o[i] - expected[i]));
+  CHECK(most < 1e-5f);
 }

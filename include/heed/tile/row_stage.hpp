@@ -81,7 +81,6 @@ template <class T> class row_stage {
   const std::byte* stored(index_t row) const {
     return pieces_.at == nullptr ? first_ + row * row_bytes_ : pieces_.at(pieces_.self, row).first;
   }
-  index_t row_bytes() const { return row_bytes_; }
 
   // Copies the rows of a tile now, if rows are copied: to the scratch of this stage, or to one of the caller's.
   void copy(index_t row, index_t count, T* to = nullptr) {
@@ -141,7 +140,8 @@ template <class T> class row_stage {
   }
   void read(index_t row, index_t count, T* to) {
     copied_ = row, copied_count_ = count, at_ = to;
-    format_->read(stored(row), row_bytes_, count, dim_, to, copy_row());
+    const row_span rows = span(row, count);
+    format_->read(rows.first, rows.row_bytes, count, dim_, to, copy_row());
   }
   row_prefetcher<T> copy_to(index_t row, index_t count, T* to) {
     if (dim_ % row_prefetcher<T>::line == 0) {

@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Softmax attention with the head dim in lanes, for fewer rows than fill a vector of queries (single tokens, small
+// groups). One task is a few rows that share a key/value head: K and V are read once, a tile of keys at a time,
+// wherever their rows are.
+//
+// Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
+// [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
+// pass over the tile, in cache. Masks and score mods see lane i of a vector as row i % R at key i / R of the vector's
+// keys. While a tile is read the next one is prefetched.
+
+#include <algorithm>
+#include <bit>
+
+#include "heed/pairwise/finish_rows.hpp"
+#include "heed/pairwise/key_tiles.hpp"
+#include "heed/pairwise/partial_rows.hpp"
+#include "heed/pairwise/visibility.hpp"
+#include "heed/tile/finite.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+template <class T> class dims_in_lanes {
+ public:
+  static constexpr index_t w = simd::width<T>, most_keys = 128;
+  static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
+  static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
+  static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
+  static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
+  static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
+
+  // rows: the most that a run will have
+  dims_in_lanes(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
+      : p_(p),
+        d_(tile::whole_vectors<T>(p.d)),
+        e_(tile::whole_vectors<T>(p.e)),
+        q_(memory.take<T>(padded_rows(rows) * d_)),
+        q_row_(memory.take<T>(d_)),
+        scores_(memory.take<T>((most_keys + w) * pass_capacity)),
+        acc_(memory.take<T>(padded_rows(rows) * e_)),
+        state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
+        wide_(memory.take<T>(block_keys * e_)),
+        finite_(memory.take<T>(block_keys * e_)),
+        scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
+        q_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : padded_rows(rows) * d_ / 2)),
+        weight_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : most_keys / 2 * pass_capacity)),
+        finite_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : block_keys * e_ / 2)),
+        seen_(p) {}
+
+  // o and lse of rows of key/value head kv_head; gate: if not null, what o of each row is multiplied with. Of a share
+  // of the keys: the states of the rows
+  void run(const sequence& s, index_t kv_head, const row_tile& rows, const T* gate = nullptr,
+           const key_share<T>* share = nullptr) {
+    begin(s, kv_head, rows);
+    attend(rows, share, false);
+    if (!tile::all_finite(acc_, e_, rows_, e_))
+      attend(rows, share, true);  // perhaps by a value that some row must not see
+    if (share != nullptr && share->split)
+      keep(share->out);
+    else
+      finish(s, rows, gate);
+  }
+
+ private:
+  // Where the rows of some keys are
+  struct located_rows {
+    index_t key = -1, keys = 0;
+    tile::lane_array<const std::byte*, most_keys> k, v;
+  };
+
+  // Rows [first, first + rows) of the task, with padding `padded` of them: 1, 2, 4 or 8
+  struct row_pass {
+    index_t first, rows, padded;
+    index_t number() const { return first / pass_capacity; }
+  };
+  static row_pass pass_from(index_t rows, index_t first) {
+    const index_t count = std::min(pass_capacity, rows - first);
+    return {first, count, static_cast<index_t>(std::bit_ceil(static_cast<std::uint64_t>(count)))};
+  }
+  static index_t passes(index_t rows) { return (rows + pass_capacity - 1) / pass_capacity; }
+  static index_t padded_rows(index_t rows) {
+    const index_t last = (passes(rows) - 1) * pass_capacity;
+    return rows == 0 ? 0 : last + pass_from(rows, last).padded;
+  }
+
+  void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
+    s_ = s, kv_head_ = kv_head, rows_ = rows.count;
+    located_[0].key = located_[1].key = -1;
+    far_ = p_.key_value_bytes() * static_cast<double>(p_.kv_heads * p_.q.extent(0)) > far_bytes;
+    tile_keys_ = keys_of_tile();
+    std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
+    if (p_.few_dots != nullptr) std::fill(q_pairs_, q_pairs_ + padded_rows(rows_) * d_ / 2, T(0));
+    for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
+    seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
+      const row_pass r = pass_from(rows_, lane / w * pass_capacity);
+      return lane_place{std::min(r.first + lane % w % r.padded, rows_ - 1), lane % w / r.padded};
+    });
+  }
+
+  // Of row r of the task: [d / w][row][w] for the rows of a pass
+  void pack_query(index_t r, const std::byte* q) {
+    const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
+    simd::store(q_row_ + d_ - w, simd::batch<T>(T(0)));
+    p_.q_format->read(q, 0, 1, p_.d, q_row_, d_);
+    T* const to = q_ + pass.first * d_ + (r - pass.first) * w;
+    for (index_t c = 0; c < d_; c += w)
+      simd::store(to + c * pass.padded, simd::load(q_row_ + c) * simd::batch<T>(p_.scores.query_factor));
+    if (on_dots(pass)) p_.few_dots->pack(q_row_, p_.d, r - pass.first, q_pairs_ + pass.first * d_ / 2);
+  }
+  bool on_dots(const row_pass& r) const { return p_.few_dots != nullptr && r.padded == few_rows_dots<T>::rows; }
+
+  // Keys of a tile. Where K and V come from memory, few rows read a page of each in turn, and the processor's own
+  // prefetches go along; more rows compute longer, and are prefetched for further ahead. bench/decode_bench.cpp
+  index_t keys_of_tile() const {
+    if (!far_) return most_keys;
+    const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element;
+    const index_t bytes = rows_ <= 2 ? 4096 : rows_ <= 4 ? 16384 : 32768;
+    return std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys);
+  }
+
+  void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
+    std::fill(acc_, acc_ + padded_rows(rows_) * e_, T(0));
+    state_.init(passes(rows_) * w);
+    const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
+    for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
+    const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
+    each_tile<T>(
+        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
+        s_.keys);
+  }
+  // The lanes of a row share its m; one of them has the l of the sink.
+  void begin_sinks(const row_tile& rows, index_t first) {
+    const row_pass r = pass_from(rows_, first);
+    for (index_t i = 0; i < w; ++i) {
+      const tile::row_state<T> init = p_.init_row(rows.at(r.first + i % r.padded).head);
+      state_.set(r.number() * w + i, {init.m, i < r.padded ? init.l : T(0)});
+    }
+  }
+
+  // Where the rows of keys [key, key + keys) are
+  void locate(index_t key, index_t keys, located_rows& to) const {
+    to.key = key, to.keys = keys;
+    for (index_t j = 0; j < keys;) {
+      const kv_piece at = p_.piece_at(s_, kv_head_, key + j);
+      const index_t count = std::min(keys - j, at.count);
+      for (index_t r = 0; r < count; ++r, ++j) to.k[j] = at.k + r * at.k_row, to.v[j] = at.v + r * at.v_row;
+    }
+  }
+  // Scales of the keys of a tile, of K and of V
+  void read_scales(const key_tile<T>& keys) {
+    for (index_t j = 0; j < keys.keys;) {
+      const kv_piece at = p_.piece_at(s_, kv_head_, keys.key + j);
+      for (index_t r = 0; j < keys.keys && r < at.count; ++j, ++r) {
+        scale_[j] = static_cast<T>(at.k_scale[r * at.k_scale_row]);
+        scale_[most_keys + j] = static_cast<T>(at.v_scale[r * at.v_scale_row]);
+      }
+    }
+  }
+
+  void visit(key_tile<T>& keys, bool nonfinite_pass) {
+    if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
+    std::swap(at_, next_at_);
+    if (at_->key != keys.key || at_->keys < keys.keys) locate(keys.key, keys.keys, *at_);
+    locate(keys.next, far_ ? keys.next_keys : 0, *next_at_);
+    if (p_.scaled()) read_scales(keys);
+    for (index_t first = 0; first < rows_; first += pass_capacity) {
+      const row_pass r = pass_from(rows_, first);
+      score(r, keys);
+      finish_scores(r, keys);
+      const bool some_miss = nonfinite_pass && note_seen(r, keys.keys);
+      with_rows(r.padded, [&](auto rows) { weights<rows>(r, keys.keys); });
+      some_miss ? add_visible_values(r, keys) : add_values(r, keys);
+    }
+  }
+
+  // f with the rows of a pass as a constant
+  template <class F> static void with_rows(index_t padded, F f) {
+    if constexpr (pass_capacity >= 8)
+      if (padded == 8) return f(std::integral_constant<index_t, 8>{});
+    if constexpr (pass_capacity >= 4)
+      if (padded == 4) return f(std::integral_constant<index_t, 4>{});
+    if (padded == 2) return f(std::integral_constant<index_t, 2>{});
+    f(std::integral_constant<index_t, 1>{});
+  }
+
+  static int table_index(const row_pass& r) { return std::countr_zero(static_cast<unsigned>(r.padded)); }
+
+  // While K is read the rows of the next tile are prefetched, or those of V that come next; while V is read, the next
+  // tile's of V, or of K.
+  tile_rows keys_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? at_->v.data() : next_at_->k.data();
+    const index_t count = in_turn() ? (values_in_keys() ? 0 : keys) : next_at_->keys;
+    return {at_->k.data(), keys, next, first_pass ? count : 0};
+  }
+  tile_rows values_with_next(index_t keys, bool first_pass) const {
+    const std::byte* const* const next = in_turn() ? next_at_->k.data() : next_at_->v.data();
+    const bool prefetch = first_pass && (in_turn() || !values_in_keys());
+    return {at_->v.data(), keys, next, prefetch ? next_at_->keys : 0};
+  }
+  bool in_turn() const { return far_ && rows_ <= 2; }
+
+  // scores[key][row] = k . q
+  void score(const row_pass& r, const key_tile<T>& keys) {
+    const tile_rows k = keys_with_next(keys.keys, r.first == 0);
+    if (on_dots(r))
+      return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_, false}, p_.scores.query_factor);
+    p_.few_format->score[table_index(r)]({k, p_.d, q_ + r.first * d_, scores_, far_});
+    if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
+  }
+  // Multiplies scores or weights [key][row] with one number per key.
+  void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
+    T* x = scores_;
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t i = 0; i < r.padded; ++i) *x++ *= scale[j];
+  }
+
+  // Score mods and masks; -inf behind the last key, up to a whole vector
+  void finish_scores(const row_pass& r, const key_tile<T>& keys) {
+    const index_t x = r.number();
+    const score_region<T> region{scores_, w, keys.key, keys.keys, x, x + 1, w / r.padded};
+    seen_.modify(region);
+    if (keys.partial || seen_.tests_pairs()) seen_.hide_rows(region, r.first, r.rows), seen_.hide_by_user(region);
+    for (index_t i = keys.keys * r.padded; i % w != 0; ++i) scores_[i] = -std::numeric_limits<T>::infinity();
+  }
+
+  // Weights in place of the scores; sums of rows whose maximum has risen are rescaled.
+  template <index_t R> HEED_NOINLINE void weights(const row_pass& r, index_t keys) {
+    T* const l = state_.l + r.number() * w;
+    const simd::batch<T> before = simd::load(l);
+    const simd::batch<T> factor = state_.template update_rows<R>(scores_, (keys * R + w - 1) / w, r.number() * w);
+    if (on_dots(r))  // l is the sum of the weights that are multiplied
+      simd::store(l, simd::fma(factor, before, p_.few_dots->round(scores_, keys, weight_pairs_)));
+    tile::lane_array<T, w> each;
+    simd::store(each.data(), factor);
+    for (index_t x = 0; x < std::min(R, r.rows); ++x) {
+      if (heed::detail::equals(each[x], T(1))) continue;
+      T* const acc = acc_ + (r.first + x) * e_;
+      for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * simd::batch<T>(each[x]));
+    }
+  }
+
+  // Notes which rows of the pass see which keys. Returns whether some row misses some key.
+  HEED_NOINLINE bool note_seen(const row_pass& r, index_t keys) {
+    const unsigned all = (1u << r.rows) - 1;
+    bool some = false;
+    for (index_t y = 0; y < keys; ++y) {
+      unsigned rows = 0;
+      for (index_t i = 0; i < r.padded; ++i)
+        if (!heed::detail::equals(scores_[y * r.padded + i], -std::numeric_limits<T>::infinity())) rows |= 1u << i;
+      seen_rows_[y] = static_cast<std::uint8_t>(rows);
+      some = some || (rows & all) != all;
+    }
+    return some;
+  }
+
+  few_row_sums<T> sums_of(const row_pass& r, const tile_rows& v, const T* weights) const {
+    return {v, p_.e, weights, acc_ + r.first * e_, e_};
+  }
+  // acc[row][e] += sum over the tile's keys of p[key][row] v[key][e]
+  void add_values(const row_pass& r, const key_tile<T>& keys) {
+    if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
+    const tile_rows v = values_with_next(keys.keys, r.first == 0);
+    on_dots(r) ? p_.few_dots->sum(sums_of(r, v, weight_pairs_))
+               : p_.few_format->sum[table_index(r)](sums_of(r, v, scores_));
+  }
+  // Whether rows of V are parts of the rows of K: these have been prefetched
+  bool values_in_keys() const {
+    const auto apart = reinterpret_cast<std::uintptr_t>(at_->v[0]) - reinterpret_cast<std::uintptr_t>(at_->k[0]);
+    return apart < static_cast<std::uintptr_t>(p_.d * p_.kv_format->element) && p_.v.row_bytes() == p_.k.row_bytes();
+  }
+
+  // The same, but values that are not finite reach the rows that see them, and no other: a block of keys at a time.
+  void add_visible_values(const row_pass& r, const key_tile<T>& keys) {
+    if (p_.scaled()) scale_weights(r, keys.keys);
+    for (index_t first = 0; first < keys.keys; first += block_keys) {
+      const index_t count = std::min(block_keys, keys.keys - first);
+      for (index_t j = 0; j < count; ++j) read_value(first + j, wide_ + j * e_);
+      T* const weights = scores_ + first * r.padded;
+      tile::add_visible<block_keys, T>(
+          {wide_, e_, count, p_.e}, {weights, r.padded, 0, r.rows, acc_ + r.first * e_, 1, e_},
+          {finite_, e_, count, p_.e}, [&](index_t y) { return std::uint64_t{seen_rows_[first + y]}; },
+          [&](const tile::lane_block<const T>& x, index_t) { add_wide_values(r, x, weights); });
+    }
+  }
+  // Scales of V go into the weights, as in add_values, but for those that are not finite: these go into the values.
+  void scale_weights(const row_pass& r, index_t keys) {
+    const T* const scale = scale_ + most_keys;
+    for (index_t j = 0; j < keys; ++j)
+      for (index_t i = 0; std::isfinite(scale[j]) && i < r.padded; ++i) scores_[j * r.padded + i] *= scale[j];
+  }
+  void read_value(index_t j, T* to) const {
+    p_.kv_format->read(at_->v[j], 0, 1, p_.e, to, e_);
+    if (!p_.scaled() || std::isfinite(scale_[most_keys + j])) return;
+    std::for_each(to, to + p_.e, [by = scale_[most_keys + j]](T& x) { x *= by; });
+  }
+  void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) {
+    tile::lane_array<const std::byte*, block_keys> rows;
+    if (on_dots(r)) {
+      for (index_t j = 0; j < x.rows; ++j) {
+        std::byte* const row = reinterpret_cast<std::byte*>(finite_pairs_ + j * (e_ / 2));
+        p_.kv_format->write(x.row(j), T(1), row, p_.e);  // as it was stored
+        rows[j] = row;
+      }
+      return p_.few_dots->sum(sums_of(r, {rows.data(), x.rows}, weight_pairs_ + (weights - scores_) / 2));
+    }
+    for (index_t j = 0; j < x.rows; ++j) rows[j] = reinterpret_cast<const std::byte*>(x.row(j));
+    few_rows_format_of<T, T>.sum[table_index(r)](sums_of(r, {rows.data(), x.rows}, weights));
+  }
+
+  void keep(const partial_rows<T>& out) const {
+    for (index_t r = 0; r < rows_; ++r) {
+      const tile::row_state<T> state = state_of(r);
+      out.m[r] = state.m, out.l[r] = state.l;
+      std::copy(acc_ + r * e_, acc_ + (r + 1) * e_, out.o + r * out.stride);
+    }
+  }
+  void finish(const sequence& s, const row_tile& rows, const T* gate) {
+    for (index_t r = 0; r < rows_; ++r)
+      finish_row<T>(p_, s, rows.row[r], state_of(r), gate == nullptr ? T(1) : gate[r], acc_ + r * e_);
+  }
+
+  // Of row r, l from its lanes
+  tile::row_state<T> state_of(index_t r) const {
+    const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
+    const index_t lane = pass.number() * w, x = r % pass_capacity;
+    tile::row_state<T> sum{state_.at(lane + x).m};
+    for (index_t i = x; i < w; i += pass.padded) sum.l += state_.at(lane + i).l;
+    return sum;
+  }
+
+  const softmax_problem<T>& p_;
+  index_t d_, e_, rows_ = 0, kv_head_ = 0, tile_keys_ = 0;
+  sequence s_;
+  T *q_, *q_row_, *scores_, *acc_;
+  tile::lane_states<T> state_;                  // a vector for each pass
+  T *wide_, *finite_, *scale_;                  // rows of V as T; scale_: of K, then of V
+  T *q_pairs_, *weight_pairs_, *finite_pairs_;  // of dot products
+  visibility<T> seen_;
+  bool far_ = false;         // K and V do not stay in cache
+  located_rows located_[2];  // of the tile at hand and of the next
+  located_rows *at_ = &located_[0], *next_at_ = &located_[1];
+  tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise

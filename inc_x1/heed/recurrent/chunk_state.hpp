@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The task of a worker, and its state S (features x columns of v), in cache, with z where the kernel normalises. A
+// chunk of tokens 0 .. n - 1 updates it, W as in decay.hpp:
+//
+//   S <- W(n-1, -1) S + sum_j W(n-1, j) phi(k_j) v_j^T               A = keys, B = values, C = S [feature][column]
+//   z <- z + sum_j phi(k_j)                                           (kernels that normalise have no decay)
+//
+// Traffic: an update loads and stores S once; the chunk's queries load it once more.
+
+#include <algorithm>
+
+#include "heed/core/context.hpp"
+#include "heed/recurrent/decay.hpp"
+#include "heed/recurrent/features.hpp"
+#include "heed/recurrent/problem.hpp"
+#include "heed/tile/multiply.hpp"
+#include "heed/tile/prefetch.hpp"
+
+namespace heed::recurrent {
+inline namespace HEED_ISA {
+
+// Which share of the chunks of pairs a task computes; those before it only update its state.
+struct piece {
+  static constexpr index_t whole = index_t{1} << 20;
+  index_t begin = 0, end = whole;
+
+  bool first() const { return begin == 0; }
+  bool last() const { return end == whole; }
+};
+// Returns how many pairs come before a share of them, in whole chunks.
+inline index_t pairs_before(index_t share, index_t pairs, index_t chunk) {
+  const index_t chunks = (pairs + chunk - 1) / chunk;
+  return std::min(pairs, (share * chunks + piece::whole / 2) / piece::whole * chunk);
+}
+
+// `states` heads of the state from `state` on, columns [column, column + columns) of v, a piece of the tokens.
+struct chunk_task {
+  recurrent::sequence sequence = {};
+  index_t state = 0, states = 1;
+  index_t column = 0, columns = 0;
+  recurrent::piece piece = {};
+};
+
+// The most that a task may have, for which scratch is taken
+struct chunk_sizes {
+  index_t chunk = 0, columns = 0, states = 1;
+};
+
+template <class T> class chunk_state {
+ public:
+  static constexpr index_t w = simd::width<T>;
+
+  chunk_state(const recurrence<T>& p, const chunk_task& task, const chunk_sizes& sizes, heed::detail::arena& memory)
+      : p_(p),
+        task_(task),
+        stride_(odd_lines<T>(sizes.columns)),
+        s_(memory.take<T>(p.features * stride_)),
+        z_(memory.take<T>(p.normalize ? tile::whole_vectors<T>(p.features) : 0)),
+        factor_(memory.take<T>(tile::max_lanes<T>)) {}
+
+  // Begins with the task's columns of head number `state` of the initial state.
+  void begin(index_t state) {
+    state_ = state, empty_ = p_.before.s.data() == nullptr;
+    const index_t number = task_.sequence.number, columns = task_.columns, whole = tile::whole_vectors<T>(columns);
+    for (index_t f = 0; f < p_.features && !empty_; ++f) {
+      const T* const from = &p_.before.s(number, state, f, task_.column);
+      std::copy(from, from + columns, s_ + f * stride_);
+      std::fill(s_ + f * stride_ + columns, s_ + f * stride_ + whole, T(0));
+    }
+    for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f)
+      z_[f] = empty_ ? T(0) : p_.before.z(number, state, f);
+  }
+
+  // Writes the final state, if it is wanted.
+  void end() {
+    if (p_.after.s.data() == nullptr) return;
+    if (empty_) std::fill(s_, s_ + p_.features * stride_, T(0));
+    for (index_t f = 0; f < p_.features; ++f) {
+      const T* const from = s_ + f * stride_;
+      std::copy(from, from + task_.columns, &p_.after.s(task_.sequence.number, state_, f, task_.column));
+      if (p_.normalize && task_.column == 0) p_.after.z(task_.sequence.number, state_, f) = z_[f];
+    }
+  }
+
+  bool empty() const { return empty_; }  // all 0, and s() is not written
+  const T* s() const { return s_; }      // [feature][column]
+  index_t stride() const { return stride_; }
+  const T* z() const { return z_; }
+
+  // Takes a chunk of tokens into the state. x.values: rows of whole vectors
+  void update(const chunk_tokens<T>& x, const chunk_features<T>& features, const chunk_decay<T>& decay,
+              tile::prefetch_queue<T>& prefetch) {
+    const index_t n = x.keys.rows, first = decay.first_kept(), all = tile::whole_vectors<T>(task_.columns) / w;
+    const T left = empty_ ? T(0) : decay.block_decay();
+    const auto accumulate = heed::detail::equals(left, T(0))   ? tile::accumulate::zero
+                            : heed::detail::equals(left, T(1)) ? tile::accumulate::keep
+                                                               : tile::accumulate::scale;
+    std::fill(factor_, factor_ + tile::max_lanes<T>, left);
+    features.each_block([&](const feature_block& block) {
+      const tile::lane_block<const T> k = features.of_keys(x.keys, decay, block);
+      for (index_t groups = (all + tile::max_vectors - 1) / tile::max_vectors, from = 0; groups > 0; --groups) {
+        const index_t vectors = (all - from + groups - 1) / groups;
+        const tile::lane_block<T> s{s_ + block.first * stride_ + from * w, stride_, block.count, vectors * w};
+        const tile::lane_block<const T> v = x.values.part(first, n - first, from * w, s.lanes);
+        auto product = tile::product_of<T>(k.row(first), 1, k.stride, v, s);
+        product.accumulate = accumulate, product.factor = factor_;
+        prefetch.multiply(product, vectors);
+        from += vectors;
+      }
+      if (p_.normalize) add_rows(k.part(0, n, 0, block.count), z_ + block.first);
+    });
+    empty_ = false;
+  }
+
+ private:
+  // Adds the rows to the sums.
+  static void add_rows(const tile::lane_block<const T>& x, T* sums) {
+    for (index_t c = 0; c < x.lanes; c += w) {
+      const index_t there = std::min(w, x.lanes - c);
+      simd::batch<T> sum(T(0));
+      for (index_t j = 0; j < x.rows; ++j)
+        sum += there == w ? simd::load(x.row(j) + c) : simd::load_partial(x.row(j) + c, there);
+      simd::store_partial(sums + c, simd::load_partial(sums + c, there) + sum, there);
+    }
+  }
+
+  const recurrence<T>& p_;
+  const chunk_task& task_;
+  index_t stride_;
+  T *s_, *z_, *factor_;
+  index_t state_ = 0;
+  bool empty_ = true;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::recurrent
