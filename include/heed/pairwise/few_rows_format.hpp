@@ -30,7 +30,7 @@ template <class T> struct few_row_scores {
   index_t dim;
   const T* q;  // [d / width][row][width], zeros behind the last
   T* scores;
-  bool in_order;  // rows of K are read one after the other, as memory has them; 8 rows of q read two at a time anyway
+  bool in_order;  // up to 2 rows: K is read one row after the other, as memory has it
 };
 
 // sums[row][column] += sum over keys of weights[key][row] * v[key][column] for R rows
@@ -59,9 +59,10 @@ struct line_prefetcher {
   HEED_INLINE line_prefetcher(const tile_rows& x, index_t row_bytes)
       : next(x.next), end(x.next + x.next_count), bytes(row_bytes) {}
 
+  HEED_INLINE bool idle() const { return next == end; }
   // The next few lines; those that a row does not have are none of it, and need not exist
   template <int Lines> HEED_INLINE void run() {
-    if (next == end) return;
+    if (idle()) return;
     const std::byte* const row = *next;
     for (int i = 0; i < Lines; ++i) simd::prefetch(row, at + i * 64);
     at += Lines * 64;
@@ -109,6 +110,7 @@ HEED_INLINE void dots_of_keys(simd::batch<T>* sums, const few_row_scores<T>& x, 
     add_products<R, T, S>(sum, x, key, column, [](const S* p) { return simd::load_as<T>(p); }, keys);
   };
   constexpr int vectors = static_cast<int>(sizeof...(Y));
+  for (; R < 8 && prefetch.idle() && c + 4 * w <= x.dim; c += 4 * w) add(c), add(c + w), add(c + 2 * w), add(c + 3 * w);
   for (; R == 8 && c + 4 * w <= x.dim; c += 4 * w) {
     add(c), add(c + w), add(c + 2 * w), add(c + 3 * w);
     prefetch.template run<lines_of<S, T>(4 * vectors)>();
@@ -130,27 +132,34 @@ HEED_INLINE void dots_of_keys(simd::batch<T>* sums, const few_row_scores<T>& x, 
 }
 template <int Y> using keys_together = std::make_integer_sequence<int, Y>;
 
+// [key][row] of a vector of scores: groups of Y keys side by side
+template <index_t R, int Y, class T, class S, int... Group>
+HEED_INLINE simd::batch<T> block_scores(const few_row_scores<T>& x, index_t first, line_prefetcher& prefetch,
+                                        std::integer_sequence<int, Group...>) {
+  simd::square<T> sums;
+  (dots_of_keys<R, T, S>(&sums[Group * Y * R], x, first + Group * Y, prefetch, keys_together<Y>{}), ...);
+  return simd::sum_rows<T>(sums);
+}
+// The same for the first `keys` of them, one key after the other
+template <index_t R, class T, class S>
+HEED_NOINLINE void scores_in_order(const few_row_scores<T>& x, index_t first, index_t keys, line_prefetcher& prefetch) {
+  simd::square<T> sums;
+  for (index_t y = 0; y < keys; ++y)
+    dots_of_keys<R, T, S>(&sums[static_cast<std::size_t>(y * R)], x, first + y, prefetch, keys_together<1>{});
+  std::fill(sums.begin() + keys * R, sums.end(), simd::batch<T>(T(0)));
+  simd::store(x.scores + first * R, simd::sum_rows<T>(sums));
+}
 template <index_t R, class T, class S> HEED_NOINLINE void score_few(const few_row_scores<T>& call) {
   constexpr index_t w = simd::width<T>, block = w / R, registers = few_row_registers < w ? few_row_registers : w;
   constexpr index_t together = registers / R < 1 ? 1 : registers / R < 4 ? registers / R : block < 4 ? block : 4;
+  constexpr auto groups = std::make_integer_sequence<int, static_cast<int>(block / together)>{};
   const few_row_scores<T> x = call;  // in registers: stores of scores might change `call`, as far as the compiler knows
   line_prefetcher prefetch(x.k, x.dim * static_cast<index_t>(sizeof(S)));
-  simd::square<T> sums;
-  for (index_t first = 0; first < x.k.count; first += block) {
-    for (index_t y = 0; y < block; y += together) {
-      simd::batch<T>* const to = sums.data() + y * R;
-      const index_t key = first + y, left = x.k.count - key;
-      if (left >= together && !(R <= 4 && x.in_order))
-        dots_of_keys<R, T, S>(to, x, key, prefetch, keys_together<static_cast<int>(together)>{});
-      else
-        for (index_t i = 0; i < together; ++i)
-          if (i < left)
-            dots_of_keys<R, T, S>(to + i * R, x, key + i, prefetch, keys_together<1>{});
-          else
-            std::fill(to + i * R, to + (i + 1) * R, simd::batch<T>(T(0)));
-    }
-    simd::store(x.scores + first * R, simd::sum_rows<T>(sums));
-  }
+  for (index_t first = 0; first < x.k.count; first += block)
+    if (const index_t left = x.k.count - first; left < block || (R <= 2 && x.in_order))
+      scores_in_order<R, T, S>(x, first, std::min(left, block), prefetch);
+    else
+      simd::store(x.scores + first * R, block_scores<R, static_cast<int>(together), T, S>(x, first, prefetch, groups));
 }
 
 // NV vectors of columns from c on; last: of the last one only so many columns exist, 0: all
@@ -160,6 +169,7 @@ HEED_INLINE void sum_columns(const few_row_sums<T>& x, index_t c, index_t last, 
   constexpr index_t w = simd::width<T>;
   std::array<simd::batch<T>, sizeof...(I)> sum{simd::load(x.sums + I / NV * x.stride + c + I % NV * w)...};
   const T* weight = x.weights;
+  HEED_UNROLL_2
   for (index_t j = 0; j < x.v.count; ++j, weight += R) {
     const S* const row = tile::row_as<S>(x.v.row[j]) + c;
     [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
