@@ -43,7 +43,7 @@ template <class T> class dims_in_lanes {
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
         wide_(memory.take<T>(block_keys * e_)),
         finite_(memory.take<T>(block_keys * e_)),
-        scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
+        scale_(memory.take<T>(p.scaled() ? 2 * most_keys + (most_keys + w) * pass_capacity : 0)),
         q_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : padded_rows(rows) * d_ / 2)),
         weight_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : most_keys / 2 * pass_capacity)),
         finite_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : block_keys * e_ / 2)),
@@ -210,10 +210,15 @@ template <class T> class dims_in_lanes {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
-  void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
-    T* x = scores_;
+  template <index_t R> HEED_NOINLINE void multiply_by_key(index_t keys, const T* scale) {
+    T* const each = scale_ + 2 * most_keys;  // [key][row]
     for (index_t j = 0; j < keys; ++j)
-      for (index_t i = 0; i < r.padded; ++i) *x++ *= scale[j];
+      for (index_t i = 0; i < R; ++i) each[j * R + i] = scale[j];
+    for (index_t i = keys * R; i % w != 0; ++i) each[i] = T(1);
+    for (index_t i = 0; i < keys * R; i += w) simd::store(scores_ + i, simd::load(scores_ + i) * simd::load(each + i));
+  }
+  void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
+    with_rows(r.padded, [&](auto rows) { multiply_by_key<rows>(keys, scale); });
   }
 
   // Score mods and masks; -inf behind the last key, up to a whole vector
@@ -335,7 +340,7 @@ template <class T> class dims_in_lanes {
   sequence s_;
   T *q_, *q_row_, *scores_, *acc_;
   tile::lane_states<T> state_;                  // a vector for each pass
-  T *wide_, *finite_, *scale_;                  // rows of V as T; scale_: of K, then of V
+  T *wide_, *finite_, *scale_;                  // rows of V as T; scale_: of K, of V, then by row
   T *q_pairs_, *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;
   bool far_ = false;         // K and V do not stay in cache

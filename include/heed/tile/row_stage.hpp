@@ -135,8 +135,13 @@ template <class T> class row_stage {
       j += rows;
     }
   }
+  // x: room for whole vectors
   void scale_row(T* x, T by) const {
-    for (index_t c = 0; c < dim_; ++c) x[c] *= by;
+    constexpr index_t w = simd::width<T>;
+    const simd::batch<T> f(by);
+    index_t c = 0;
+    for (; c + w <= dim_; c += w) simd::store(x + c, simd::load(x + c) * f);
+    if (c < dim_) simd::store(x + c, simd::load_partial(x + c, dim_ - c) * f);
   }
   void read(index_t row, index_t count, T* to) {
     copied_ = row, copied_count_ = count, at_ = to;
