@@ -1,7 +1,0 @@
-// SPDX-License-Identifier: BSD-3-Clause
-#pragma once
-
-// The single place of the version: CMake reads these three lines.
-#define HEED_VERSION_MAJOR 0
-#define HEED_VERSION_MINOR 1
-#define HEED_VERSION_PATCH 0
