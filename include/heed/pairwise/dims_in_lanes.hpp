@@ -16,6 +16,7 @@
 #include "heed/pairwise/finish_rows.hpp"
 #include "heed/pairwise/key_tiles.hpp"
 #include "heed/pairwise/partial_rows.hpp"
+#include "heed/pairwise/stream_tiles.hpp"
 #include "heed/pairwise/visibility.hpp"
 #include "heed/tile/finite.hpp"
 
@@ -27,6 +28,7 @@ template <class T> class dims_in_lanes {
   static constexpr index_t w = simd::width<T>, most_keys = 128;
   static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
   static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
+  using stream = few_row_stream<T>;
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
   static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
   static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
@@ -126,10 +128,47 @@ template <class T> class dims_in_lanes {
     const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
+    if (rows_ <= stream::most_rows && !nonfinite_pass && !seen_.tests_pairs())
+      for (index_t i = 0; i < spans.count; ++i) stream_span(spans, i);
+    else
+      visit_tiles(spans, nonfinite_pass);
+  }
+  void visit_tiles(const key_spans& spans, bool nonfinite_pass) {
     each_tile<T>(
         spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
         s_.keys);
   }
+
+  // Whole tiles of the keys of a span in a stream, the others one tile after the other
+  void stream_span(const key_spans& spans, index_t number) {
+    const key_span& span = spans.span[number];
+    for (index_t key = span.first; key < span.end;) {
+      const index_t keys = stream_.find(p_, s_, kv_head_, key, span.end);
+      if (stream_.count > 0) {
+        stream_partial_ = span.partial;
+        stream_found();
+      } else {
+        key_spans rest;
+        rest.span[0] = {key, key + keys, span.partial}, rest.count = 1;
+        visit_tiles(rest, false);
+      }
+      key += keys;
+    }
+  }
+  void stream_found() {
+    const row_pass r = pass_from(rows_, 0);
+    const bool finishes = stream_partial_ || seen_.modifies_scores();
+    functions_of(r).stream[far_]({stream_.k.data(), stream_.v.data(), stream_.count, stream_.k_row, stream_.v_row, p_.d,
+                                  p_.e, q_, scores_, state_, acc_, e_, stream_.k_scale.data(), stream_.v_scale.data(),
+                                  stream_.k_scale_row, stream_.v_scale_row, finishes ? &finish_part : nullptr, this});
+  }
+  static void finish_part(void* self, index_t key, index_t keys) {
+    dims_in_lanes& x = *static_cast<dims_in_lanes*>(self);
+    key_tile<T> part;
+    part.key = x.stream_.first + key, part.keys = keys, part.partial = x.stream_partial_;
+    x.finish_scores(pass_from(x.rows_, 0), part);
+  }
+
   // The lanes of a row share its m; one of them has the l of the sink.
   void begin_sinks(const row_tile& rows, index_t first) {
     const row_pass r = pass_from(rows_, first);
@@ -185,7 +224,10 @@ template <class T> class dims_in_lanes {
     f(std::integral_constant<index_t, 1>{});
   }
 
-  static int table_index(const row_pass& r) { return std::countr_zero(static_cast<unsigned>(r.padded)); }
+  static std::size_t table_index(const row_pass& r) {
+    return static_cast<std::size_t>(std::countr_zero(static_cast<unsigned>(r.padded)));
+  }
+  const few_rows_functions<T>& functions_of(const row_pass& r) const { return (*p_.few_format)[table_index(r)]; }
 
   // While K is read the rows of the next tile are prefetched, or those of V that come next; while V is read, the next
   // tile's of V, or of K.
@@ -205,8 +247,8 @@ template <class T> class dims_in_lanes {
   void score(const row_pass& r, const key_tile<T>& keys) {
     const tile_rows k = keys_with_next(keys.keys, r.first == 0);
     if (on_dots(r))
-      return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_, false}, p_.scores.query_factor);
-    p_.few_format->score[table_index(r)]({k, p_.d, q_ + r.first * d_, scores_, far_});
+      return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_}, p_.scores.query_factor);
+    functions_of(r).score({k, p_.d, q_ + r.first * d_, scores_});
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
@@ -268,7 +310,7 @@ template <class T> class dims_in_lanes {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
     const tile_rows v = values_with_next(keys.keys, r.first == 0);
     on_dots(r) ? p_.few_dots->sum(sums_of(r, v, weight_pairs_))
-               : p_.few_format->sum[table_index(r)](sums_of(r, v, scores_));
+               : functions_of(r).sum(sums_of(r, v, scores_));
   }
   // Whether rows of V are parts of the rows of K: these have been prefetched
   bool values_in_keys() const {
@@ -311,7 +353,7 @@ template <class T> class dims_in_lanes {
       return p_.few_dots->sum(sums_of(r, {rows.data(), x.rows}, weight_pairs_ + (weights - scores_) / 2));
     }
     for (index_t j = 0; j < x.rows; ++j) rows[j] = reinterpret_cast<const std::byte*>(x.row(j));
-    few_rows_format_of<T, T>.sum[table_index(r)](sums_of(r, {rows.data(), x.rows}, weights));
+    few_rows_format_of<T, T>[table_index(r)].sum(sums_of(r, {rows.data(), x.rows}, weights));
   }
 
   void keep(const partial_rows<T>& out) const {
@@ -345,6 +387,8 @@ template <class T> class dims_in_lanes {
   visibility<T> seen_;
   bool far_ = false;         // K and V do not stay in cache
   located_rows located_[2];  // of the tile at hand and of the next
+  stream_tiles<T> stream_;
+  bool stream_partial_ = false;
   located_rows *at_ = &located_[0], *next_at_ = &located_[1];
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
 };

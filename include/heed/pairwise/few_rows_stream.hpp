@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Attention of up to 4 rows over runs of keys: scores, weights and sums of 16 keys at a time in one loop. The same
+// steps split into calls read K and V from memory at two thirds of the rate: their next reads wait for the softmax.
+
+#include "heed/pairwise/few_rows_products.hpp"
+#include "heed/tile/online_softmax.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+// Keys in tiles, and the states of the rows over the keys before them
+template <class T> struct few_row_stream {
+  static constexpr index_t tile_keys = 16, most_rows = pass_capacity<T> < 4 ? pass_capacity<T> : 4;
+
+  const std::byte *const *k, *const *v;  // the first rows of each tile, and of what is read next: tiles + 1
+  index_t tiles, k_row, v_row;           // k_row, v_row: bytes from row to row
+  index_t dim, columns;
+  const T* q;  // [dim / width][row][width], zeros behind the last
+  T* scores;   // of a tile
+  tile::lane_states<T> state;
+  T* sums;  // [row][column], whole vectors
+  index_t stride;
+  const float *const *k_scale, *const *v_scale;  // of std::int8_t: the first of each tile
+  index_t k_scale_row, v_scale_row;
+  // Changes the scores [key][row] of some keys from `key` on, counted from the first of the stream; or null
+  void (*finish_scores)(void* self, index_t key, index_t keys);
+  void* self;
+};
+
+namespace detail {
+
+// Multiplies each row of sums with its factor.
+template <index_t R, class T>
+HEED_NOINLINE void rescale_rows(const few_row_stream<T>& x, const simd::batch<T>& factor) {
+  tile::lane_array<T, simd::width<T>> each;
+  simd::store(each.data(), factor);
+  for (index_t r = 0; r < R; ++r) {
+    if (heed::detail::equals(each[r], T(1))) continue;
+    T* const sums = x.sums + r * x.stride;
+    for (index_t c = 0; c < x.columns; c += simd::width<T>)
+      simd::store(sums + c, simd::load(sums + c) * simd::batch<T>(each[r]));
+  }
+}
+
+// Multiplies scores or weights of a tile with one number per key.
+template <index_t R, index_t keys, class T> HEED_INLINE void scale_keys(T* x, const float* scale, index_t row) {
+  constexpr index_t w = simd::width<T>;
+  if (R == 1 && row == 1) {
+    for (index_t i = 0; i < keys; i += w) simd::store(x + i, simd::load(x + i) * simd::load_as<T>(scale + i));
+    return;
+  }
+  tile::lane_array<T, keys * R> each;
+  for (index_t j = 0; j < keys; ++j)
+    for (index_t r = 0; r < R; ++r) each[j * R + r] = static_cast<T>(scale[j * row]);
+  for (index_t i = 0; i < keys * R; i += w) simd::store(x + i, simd::load(x + i) * simd::load(&each[i]));
+}
+
+// Keys whose scores, weights and sums follow each other. bench/decode_bench.cpp
+template <index_t R> inline constexpr index_t part_keys = R == 2 ? 8 : 16;
+
+// K and V of a part, and of what comes next
+struct part_rows {
+  const std::byte *k, *v, *next_k, *next_v;
+};
+
+template <index_t R, bool Ahead, class T, class S>
+HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part_rows& rows) {
+  constexpr index_t w = simd::width<T>, keys = part_keys<R>, block = w / R;
+  constexpr int together = Ahead ? 1 : keys_together<R, T>();
+  // Up to 2 rows read some of K and of V in turn, as if they were one run of memory. More rows compute longer: K and V
+  // have their next part prefetched each.
+  constexpr bool in_turn = R <= 2;
+  const auto prefetcher = [](const std::byte* row, index_t stride, index_t numbers) __attribute__((always_inline)) {
+    if constexpr (Ahead)
+      return row_prefetcher{row, stride, numbers * static_cast<index_t>(sizeof(S))};
+    else
+      return no_prefetcher{};
+  };
+  auto ahead = in_turn ? prefetcher(rows.v, x.v_row, x.columns) : prefetcher(rows.next_k, x.k_row, x.dim);
+  for (index_t first = 0; first < keys; first += block) {
+    const auto row = [&](index_t y) __attribute__((always_inline)) {
+      return tile::row_as<S>(rows.k + (first + y) * x.k_row);
+    };
+    simd::store(x.scores + first * R, vector_of_scores<R, together, T, S>(x.q, x.dim, row, ahead));
+  }
+  const index_t tile = key / few_row_stream<T>::tile_keys, in_tile = key % few_row_stream<T>::tile_keys;
+  if constexpr (sizeof(S) == 1) scale_keys<R, keys>(x.scores, x.k_scale[tile] + in_tile * x.k_scale_row, x.k_scale_row);
+  if (x.finish_scores != nullptr) x.finish_scores(x.self, key, keys);
+  const simd::batch<T> factor = x.state.template update_rows<R>(x.scores, keys * R / w, 0);
+  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x, factor);
+  if constexpr (sizeof(S) == 1) scale_keys<R, keys>(x.scores, x.v_scale[tile] + in_tile * x.v_scale_row, x.v_scale_row);
+  auto next = in_turn ? prefetcher(rows.next_k, x.k_row, x.dim) : prefetcher(rows.next_v, x.v_row, x.columns);
+  each_column_block<R, T>(x.columns, [&](auto vectors, index_t c, index_t last) __attribute__((always_inline)) {
+    const auto row = [&](index_t j) __attribute__((always_inline)) {
+      return tile::row_as<S>(rows.v + j * x.v_row) + c;
+    };
+    constexpr int n = decltype(vectors)::value;
+    const column_sums<T> out{keys, x.scores, x.sums + c, x.stride};
+    last > 0 ? add_columns<R, n, T, S>(out, last, row, next, numbers_to<R * n>)
+             : add_columns<R, n, T, S>(out, 0, row, next, numbers_to<R * n>);
+  });
+}
+
+template <index_t R, bool Ahead, class T, class S> HEED_NOINLINE void stream_few(const few_row_stream<T>& call) {
+  constexpr index_t keys = few_row_stream<T>::tile_keys, part = part_keys<R>;
+  const few_row_stream<T> x = call;  // in registers: stores might change `call`, as far as the compiler knows
+  for (index_t t = 0; t < x.tiles; ++t)
+    for (index_t j = 0; j < keys; j += part) {
+      const std::byte *const k = x.k[t] + j * x.k_row, *const v = x.v[t] + j * x.v_row;
+      const bool last = j + part == keys;
+      stream_part<R, Ahead, T, S>(x, t * keys + j,
+                                  {k, v, last ? x.k[t + 1] : k + part * x.k_row, last ? x.v[t + 1] : v + part * x.v_row});
+    }
+}
+
+}  // namespace detail
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise

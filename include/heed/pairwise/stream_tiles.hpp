@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Where the keys of a stream are: tiles of keys whose rows lie side by side in memory.
+
+#include "heed/pairwise/few_rows_stream.hpp"
+#include "heed/pairwise/problem.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+template <class T> struct stream_tiles {
+  static constexpr index_t most = 64, keys_each = few_row_stream<T>::tile_keys;
+
+  // Finds whole tiles of keys [from, end), as far as they lie in a piece of memory each, with rows equally far apart.
+  // Returns the keys up to the first that is in none: those of the tiles, or, where there is no tile, those that are to
+  // be visited one by one before the next.
+  index_t find(const attention<T>& p, const sequence& s, index_t kv_head, index_t from, index_t end) {
+    first = from, count = 0;
+    index_t key = from;
+    while (count < most && key + keys_each <= end) {
+      const kv_piece at = p.piece_at(s, kv_head, key);
+      if (at.count < keys_each || !take_strides(at)) break;
+      const index_t tiles = std::min({most - count, at.count / keys_each, (end - key) / keys_each});
+      for (index_t t = 0; t < tiles; ++t) set(count++, at, t * keys_each);
+      key += tiles * keys_each;
+      if (at.count % keys_each != 0) break;
+    }
+    if (count == 0) return std::min(end - from, p.piece_at(s, kv_head, from).count);
+    if (key < s.keys)
+      set(count, p.piece_at(s, kv_head, key), 0);
+    else
+      k[count] = k[count - 1], v[count] = v[count - 1];
+    return key - from;
+  }
+
+  index_t first = 0, count = 0;  // first: key of the first tile
+  index_t k_row = 0, v_row = 0, k_scale_row = 0, v_scale_row = 0;
+  tile::lane_array<const std::byte*, most + 1> k, v;  // with what is read next
+  tile::lane_array<const float*, most + 1> k_scale, v_scale;
+
+ private:
+  bool take_strides(const kv_piece& x) {
+    if (count == 0) k_row = x.k_row, v_row = x.v_row, k_scale_row = x.k_scale_row, v_scale_row = x.v_scale_row;
+    return k_row == x.k_row && v_row == x.v_row && k_scale_row == x.k_scale_row && v_scale_row == x.v_scale_row;
+  }
+  void set(index_t t, const kv_piece& x, index_t row) {
+    k[t] = x.k + row * x.k_row, v[t] = x.v + row * x.v_row;
+    if (x.k_scale == nullptr) return;
+    k_scale[t] = x.k_scale + row * x.k_scale_row, v_scale[t] = x.v_scale + row * x.v_scale_row;
+  }
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise
