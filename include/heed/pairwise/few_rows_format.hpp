@@ -51,7 +51,10 @@ struct line_prefetcher {
 
   HEED_INLINE bool idle() const { return next == end; }
   template <int Step, int Lines> HEED_INLINE void step(index_t) {
-    if constexpr (Step == 3) run<Lines>();
+    if constexpr (Lines % 4 == 0)
+      run<Lines / 4>();
+    else if constexpr (Step == 3)
+      run<Lines>();
   }
   HEED_INLINE void end_row() const {}
   // The next few lines; those that a row does not have are none of it, and need not exist

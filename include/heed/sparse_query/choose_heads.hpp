@@ -10,9 +10,11 @@
 
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
+#include "heed/softmax/decode.hpp"
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/options.hpp"
 #include "heed/softmax/prepare.hpp"
+#include "heed/softmax/prepare_decode.hpp"
 
 namespace heed::sparse_query {
 
