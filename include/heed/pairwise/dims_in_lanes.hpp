@@ -13,10 +13,11 @@
 #include <algorithm>
 #include <bit>
 
+#include "heed/pairwise/few_rows_queries.hpp"
 #include "heed/pairwise/finish_rows.hpp"
+#include "heed/pairwise/key_places.hpp"
 #include "heed/pairwise/key_tiles.hpp"
 #include "heed/pairwise/partial_rows.hpp"
-#include "heed/pairwise/stream_tiles.hpp"
 #include "heed/pairwise/visibility.hpp"
 #include "heed/tile/finite.hpp"
 
@@ -25,7 +26,7 @@ inline namespace HEED_ISA {
 
 template <class T> class dims_in_lanes {
  public:
-  static constexpr index_t w = simd::width<T>, most_keys = 128;
+  static constexpr index_t w = simd::width<T>, most_keys = row_places::most;
   static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
   static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
   using stream = few_row_stream<T>;
@@ -36,17 +37,14 @@ template <class T> class dims_in_lanes {
   // rows: the most that a run will have
   dims_in_lanes(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
       : p_(p),
-        d_(tile::whole_vectors<T>(p.d)),
         e_(tile::whole_vectors<T>(p.e)),
-        q_(memory.take<T>(padded_rows(rows) * d_)),
-        q_row_(memory.take<T>(d_)),
+        q_(p, rows, memory),
         scores_(memory.take<T>((most_keys + w) * pass_capacity)),
         acc_(memory.take<T>(padded_rows(rows) * e_)),
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
         wide_(memory.take<T>(block_keys * e_)),
         finite_(memory.take<T>(block_keys * e_)),
         scale_(memory.take<T>(p.scaled() ? 2 * most_keys + (most_keys + w) * pass_capacity : 0)),
-        q_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : padded_rows(rows) * d_ / 2)),
         weight_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : most_keys / 2 * pass_capacity)),
         finite_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : block_keys * e_ / 2)),
         seen_(p) {}
@@ -59,6 +57,7 @@ template <class T> class dims_in_lanes {
     attend(rows, share, false);
     if (!tile::all_finite(acc_, e_, rows_, e_))
       attend(rows, share, true);  // perhaps by a value that some row must not see
+    join_lanes();
     if (share != nullptr && share->split)
       keep(share->out);
     else
@@ -66,60 +65,28 @@ template <class T> class dims_in_lanes {
   }
 
  private:
-  // Where the rows of some keys are
-  struct located_rows {
-    index_t key = -1, keys = 0;
-    tile::lane_array<const std::byte*, most_keys> k, v;
-  };
-
-  // Rows [first, first + rows) of the task, with padding `padded` of them: 1, 2, 4 or 8
-  struct row_pass {
-    index_t first, rows, padded;
-    index_t number() const { return first / pass_capacity; }
-  };
-  static row_pass pass_from(index_t rows, index_t first) {
-    const index_t count = std::min(pass_capacity, rows - first);
-    return {first, count, static_cast<index_t>(std::bit_ceil(static_cast<std::uint64_t>(count)))};
-  }
-  static index_t passes(index_t rows) { return (rows + pass_capacity - 1) / pass_capacity; }
-  static index_t padded_rows(index_t rows) {
-    const index_t last = (passes(rows) - 1) * pass_capacity;
-    return rows == 0 ? 0 : last + pass_from(rows, last).padded;
-  }
+  using row_pass = pairwise::row_pass<T>;
+  static row_pass pass_from(index_t rows, index_t first) { return row_pass::from(rows, first); }
+  static index_t passes(index_t rows) { return row_pass::count(rows); }
+  static index_t padded_rows(index_t rows) { return row_pass::padded_rows(rows); }
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
     s_ = s, kv_head_ = kv_head, rows_ = rows.count;
     located_[0].key = located_[1].key = -1;
     far_ = p_.key_value_bytes() * static_cast<double>(p_.kv_heads * p_.q.extent(0)) > far_bytes;
     tile_keys_ = keys_of_tile();
-    std::fill(q_, q_ + padded_rows(rows_) * d_, T(0));
-    if (p_.few_dots != nullptr) std::fill(q_pairs_, q_pairs_ + padded_rows(rows_) * d_ / 2, T(0));
-    for (index_t r = 0; r < rows_; ++r) pack_query(r, p_.query(s, rows.row[r].head, rows.row[r].query));
+    q_.pack(s, rows);
     seen_.begin(s, rows, 1, passes(rows_) * w, [this](index_t lane) {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);
       return lane_place{std::min(r.first + lane % w % r.padded, rows_ - 1), lane % w / r.padded};
     });
   }
 
-  // Of row r of the task: [d / w][row][w] for the rows of a pass
-  void pack_query(index_t r, const std::byte* q) {
-    const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
-    simd::store(q_row_ + d_ - w, simd::batch<T>(T(0)));
-    p_.q_format->read(q, 0, 1, p_.d, q_row_, d_);
-    T* const to = q_ + pass.first * d_ + (r - pass.first) * w;
-    for (index_t c = 0; c < d_; c += w)
-      simd::store(to + c * pass.padded, simd::load(q_row_ + c) * simd::batch<T>(p_.scores.query_factor));
-    if (on_dots(pass)) p_.few_dots->pack(q_row_, p_.d, r - pass.first, q_pairs_ + pass.first * d_ / 2);
-  }
-  bool on_dots(const row_pass& r) const { return p_.few_dots != nullptr && r.padded == few_rows_dots<T>::rows; }
-
-  // Keys of a tile. Where K and V come from memory, few rows read a page of each in turn, and the processor's own
-  // prefetches go along; more rows compute longer, and are prefetched for further ahead. bench/decode_bench.cpp
+  // Keys of a tile: less where the next one is to be prefetched beside it. bench/decode_bench.cpp
   index_t keys_of_tile() const {
-    if (!far_) return most_keys;
+    constexpr index_t bytes = 32768;
     const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element;
-    const index_t bytes = rows_ <= 2 ? 4096 : rows_ <= 4 ? 16384 : 32768;
-    return std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys);
+    return far_ ? std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys) : most_keys;
   }
 
   void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
@@ -143,7 +110,7 @@ template <class T> class dims_in_lanes {
   void stream_span(const key_spans& spans, index_t number) {
     const key_span& span = spans.span[number];
     for (index_t key = span.first; key < span.end;) {
-      const index_t keys = stream_.find(p_, s_, kv_head_, key, span.end);
+      const index_t keys = stream_.find({p_, s_, kv_head_}, key, span.end);
       if (stream_.count > 0) {
         stream_partial_ = span.partial;
         stream_found();
@@ -158,9 +125,25 @@ template <class T> class dims_in_lanes {
   void stream_found() {
     const row_pass r = pass_from(rows_, 0);
     const bool finishes = stream_partial_ || seen_.modifies_scores();
-    functions_of(r).stream[far_]({stream_.k.data(), stream_.v.data(), stream_.count, stream_.k_row, stream_.v_row, p_.d,
-                                  p_.e, q_, scores_, state_, acc_, e_, stream_.k_scale.data(), stream_.v_scale.data(),
-                                  stream_.k_scale_row, stream_.v_scale_row, finishes ? &finish_part : nullptr, this});
+    const where_keys_are where = !far_ ? in_cache : stream_.pieces == 1 || finishes ? in_memory : scattered;
+    functions_of(r).stream[where]({.k = stream_.k.data(),
+                                   .v = stream_.v.data(),
+                                   .tiles = stream_.count,
+                                   .k_row = stream_.k_row,
+                                   .v_row = stream_.v_row,
+                                   .dim = p_.d,
+                                   .columns = p_.e,
+                                   .q = q_.of(r),
+                                   .scores = scores_,
+                                   .state = state_,
+                                   .sums = acc_,
+                                   .stride = e_,
+                                   .k_scale = stream_.k_scale.data(),
+                                   .v_scale = stream_.v_scale.data(),
+                                   .k_scale_row = stream_.k_scale_row,
+                                   .v_scale_row = stream_.v_scale_row,
+                                   .finish_scores = finishes ? &finish_part : nullptr,
+                                   .self = this});
   }
   static void finish_part(void* self, index_t key, index_t keys) {
     dims_in_lanes& x = *static_cast<dims_in_lanes*>(self);
@@ -178,32 +161,13 @@ template <class T> class dims_in_lanes {
     }
   }
 
-  // Where the rows of keys [key, key + keys) are
-  void locate(index_t key, index_t keys, located_rows& to) const {
-    to.key = key, to.keys = keys;
-    for (index_t j = 0; j < keys;) {
-      const kv_piece at = p_.piece_at(s_, kv_head_, key + j);
-      const index_t count = std::min(keys - j, at.count);
-      for (index_t r = 0; r < count; ++r, ++j) to.k[j] = at.k + r * at.k_row, to.v[j] = at.v + r * at.v_row;
-    }
-  }
-  // Scales of the keys of a tile, of K and of V
-  void read_scales(const key_tile<T>& keys) {
-    for (index_t j = 0; j < keys.keys;) {
-      const kv_piece at = p_.piece_at(s_, kv_head_, keys.key + j);
-      for (index_t r = 0; j < keys.keys && r < at.count; ++j, ++r) {
-        scale_[j] = static_cast<T>(at.k_scale[r * at.k_scale_row]);
-        scale_[most_keys + j] = static_cast<T>(at.v_scale[r * at.v_scale_row]);
-      }
-    }
-  }
-
   void visit(key_tile<T>& keys, bool nonfinite_pass) {
     if (seen_.hides_all(keys.key, keys.key + keys.keys)) return;
     std::swap(at_, next_at_);
-    if (at_->key != keys.key || at_->keys < keys.keys) locate(keys.key, keys.keys, *at_);
-    locate(keys.next, far_ ? keys.next_keys : 0, *next_at_);
-    if (p_.scaled()) read_scales(keys);
+    const head_keys<T> head{p_, s_, kv_head_};
+    if (at_->key != keys.key || at_->keys < keys.keys) at_->find(head, keys.key, keys.keys);
+    next_at_->find(head, keys.next, far_ ? keys.next_keys : 0);
+    if (p_.scaled()) head.read_scales(keys.key, keys.keys, scale_, scale_ + most_keys);
     for (index_t first = 0; first < rows_; first += pass_capacity) {
       const row_pass r = pass_from(rows_, first);
       score(r, keys);
@@ -229,26 +193,19 @@ template <class T> class dims_in_lanes {
   }
   const few_rows_functions<T>& functions_of(const row_pass& r) const { return (*p_.few_format)[table_index(r)]; }
 
-  // While K is read the rows of the next tile are prefetched, or those of V that come next; while V is read, the next
-  // tile's of V, or of K.
+  // While K is read that of the next tile is prefetched, while V is read the next V.
   tile_rows keys_with_next(index_t keys, bool first_pass) const {
-    const std::byte* const* const next = in_turn() ? at_->v.data() : next_at_->k.data();
-    const index_t count = in_turn() ? (values_in_keys() ? 0 : keys) : next_at_->keys;
-    return {at_->k.data(), keys, next, first_pass ? count : 0};
+    return {at_->k.data(), keys, next_at_->k.data(), first_pass ? next_at_->keys : 0};
   }
   tile_rows values_with_next(index_t keys, bool first_pass) const {
-    const std::byte* const* const next = in_turn() ? next_at_->k.data() : next_at_->v.data();
-    const bool prefetch = first_pass && (in_turn() || !values_in_keys());
-    return {at_->v.data(), keys, next, prefetch ? next_at_->keys : 0};
+    return {at_->v.data(), keys, next_at_->v.data(), first_pass && !values_in_keys() ? next_at_->keys : 0};
   }
-  bool in_turn() const { return far_ && rows_ <= 2; }
 
   // scores[key][row] = k . q
   void score(const row_pass& r, const key_tile<T>& keys) {
     const tile_rows k = keys_with_next(keys.keys, r.first == 0);
-    if (on_dots(r))
-      return p_.few_dots->score({k, p_.d, q_pairs_ + r.first * d_ / 2, scores_}, p_.scores.query_factor);
-    functions_of(r).score({k, p_.d, q_ + r.first * d_, scores_});
+    if (q_.on_dots(r)) return p_.few_dots->score({k, p_.d, q_.pairs_of(r), scores_}, p_.scores.query_factor);
+    functions_of(r).score({k, p_.d, q_.of(r), scores_});
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
@@ -277,7 +234,7 @@ template <class T> class dims_in_lanes {
     T* const l = state_.l + r.number() * w;
     const simd::batch<T> before = simd::load(l);
     const simd::batch<T> factor = state_.template update_rows<R>(scores_, (keys * R + w - 1) / w, r.number() * w);
-    if (on_dots(r))  // l is the sum of the weights that are multiplied
+    if (q_.on_dots(r))  // l is the sum of the weights that are multiplied
       simd::store(l, simd::fma(factor, before, p_.few_dots->round(scores_, keys, weight_pairs_)));
     tile::lane_array<T, w> each;
     simd::store(each.data(), factor);
@@ -309,8 +266,7 @@ template <class T> class dims_in_lanes {
   void add_values(const row_pass& r, const key_tile<T>& keys) {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_ + most_keys);
     const tile_rows v = values_with_next(keys.keys, r.first == 0);
-    on_dots(r) ? p_.few_dots->sum(sums_of(r, v, weight_pairs_))
-               : functions_of(r).sum(sums_of(r, v, scores_));
+    q_.on_dots(r) ? p_.few_dots->sum(sums_of(r, v, weight_pairs_)) : functions_of(r).sum(sums_of(r, v, scores_));
   }
   // Whether rows of V are parts of the rows of K: these have been prefetched
   bool values_in_keys() const {
@@ -344,7 +300,7 @@ template <class T> class dims_in_lanes {
   }
   void add_wide_values(const row_pass& r, const tile::lane_block<const T>& x, const T* weights) {
     tile::lane_array<const std::byte*, block_keys> rows;
-    if (on_dots(r)) {
+    if (q_.on_dots(r)) {
       for (index_t j = 0; j < x.rows; ++j) {
         std::byte* const row = reinterpret_cast<std::byte*>(finite_pairs_ + j * (e_ / 2));
         p_.kv_format->write(x.row(j), T(1), row, p_.e);  // as it was stored
@@ -368,28 +324,34 @@ template <class T> class dims_in_lanes {
       finish_row<T>(p_, s, rows.row[r], state_of(r), gate == nullptr ? T(1) : gate[r], acc_ + r * e_);
   }
 
-  // Of row r, l from its lanes
-  tile::row_state<T> state_of(index_t r) const {
-    const row_pass pass = pass_from(rows_, r / pass_capacity * pass_capacity);
-    const index_t lane = pass.number() * w, x = r % pass_capacity;
-    tile::row_state<T> sum{state_.at(lane + x).m};
-    for (index_t i = x; i < w; i += pass.padded) sum.l += state_.at(lane + i).l;
-    return sum;
+  // Of row r, after join_lanes()
+  tile::row_state<T> state_of(index_t r) const { return state_.at(r / pass_capacity * w + r % pass_capacity); }
+  // l of each row from its lanes
+  void join_lanes() {
+    for (index_t first = 0; first < rows_; first += pass_capacity) {
+      const row_pass r = pass_from(rows_, first);
+      T* const l = state_.l + r.number() * w;
+      with_rows(r.padded, [&](auto rows) {
+        const auto add = [](simd::batch<T> a, simd::batch<T> b) { return a + b; };
+        simd::store(l, simd::fold<rows, T>(simd::load(l), add));
+      });
+    }
   }
 
   const softmax_problem<T>& p_;
-  index_t d_, e_, rows_ = 0, kv_head_ = 0, tile_keys_ = 0;
+  index_t e_, rows_ = 0, kv_head_ = 0, tile_keys_ = 0;
   sequence s_;
-  T *q_, *q_row_, *scores_, *acc_;
-  tile::lane_states<T> state_;                  // a vector for each pass
-  T *wide_, *finite_, *scale_;                  // rows of V as T; scale_: of K, of V, then by row
-  T *q_pairs_, *weight_pairs_, *finite_pairs_;  // of dot products
+  few_rows_queries<T> q_;
+  T *scores_, *acc_;
+  tile::lane_states<T> state_;       // a vector for each pass
+  T *wide_, *finite_, *scale_;       // rows of V as T; scale_: of K, of V, then by row
+  T *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;
-  bool far_ = false;         // K and V do not stay in cache
-  located_rows located_[2];  // of the tile at hand and of the next
+  bool far_ = false;       // K and V do not stay in cache
+  row_places located_[2];  // of the tile at hand and of the next
   stream_tiles<T> stream_;
   bool stream_partial_ = false;
-  located_rows *at_ = &located_[0], *next_at_ = &located_[1];
+  row_places *at_ = &located_[0], *next_at_ = &located_[1];
   tile::lane_array<std::uint8_t, most_keys> seen_rows_;  // bit i: row i of the pass sees the key
 };
 

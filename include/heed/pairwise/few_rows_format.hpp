@@ -35,11 +35,14 @@ template <class T> struct few_row_sums {
   index_t stride;
 };
 
+// Where a stream finds its keys. scattered: in memory, in pages that lie anywhere
+enum where_keys_are { in_cache, in_memory, scattered };
+
 // Of R rows, 1, 2, 4 or 8
 template <class T> struct few_rows_functions {
   void (*score)(const few_row_scores<T>&);
   void (*sum)(const few_row_sums<T>&);
-  void (*stream[2])(const few_row_stream<T>&);  // of what is in cache, of what comes from memory
+  void (*stream[3])(const few_row_stream<T>&);  // [where_keys_are]
 };
 
 namespace detail {
@@ -123,16 +126,12 @@ template <index_t R, class T, class S> constexpr auto sum_function_of() -> void 
     return nullptr;
 }
 
-template <index_t R, bool Ahead, class T, class S>
-constexpr auto stream_function_of() -> void (*)(const few_row_stream<T>&) {
-  if constexpr (R <= few_row_stream<T>::most_rows)
-    return &stream_few<R, Ahead, T, S>;
-  else
-    return nullptr;
-}
 template <index_t R, class T, class S> constexpr few_rows_functions<T> functions_of() {
-  return {score_function_of<R, T, S>(), sum_function_of<R, T, S>(),
-          {stream_function_of<R, false, T, S>(), stream_function_of<R, true, T, S>()}};
+  few_rows_functions<T> x{score_function_of<R, T, S>(), sum_function_of<R, T, S>(), {}};
+  if constexpr (R <= few_row_stream<T>::most_rows)
+    x.stream[in_cache] = &stream_few<R, false, T, S>, x.stream[in_memory] = &stream_few<R, true, T, S>,
+    x.stream[scattered] = stream_of_pages<R, T, S>();
+  return x;
 }
 
 }  // namespace detail
@@ -141,7 +140,8 @@ template <index_t R, class T, class S> constexpr few_rows_functions<T> functions
 template <class T> using few_rows_format = std::array<few_rows_functions<T>, 4>;
 template <class T, class S>
 inline constexpr few_rows_format<T> few_rows_format_of{detail::functions_of<1, T, S>(), detail::functions_of<2, T, S>(),
-                                                       detail::functions_of<4, T, S>(), detail::functions_of<8, T, S>()};
+                                                       detail::functions_of<4, T, S>(),
+                                                       detail::functions_of<8, T, S>()};
 
 }  // namespace HEED_ISA
 }  // namespace heed::pairwise

@@ -79,8 +79,7 @@ HEED_INLINE void add_products(std::array<simd::batch<T>, std::size_t{R} * sizeof
       constexpr int r = decltype(row)::value;
       ((sum[Y * R + r] = simd::fma(k[Y], q_row, sum[Y * R + r])), ...);
     };
-    (with_row(std::integral_constant<int, X>{},
-              pinned_if<(sizeof...(Y) > 1)>(simd::load<T>(q + X * simd::width<T>))),
+    (with_row(std::integral_constant<int, X>{}, pinned_if<(sizeof...(Y) > 1)>(simd::load<T>(q + X * simd::width<T>))),
      ...);
   }
   (numbers_to<R>);
@@ -99,7 +98,8 @@ HEED_INLINE void dot_products(simd::batch<T>* sums, const T* q, index_t dim,
   }
   (numbers_to<all>);
   const auto add = [&](index_t c) __attribute__((always_inline)) {
-    add_products<R, T>(sum, q + c * R, [&](int y) { return simd::load_as<T>(row[y] + c); }, keys);
+    add_products<R, T>(
+        sum, q + c * R, [&](int y) { return simd::load_as<T>(row[static_cast<std::size_t>(y)] + c); }, keys);
   };
   const index_t fours = dim & -(4 * w);
   for (index_t c = 0; c != fours; c += 4 * w)
@@ -114,7 +114,8 @@ HEED_INLINE void dot_products(simd::batch<T>* sums, const T* q, index_t dim,
     for (; c + w <= dim; c += w) add(c);
     if (c < dim)
       add_products<R, T>(
-          sum, q + c * R, [&](int y) { return simd::load_partial_as<T>(row[y] + c, dim - c); }, keys);
+          sum, q + c * R,
+          [&](int y) { return simd::load_partial_as<T>(row[static_cast<std::size_t>(y)] + c, dim - c); }, keys);
   }
   [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) { ((sums[I] = sum[I]), ...); }
   (numbers_to<all>);
@@ -179,7 +180,8 @@ HEED_INLINE void add_columns(const column_sums<T>& x, index_t last, Row row_of, 
 // in registers
 template <index_t R, class T, class F> HEED_INLINE void each_column_block(index_t columns, F f) {
   constexpr index_t w = simd::width<T>, most = std::clamp<index_t>(few_row_registers / R, 1, 8);
-  for (index_t c = 0; c < columns;) {
+  index_t c = 0;
+  while (c < columns) {
     const index_t vectors = (columns - c + w - 1) / w, whole = (columns - c) / w;
     const auto run = [&](auto count) __attribute__((always_inline)) {
       constexpr int n = decltype(count)::value;

@@ -44,17 +44,31 @@ HEED_NOINLINE void rescale_rows(const few_row_stream<T>& x, const simd::batch<T>
   }
 }
 
-// Multiplies scores or weights of a tile with one number per key.
-template <index_t R, index_t keys, class T> HEED_INLINE void scale_keys(T* x, const float* scale, index_t row) {
+// Multiplies scores or weights [key][row] with one number per key, scale(key).
+template <index_t R, index_t keys, class T, class Scale> HEED_INLINE void scale_keys(T* x, Scale scale) {
   constexpr index_t w = simd::width<T>;
-  if (R == 1 && row == 1) {
-    for (index_t i = 0; i < keys; i += w) simd::store(x + i, simd::load(x + i) * simd::load_as<T>(scale + i));
-    return;
-  }
   tile::lane_array<T, keys * R> each;
   for (index_t j = 0; j < keys; ++j)
-    for (index_t r = 0; r < R; ++r) each[j * R + r] = static_cast<T>(scale[j * row]);
+    for (index_t r = 0; r < R; ++r) each[j * R + r] = static_cast<T>(scale(j));
   for (index_t i = 0; i < keys * R; i += w) simd::store(x + i, simd::load(x + i) * simd::load(&each[i]));
+}
+template <index_t R, index_t keys, class T> HEED_INLINE void scale_keys(T* x, const float* scale, index_t row) {
+  constexpr index_t w = simd::width<T>;
+  if (R > 1 || row != 1) return scale_keys<R, keys>(x, [=](index_t j) { return scale[j * row]; });
+  for (index_t i = 0; i < keys; i += w) simd::store(x + i, simd::load(x + i) * simd::load_as<T>(scale + i));
+}
+
+// sums += weights times the rows of V, row(j) of key j
+template <index_t R, index_t keys, class S, class T, class Prefetch, class Row>
+HEED_INLINE void add_values(const few_row_stream<T>& x, Prefetch& prefetch, Row row) {
+  each_column_block<R, T>(
+      x.columns, [&](auto vectors, index_t c, index_t last) __attribute__((always_inline)) {
+        const auto part = [&](index_t j) __attribute__((always_inline)) { return tile::row_as<S>(row(j)) + c; };
+        constexpr int n = decltype(vectors)::value;
+        const column_sums<T> out{keys, x.scores, x.sums + c, x.stride};
+        last > 0 ? add_columns<R, n, T, S>(out, last, part, prefetch, numbers_to<R * n>)
+                 : add_columns<R, n, T, S>(out, 0, part, prefetch, numbers_to<R * n>);
+      });
 }
 
 // Keys whose scores, weights and sums follow each other. bench/decode_bench.cpp
@@ -92,15 +106,7 @@ HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part
   if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x, factor);
   if constexpr (sizeof(S) == 1) scale_keys<R, keys>(x.scores, x.v_scale[tile] + in_tile * x.v_scale_row, x.v_scale_row);
   auto next = in_turn ? prefetcher(rows.next_k, x.k_row, x.dim) : prefetcher(rows.next_v, x.v_row, x.columns);
-  each_column_block<R, T>(x.columns, [&](auto vectors, index_t c, index_t last) __attribute__((always_inline)) {
-    const auto row = [&](index_t j) __attribute__((always_inline)) {
-      return tile::row_as<S>(rows.v + j * x.v_row) + c;
-    };
-    constexpr int n = decltype(vectors)::value;
-    const column_sums<T> out{keys, x.scores, x.sums + c, x.stride};
-    last > 0 ? add_columns<R, n, T, S>(out, last, row, next, numbers_to<R * n>)
-             : add_columns<R, n, T, S>(out, 0, row, next, numbers_to<R * n>);
-  });
+  add_values<R, keys, S>(x, next, [&](index_t j) __attribute__((always_inline)) { return rows.v + j * x.v_row; });
 }
 
 template <index_t R, bool Ahead, class T, class S> HEED_NOINLINE void stream_few(const few_row_stream<T>& call) {
@@ -110,9 +116,88 @@ template <index_t R, bool Ahead, class T, class S> HEED_NOINLINE void stream_few
     for (index_t j = 0; j < keys; j += part) {
       const std::byte *const k = x.k[t] + j * x.k_row, *const v = x.v[t] + j * x.v_row;
       const bool last = j + part == keys;
-      stream_part<R, Ahead, T, S>(x, t * keys + j,
-                                  {k, v, last ? x.k[t + 1] : k + part * x.k_row, last ? x.v[t + 1] : v + part * x.v_row});
+      stream_part<R, Ahead, T, S>(
+          x, t * keys + j, {k, v, last ? x.k[t + 1] : k + part * x.k_row, last ? x.v[t + 1] : v + part * x.v_row});
     }
+}
+
+// Pages that are read side by side
+inline constexpr index_t pages_together = 8;
+
+// Beside rows of K one of each page, the rows half a page further on; those of V behind the last
+struct pages_prefetcher {
+  tile::lane_array<const std::byte*, pages_together> row;
+  index_t count = 0;
+
+  template <int Step, int Lines> HEED_INLINE void step(index_t offset) const {
+    if constexpr (Step < (Lines > pages_together ? Lines / pages_together : 1))
+      for (index_t p = 0; p < count; ++p) simd::prefetch(row[p], offset + Step * 64);
+  }
+  HEED_INLINE void end_row() const {}
+};
+// The same beside rows of V, one page after the other; those of K of the next pages behind the last
+template <class T> struct page_values_prefetcher {
+  const few_row_stream<T>& x;
+  index_t first, row = 0, page = 0;
+
+  template <int Lines> HEED_INLINE void run() {
+    constexpr index_t half = few_row_stream<T>::tile_keys / 2;
+    const index_t next = std::min(first + pages_together + page, x.tiles);
+    const std::byte* const at =
+        row < half ? x.v[first + page] + (row + half) * x.v_row : x.k[next] + (row - half) * x.k_row;
+    row_prefetcher{at, 0, 0}.run<Lines>();
+    if (++page == pages_together) page = 0, ++row;
+  }
+};
+
+// Tiles [first, first + 8), in pages that lie anywhere: a row of each in turn. Memory is faster where it is read in
+// several places at once, if none of them is long enough for the processor to run ahead.
+template <index_t R, class T, class S> HEED_NOINLINE void stream_pages(const few_row_stream<T>& call, index_t first) {
+  constexpr index_t w = simd::width<T>, rows = few_row_stream<T>::tile_keys, pages = pages_together;
+  constexpr index_t keys = rows * pages, block = w / R, half = rows / 2;
+  constexpr int together = static_cast<int>(std::min({block, pages, 16 / R}));
+  const few_row_stream<T> x = call;
+  for (index_t j = 0; j < keys; j += block) {  // key j: row j / pages of page j % pages
+    simd::square<T> sums;
+    for (index_t y = 0; y < block; y += together) {
+      const index_t row = (j + y) / pages, page = first + (j + y) % pages;
+      std::array<const S*, std::size_t{together}> k;
+      pages_prefetcher ahead;
+      ahead.count = together;
+      for (index_t p = 0; p < together; ++p) {
+        k[static_cast<std::size_t>(p)] = tile::row_as<S>(x.k[page + p] + row * x.k_row);
+        ahead.row[p] = row < half ? x.k[page + p] + (row + half) * x.k_row : x.v[page + p] + (row - half) * x.v_row;
+      }
+      dot_products<R, T, S>(&sums[static_cast<std::size_t>(y * R)], x.q, x.dim, k, ahead, numbers_to<together>);
+    }
+    simd::store(x.scores + j * R, simd::sum_rows<T>(sums));
+  }
+  const auto scales = [&](const float* const* scale, index_t row) __attribute__((always_inline)) {
+    if constexpr (sizeof(S) == 1)
+      scale_keys<R, keys>(x.scores, [&](index_t j) { return scale[first + j % pages][j / pages * row]; });
+  };
+  scales(x.k_scale, x.k_scale_row);
+  const simd::batch<T> factor = x.state.template update_rows<R>(x.scores, keys * R / w, 0);
+  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x, factor);
+  scales(x.v_scale, x.v_scale_row);
+  page_values_prefetcher<T> ahead{x, first};
+  add_values<R, keys, S>(
+      x, ahead, [&](index_t j) __attribute__((always_inline)) { return x.v[first + j % pages] + j / pages * x.v_row; });
+}
+template <index_t R, class T, class S> void stream_scattered(const few_row_stream<T>& x) {
+  index_t t = 0;
+  for (; t + pages_together <= x.tiles; t += pages_together) stream_pages<R, T, S>(x, t);
+  if (t == x.tiles) return;
+  few_row_stream<T> rest = x;
+  rest.k += t, rest.v += t, rest.k_scale += t, rest.v_scale += t, rest.tiles -= t;
+  stream_few<R, true, T, S>(rest);
+}
+// 4 rows compute as long as it takes to read a page.
+template <index_t R, class T, class S> constexpr auto stream_of_pages() -> void (*)(const few_row_stream<T>&) {
+  if constexpr (R <= 2)
+    return &stream_scattered<R, T, S>;
+  else
+    return &stream_few<R, true, T, S>;
 }
 
 }  // namespace detail

@@ -105,6 +105,7 @@ template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, 
 
 // Whether x < bound in some lane
 template <class T> HEED_INLINE bool any_below(batch<T> x, batch<T> bound) { return xsimd::any(x < bound); }
+template <class T> HEED_INLINE bool all_equal(batch<T> a, batch<T> b) { return xsimd::all(a == b); }  // never NaN
 
 // An integer as wide as a lane
 template <class T> using integer = std::conditional_t<is_float<T>, std::int32_t, std::int64_t>;

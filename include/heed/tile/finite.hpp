@@ -37,11 +37,7 @@ template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t stride, 
     for (; d + w <= dim; d += w) a = simd::fma(zero, simd::load(rows + d), a);
     if (d < dim) b = simd::fma(zero, simd::load_partial(rows + d, dim - d), b);
   }
-  T lanes[std::size_t{w}];
-  simd::store(lanes, (a + b) + (c + e));
-  for (const T x : lanes)
-    if (!heed::detail::equals(x, T(0))) return false;
-  return true;
+  return simd::all_equal((a + b) + (c + e), zero);
 }
 
 // Lanes [from, to), at most 64, whose sums get products: weights [key][lane], sum(column, lane) =

@@ -85,12 +85,17 @@ template <class Body>
 void run_tasks(index_t tasks, index_t slots, const call_memory& memory, const executor_ref& executor, Body body) {
   if (tasks == 0) return;
   std::atomic<index_t> next{0};
+  const bool alone = slots < 2;
   const auto work = [&](index_t slot) {
     const simd::flush_to_zero numbers;
+    const auto take = [&] {
+      if (!alone) return next.fetch_add(1, std::memory_order_relaxed);
+      const index_t t = next.load(std::memory_order_relaxed);  // a locked instruction takes as long as a short key
+      next.store(t + 1, std::memory_order_relaxed);
+      return t;
+    };
     const auto claim = [&](auto f) {
-      for (index_t t = next.fetch_add(1, std::memory_order_relaxed); t < tasks;
-           t = next.fetch_add(1, std::memory_order_relaxed))
-        f(t);
+      for (index_t t = take(); t < tasks; t = take()) f(t);
     };
     body(memory.slot(slot), claim);
   };
