@@ -75,3 +75,19 @@ TEST_CASE("decode from memory: numbers that are not finite") {
       check(x);
     }
 }
+
+TEST_CASE("decode from memory: the same bits for every place of the tokens but small pages") {
+  for (const index_t group : {1, 2, 4, 8})
+    for (const kept type : {kept::f32, kept::i8}) {
+      decode_problem p = far_problem(0, group, 1, {}, type);
+      decode_case<float> plain(p);
+      plain.decode();
+      for (const cache_setup& cache : {cache_setup{cache_kind::contiguous, 0, 0, 16, false, layout::bshd},
+                                       cache_setup{cache_kind::paged, 0, 0, 1000}}) {
+        p.cache = cache;
+        decode_case<float> x(p);
+        x.decode();
+        CHECK(same_results(x, plain));
+      }
+    }
+}

@@ -95,20 +95,22 @@ template <class T> class dims_in_lanes {
     const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
-    if (rows_ <= stream::most_rows && !nonfinite_pass && !seen_.tests_pairs())
-      for (index_t i = 0; i < spans.count; ++i) stream_span(spans, i);
+    const bool streams = rows_ <= stream::most_rows && !seen_.tests_pairs();
+    if (streams && !nonfinite_pass)
+      for (index_t i = 0; i < spans.count; ++i) stream_span(spans.span[i]);
     else
-      visit_tiles(spans, nonfinite_pass);
+      visit_tiles(spans, streams ? part_keys() : tile_keys_, nonfinite_pass);
   }
-  void visit_tiles(const key_spans& spans, bool nonfinite_pass) {
+  index_t part_keys() const { return stream::part_keys(pass_from(rows_, 0).padded); }
+  void visit_tiles(const key_spans& spans, index_t tile_keys, bool nonfinite_pass) {
     each_tile<T>(
-        spans, [this](const key_span&) { return tile_keys_; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
+        spans, [=](const key_span&) { return tile_keys; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
         s_.keys);
   }
 
-  // Whole tiles of the keys of a span in a stream, the others one tile after the other
-  void stream_span(const key_spans& spans, index_t number) {
-    const key_span& span = spans.span[number];
+  // Tiles of the keys of a span in a stream. Those that are not whole, or not in one piece of memory, take the same
+  // steps apart: bits do not depend on where tokens are.
+  void stream_span(const key_span& span) {
     for (index_t key = span.first; key < span.end;) {
       const index_t keys = stream_.find({p_, s_, kv_head_}, key, span.end);
       if (stream_.count > 0) {
@@ -117,7 +119,7 @@ template <class T> class dims_in_lanes {
       } else {
         key_spans rest;
         rest.span[0] = {key, key + keys, span.partial}, rest.count = 1;
-        visit_tiles(rest, false);
+        visit_tiles(rest, part_keys(), false);
       }
       key += keys;
     }
@@ -125,7 +127,7 @@ template <class T> class dims_in_lanes {
   void stream_found() {
     const row_pass r = pass_from(rows_, 0);
     const bool finishes = stream_partial_ || seen_.modifies_scores();
-    const where_keys_are where = !far_ ? in_cache : stream_.pieces == 1 || finishes ? in_memory : scattered;
+    const where_keys_are where = !far_ ? in_cache : finishes || !in_small_pages() ? in_memory : scattered;
     functions_of(r).stream[where]({.k = stream_.k.data(),
                                    .v = stream_.v.data(),
                                    .tiles = stream_.count,
@@ -144,6 +146,11 @@ template <class T> class dims_in_lanes {
                                    .v_scale_row = stream_.v_scale_row,
                                    .finish_scores = finishes ? &finish_part : nullptr,
                                    .self = this});
+  }
+  bool in_small_pages() const {
+    constexpr index_t small = 8;  // tiles: in longer pages the processor runs ahead by itself
+    const bool paged = p_.cache.layout == cache_layout::paged || p_.prefix.rows.layout == cache_layout::paged;
+    return paged && stream_.pieces > 1 && stream_.pieces * small >= stream_.count;
   }
   static void finish_part(void* self, index_t key, index_t keys) {
     dims_in_lanes& x = *static_cast<dims_in_lanes*>(self);

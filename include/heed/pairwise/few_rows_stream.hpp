@@ -13,6 +13,8 @@ inline namespace HEED_ISA {
 // Keys in tiles, and the states of the rows over the keys before them
 template <class T> struct few_row_stream {
   static constexpr index_t tile_keys = 16, most_rows = pass_capacity<T> < 4 ? pass_capacity<T> : 4;
+  // Keys whose scores, weights and sums follow each other. bench/decode_bench.cpp
+  static constexpr index_t part_keys(index_t rows) { return rows == 2 ? 8 : tile_keys; }
 
   const std::byte *const *k, *const *v;  // the first rows of each tile, and of what is read next: tiles + 1
   index_t tiles, k_row, v_row;           // k_row, v_row: bytes from row to row
@@ -71,9 +73,6 @@ HEED_INLINE void add_values(const few_row_stream<T>& x, Prefetch& prefetch, Row 
       });
 }
 
-// Keys whose scores, weights and sums follow each other. bench/decode_bench.cpp
-template <index_t R> inline constexpr index_t part_keys = R == 2 ? 8 : 16;
-
 // K and V of a part, and of what comes next
 struct part_rows {
   const std::byte *k, *v, *next_k, *next_v;
@@ -81,7 +80,7 @@ struct part_rows {
 
 template <index_t R, bool Ahead, class T, class S>
 HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part_rows& rows) {
-  constexpr index_t w = simd::width<T>, keys = part_keys<R>, block = w / R;
+  constexpr index_t w = simd::width<T>, keys = few_row_stream<T>::part_keys(R), block = w / R;
   constexpr int together = Ahead ? 1 : keys_together<R, T>();
   // Up to 2 rows read some of K and of V in turn, as if they were one run of memory. More rows compute longer: K and V
   // have their next part prefetched each.
@@ -110,7 +109,7 @@ HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part
 }
 
 template <index_t R, bool Ahead, class T, class S> HEED_NOINLINE void stream_few(const few_row_stream<T>& call) {
-  constexpr index_t keys = few_row_stream<T>::tile_keys, part = part_keys<R>;
+  constexpr index_t keys = few_row_stream<T>::tile_keys, part = few_row_stream<T>::part_keys(R);
   const few_row_stream<T> x = call;  // in registers: stores might change `call`, as far as the compiler knows
   for (index_t t = 0; t < x.tiles; ++t)
     for (index_t j = 0; j < keys; j += part) {

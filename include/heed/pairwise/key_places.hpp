@@ -47,8 +47,7 @@ template <class T> struct stream_tiles {
   static constexpr index_t most = 64, keys_each = few_row_stream<T>::tile_keys;
 
   // Finds whole tiles of keys [from, end), as far as they lie in a piece of memory each, with rows equally far apart.
-  // Returns the keys up to the first that is in none: those of the tiles, or, where there is no tile, those that are to
-  // be visited one by one before the next.
+  // Returns the keys of these tiles, or, where there is none, of the first.
   index_t find(const head_keys<T>& head, index_t from, index_t end) {
     first = from, count = 0, pieces = 0;
     index_t key = from;
@@ -58,9 +57,8 @@ template <class T> struct stream_tiles {
       const index_t tiles = std::min({most - count, at.count / keys_each, (end - key) / keys_each});
       for (index_t t = 0; t < tiles; ++t) set(count++, at, t * keys_each);
       key += tiles * keys_each, ++pieces;
-      if (at.count % keys_each != 0) break;
     }
-    if (count == 0) return std::min(end - from, head.piece_at(from).count);
+    if (count == 0) return std::min(end - from, keys_each);
     if (key < head.s.keys)
       set(count, head.piece_at(key), 0);
     else
