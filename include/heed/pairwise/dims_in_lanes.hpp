@@ -71,7 +71,9 @@ template <class T> class dims_in_lanes {
   static index_t padded_rows(index_t rows) { return row_pass::padded_rows(rows); }
 
   void begin(const sequence& s, index_t kv_head, const row_tile& rows) {
+    if (is_at_hand(s, kv_head, rows)) return;  // its next piece
     s_ = s, kv_head_ = kv_head, rows_ = rows.count;
+    std::copy(rows.row.begin(), rows.row.begin() + rows_, packed_.begin());
     located_[0].key = located_[1].key = -1;
     far_ = p_.key_value_bytes() * static_cast<double>(p_.kv_heads * p_.q.extent(0)) > far_bytes;
     tile_keys_ = keys_of_tile();
@@ -80,6 +82,12 @@ template <class T> class dims_in_lanes {
       const row_pass r = pass_from(rows_, lane / w * pass_capacity);
       return lane_place{std::min(r.first + lane % w % r.padded, rows_ - 1), lane % w / r.padded};
     });
+  }
+
+  bool is_at_hand(const sequence& s, index_t kv_head, const row_tile& rows) const {
+    const auto same = [](const lane_row& a, const lane_row& b) { return a.head == b.head && a.query == b.query; };
+    return rows_ == rows.count && s_.number == s.number && kv_head_ == kv_head &&
+           std::equal(rows.row.begin(), rows.row.begin() + rows_, packed_.begin(), same);
   }
 
   // Keys of a tile: less where the next one is to be prefetched beside it. bench/decode_bench.cpp
@@ -354,8 +362,9 @@ template <class T> class dims_in_lanes {
   T *wide_, *finite_, *scale_;       // rows of V as T; scale_: of K, of V, then by row
   T *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;
-  bool far_ = false;       // K and V do not stay in cache
-  row_places located_[2];  // of the tile at hand and of the next
+  bool far_ = false;                              // K and V do not stay in cache
+  tile::lane_array<lane_row, most_rows> packed_;  // the rows at hand
+  row_places located_[2];                         // of the tile at hand and of the next
   stream_tiles<T> stream_;
   bool stream_partial_ = false;
   row_places *at_ = &located_[0], *next_at_ = &located_[1];

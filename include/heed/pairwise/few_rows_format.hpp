@@ -108,9 +108,11 @@ HEED_NOINLINE void sum_vectors(const few_row_sums<T>& call, index_t c, index_t l
 }
 template <index_t R, class T, class S> void sum_few(const few_row_sums<T>& x) {
   line_prefetcher prefetch(x.v, x.columns * static_cast<index_t>(sizeof(S)));
-  each_column_block<R, T>(x.columns, [&](auto vectors, index_t c, index_t last) {
+  const auto block = [&](auto vectors, index_t c, index_t last) {
     sum_vectors<R, decltype(vectors)::value, T, S>(x, c, last, prefetch);
-  });
+  };
+  constexpr bool thirds = R == 8 && few_row_registers == 16;  // the prefetches of 3 lines would be out of step
+  prefetch.idle() ? each_column_block<R, T, thirds>(x.columns, block) : each_column_block<R, T>(x.columns, block);
 }
 
 template <index_t R, class T, class S> constexpr auto score_function_of() -> void (*)(const few_row_scores<T>&) {

@@ -177,8 +177,8 @@ HEED_INLINE void add_columns(const column_sums<T>& x, index_t last, Row row_of, 
 }
 
 // f(std::integral_constant<int, vectors>, first column, columns of the last vector or 0) for blocks of columns that fit
-// in registers
-template <index_t R, class T, class F> HEED_INLINE void each_column_block(index_t columns, F f) {
+// in registers. Thirds: 3 vectors at a time are better than 2
+template <index_t R, class T, bool Thirds = false, class F> HEED_INLINE void each_column_block(index_t columns, F f) {
   constexpr index_t w = simd::width<T>, most = std::clamp<index_t>(few_row_registers / R, 1, 8);
   index_t c = 0;
   while (c < columns) {
@@ -192,6 +192,8 @@ template <index_t R, class T, class F> HEED_INLINE void each_column_block(index_
       run(std::integral_constant < int, most >= 8 ? 8 : 1 > {});
     else if (most >= 4 && vectors >= 4)
       run(std::integral_constant < int, most >= 4 ? 4 : 1 > {});
+    else if (Thirds && vectors >= 3 && vectors != 4)
+      run(std::integral_constant < int, Thirds ? 3 : 1 > {});
     else if (most >= 2 && vectors >= 2)
       run(std::integral_constant < int, most >= 2 ? 2 : 1 > {});
     else
