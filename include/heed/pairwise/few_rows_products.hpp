@@ -50,13 +50,15 @@ struct no_prefetcher {
   template <int Lines> HEED_INLINE void run() const {}
   HEED_INLINE void end_row() const {}
 };
-// Rows at equal distances: beside a row of K the next of them, beside columns of V line by line in the order of memory
-struct row_prefetcher {
+// Rows at equal distances: beside `Rows` rows of K as many of them, beside columns of V line by line in the order of
+// memory
+template <int Rows> struct rows_ahead {
   const std::byte* row;
   index_t stride, bytes, at = 0;
 
   template <int Step, int Lines> HEED_INLINE void step(index_t offset) const {
-    if constexpr (Step < Lines) simd::prefetch(row, offset + Step * 64);
+    if constexpr (Step < Lines / Rows)
+      for (int r = 0; r < Rows; ++r) simd::prefetch(row + r * stride, offset + Step * 64);
   }
   template <int Lines> HEED_INLINE void run() {
     [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
@@ -66,7 +68,7 @@ struct row_prefetcher {
     at += Lines * 64;
     if (at >= bytes) at = 0, row += stride;
   }
-  HEED_INLINE void end_row() { row += stride; }
+  HEED_INLINE void end_row() { row += Rows * stride; }
 };
 
 // sum[y * R + r] += a vector of the products of Y keys with R rows. q: [row][width]; load(y): a vector of key y

@@ -81,13 +81,14 @@ struct part_rows {
 template <index_t R, bool Ahead, class T, class S>
 HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part_rows& rows) {
   constexpr index_t w = simd::width<T>, keys = few_row_stream<T>::part_keys(R), block = w / R;
-  constexpr int together = Ahead ? 1 : keys_together<R, T>();
+  // From memory row by row, but for 4 rows of few bits, which compute longer than they read
+  constexpr int together = !Ahead ? keys_together<R, T>() : R == 4 && block > 1 && sizeof(S) < sizeof(float) ? 2 : 1;
   // Up to 2 rows read some of K and of V in turn, as if they were one run of memory. More rows compute longer: K and V
   // have their next part prefetched each.
   constexpr bool in_turn = R <= 2;
   const auto prefetcher = [](const std::byte* row, index_t stride, index_t numbers) __attribute__((always_inline)) {
     if constexpr (Ahead)
-      return row_prefetcher{row, stride, numbers * static_cast<index_t>(sizeof(S))};
+      return rows_ahead<together>{row, stride, numbers * static_cast<index_t>(sizeof(S))};
     else
       return no_prefetcher{};
   };
@@ -144,7 +145,7 @@ template <class T> struct page_values_prefetcher {
     const index_t next = std::min(first + pages_together + page, x.tiles);
     const std::byte* const at =
         row < half ? x.v[first + page] + (row + half) * x.v_row : x.k[next] + (row - half) * x.k_row;
-    row_prefetcher{at, 0, 0}.run<Lines>();
+    rows_ahead<1>{at, 0, 0}.run<Lines>();
     if (++page == pages_together) page = 0, ++row;
   }
 };
