@@ -92,7 +92,7 @@ template <class T> class dims_in_lanes {
 
   // Keys of a tile: less where the next one is to be prefetched beside it. bench/decode_bench.cpp
   index_t keys_of_tile() const {
-    constexpr index_t bytes = 32768;
+    constexpr index_t bytes = 49152;
     const index_t row = std::max(p_.d, p_.e) * p_.kv_format->element;
     return far_ ? std::clamp<index_t>(bytes / row / 8 * 8, 8, most_keys) : most_keys;
   }
