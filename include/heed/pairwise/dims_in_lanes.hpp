@@ -7,7 +7,8 @@
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
 // [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
-// pass over the tile, in cache. Masks and score mods see lane i of a vector as row i % R at key i / R of the vector's
+// pass over the tile, in cache; up to 4 rows in all take 16 keys at a time in one loop (few_rows_stream.hpp), unless
+// keys are tested pair by pair. Masks and score mods see lane i of a vector as row i % R at key i / R of the vector's
 // keys. While a tile is read the next one is prefetched.
 
 #include <algorithm>
