@@ -99,6 +99,18 @@ TEST_CASE("decode: every mix of storage types") {
           }
 }
 
+TEST_CASE("decode: any number of rows on a cache of bf16, which may run on dot products") {
+  std::size_t turn = 0;
+  for (const index_t group : {4, 5, 8, 16, 24, 33})
+    for (const index_t n : {1, 3, 20})
+      for (const index_t d : {32, 64, 96}) {
+        if (turn++ % few_thinning != 0) continue;
+        decode_problem p{group * 2, 2, n, d, d == 64 ? 32 : d, {150, 47}, some_cache(turn, 150)};
+        p.stored_kv = kept::bf16, p.stored_q = turn % 2 == 0 ? stored::bf16 : stored::f32;
+        check_decode<float>(p, {.mask = turn % 3 == 0 ? heed::mask{} : heed::causal()});
+      }
+}
+
 TEST_CASE("decode: in double") {
   std::size_t turn = 0;
   for (const index_t group : groups)
@@ -121,10 +133,10 @@ TEST_CASE("decode: many sequences of any length") {
 }
 
 TEST_CASE("decode: nothing to do") {
-  check_decode<float>({4, 2, 0, 8, 8, {5, 9}});                             // no new token
-  check_decode<float>({4, 2, 3, 8, 8, {}});                                 // no sequence
-  check_decode<float>({0, 2, 3, 8, 8, {5}});                                // no head
-  for (const index_t capacity : {0, 50})                                    // no token
+  check_decode<float>({4, 2, 0, 8, 8, {5, 9}});  // no new token
+  check_decode<float>({4, 2, 3, 8, 8, {}});      // no sequence
+  check_decode<float>({0, 2, 3, 8, 8, {5}});     // no head
+  for (const index_t capacity : {0, 50})         // no token
     for (const index_t group : {1, 8})
       for (const cache_kind kind : {cache_kind::contiguous, cache_kind::paged}) {
         check_decode<float>({group, 1, 2, 8, 8, {0, 0}, {kind, capacity}}, {.mask = heed::causal()});

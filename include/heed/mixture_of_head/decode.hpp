@@ -57,8 +57,9 @@ template <class T> struct decode_call : pairwise::decode_call<T, problem<T>, act
   }
   void describe(plan& out) const {
     pairwise::decode_call<T, problem<T>, active_rows>::describe(out);
-    out.path = this->cut.many ? "mixture_of_head: decode, active queries in lanes"
-                              : "mixture_of_head: decode, head dim in lanes";
+    out.path = this->cut.many         ? "mixture_of_head: decode, active queries in lanes"
+               : this->runs_on_dots() ? "mixture_of_head: decode, head dim in lanes on bf16 dot products"
+                                      : "mixture_of_head: decode, head dim in lanes";
   }
 };
 

@@ -222,8 +222,10 @@ HEED_INLINE softmax_rows<acc_of<Q>> softmax_rows_of_cache(const Q& q, const View
   using T = acc_of<Q>;
   using C = heed::detail::cache_element_t<View>;
   softmax_rows<T> rows{rows_of_cache(q, cache, o, shapes.longest()), &few_rows_format_of<T, C>, nullptr};
+  const index_t kv_heads = std::max<index_t>(rows.k.extent(1), 1);
+  const index_t sharing = rows.q.extent(2) * std::max<index_t>(rows.q.extent(1) / kv_heads, 1);
   if constexpr (std::is_same_v<C, bf16_t>)
-    if (tile::has_fast_dots() && rows.k.extent(3) % 32 == 0 && rows.v.extent(3) % 32 == 0)
+    if (sharing > 4 && tile::has_fast_dots() && rows.k.extent(3) % 32 == 0 && rows.v.extent(3) % 32 == 0)
       rows.few_dots = few_rows_dots_of<T, C>();
   return rows;
 }

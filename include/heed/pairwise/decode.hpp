@@ -176,7 +176,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     if (p.heads == 0 || sequences == 0 || rows == 0) return {};
     const row_cut<T> each(p, rows);
     cut.add(each, sequences * p.kv_heads);
-    cut.most_few = std::max(cut.most_few, std::min(rows, few_rows<T> - 1));
+    cut.most_few = std::max(cut.most_few, std::min(rows, most_few_rows(p)));
     most_rows = each.count(0);
     most_pieces = piece_sizes::most_pieces(static_cast<double>(cut.tasks), cache.capacity());
     if (p.k.extent(2) >= 2 * piece_sizes::least_keys) count_pieces();
@@ -199,7 +199,8 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     if (out.tasks == 0)
       text << "no rows";
     else
-      text << p.q.extent(2) * p.group << " rows share keys, queries go in lanes from " << few_rows<T>;
+      text << p.q.extent(2) * p.group << " rows share keys";
+    if (out.tasks > 0 && p.few_dots == nullptr) text << ", queries go in lanes from " << few_rows<T>;
     text << "; " << cache.layout_name() << " cache of " << p.kv_format->name << ", up to " << p.k.extent(2) << " keys";
     if (cache.has_prefix) text << ", of which " << cache.prefix_length() << " shared";
     if (splits > 1) text << ", in up to " << splits << " pieces";
@@ -225,7 +226,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
     });
   }
 
-  bool runs_on_dots() const { return p.few_dots != nullptr && most_rows > 4; }
+  bool runs_on_dots() const { return p.few_dots != nullptr; }
 
  private:
   void count_pieces() {
@@ -244,7 +245,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
                   to = piece_sizes::first_key(x.keys_total, x.pieces, number + 1);
     key_share<T> share{x.keys.part(from, to), x.pieces > 1, number == 0, {}};
     if (share.split) share.out = states.piece(x, number);
-    driver.run(x.s, x.kv_head, rows, rows.count < few_rows<T>, gates, &share);
+    driver.run(x.s, x.kv_head, rows, row_cut<T>(p, rows.count).few(), gates, &share);
     if (!share.split || !states.finish(x, number, rows.count)) return;
     const partial_rows<T> all = states.piece(x, 0);
     for (index_t r = 0; r < rows.count; ++r) {

@@ -32,8 +32,8 @@ template <class T> class dims_in_lanes {
   static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
   using stream = few_row_stream<T>;
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
-  static constexpr index_t most_rows = w < 8 ? 8 : w;  // fewer rows than this run here
-  static_assert((most_rows + pass_capacity - 1) / pass_capacity * w <= lane_capacity);
+  static constexpr index_t most_rows = lane_capacity / w * pass_capacity;  // of a task
+
 
   // rows: the most that a run will have
   dims_in_lanes(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The products of 8 rows with keys and values of bf16 by dot products, for a cache of bf16 and groups of 5 and more:
-// queries and weights are rounded to bf16, sums are floats. Nothing is packed: rows of K are pairs of columns already,
+// The products of 8 rows with keys and values of bf16 by dot products, for a cache of bf16 and 5 or more rows that share
+// it: queries and weights are rounded to bf16, sums are floats. Nothing is packed: rows of K are pairs of columns already,
 // two rows of V are joined column by column in registers.
 
 #include "heed/pairwise/few_rows_format.hpp"
@@ -16,6 +16,7 @@ inline namespace HEED_ISA {
 template <class T> struct few_rows_dots {
   static constexpr index_t rows = 8, columns = 32;  // of a step
 
+  void (*round_row)(T* q, index_t dim);
   void (*pack)(const T* q, index_t dim, index_t row, T* out);  // out: [dim / 32][row][32] in bf16
   // As few_rows_format's, but q is packed so, and scores are to be multiplied with `factor`
   void (*score)(const few_row_scores<T>& x, T factor);
@@ -28,6 +29,15 @@ template <class T> struct few_rows_dots {
 namespace detail {
 
 inline constexpr index_t dot_rows = few_rows_dots<float>::rows, dot_columns = few_rows_dots<float>::columns;
+
+inline void round_query(float* q, index_t dim) {
+  constexpr index_t w = simd::width<float>;
+  std::array<bf16_t, std::size_t{w}> rounded;
+  for (index_t c = 0; c < dim; c += w) {
+    simd::store_as<bf16_t>(rounded.data(), simd::load(q + c));
+    simd::store(q + c, simd::load_as<float>(rounded.data()));
+  }
+}
 
 inline void pack_dots(const float* q, index_t dim, index_t row, float* out) {
   for (index_t c = 0; c < dim; c += dot_columns) {
@@ -109,8 +119,8 @@ HEED_INLINE void sum_pairs(const few_row_sums<float>& x, index_t c, line_prefetc
 
 }  // namespace detail
 
-inline constexpr few_rows_dots<float> bf16_rows_dots{&detail::pack_dots, &detail::score_dots, &detail::round_weights,
-                                                     &detail::sum_dots};
+inline constexpr few_rows_dots<float> bf16_rows_dots{&detail::round_query, &detail::pack_dots, &detail::score_dots,
+                                                     &detail::round_weights, &detail::sum_dots};
 #endif
 
 // Those of a storage type, or null

@@ -63,6 +63,7 @@ template <class T> class few_rows_queries {
   void pack(const row_pass<T>& pass, index_t r, const std::byte* q) {
     simd::store(row_ + dim_ - w, simd::batch<T>(T(0)));
     p_.q_format->read(q, 0, 1, p_.d, row_, dim_);
+    if (p_.few_dots != nullptr) p_.few_dots->round_row(row_, dim_);  // for few rows too: a call rounds all or none
     T* const to = packed_ + pass.first * dim_ + (r - pass.first) * w;
     for (index_t c = 0; c < dim_; c += w)
       simd::store(to + c * pass.padded, simd::load(row_ + c) * simd::batch<T>(p_.scores.query_factor));

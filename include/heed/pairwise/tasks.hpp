@@ -70,7 +70,13 @@ template <class T, class Tiles> class task_list {
 };
 
 // Fewer rows than this run with the head dim in lanes. bench/softmax_bench.cpp, small-N table.
-template <class T> inline constexpr index_t few_rows = dims_in_lanes<T>::most_rows;
+template <class T> inline constexpr index_t few_rows = simd::width<T> < 8 ? 8 : simd::width<T>;
+
+// So many rows at most run together with the head dim in lanes. Where they run on dot products all rows do.
+template <class T> index_t most_few_rows(const softmax_problem<T>& p) {
+  static_assert(few_rows<T> <= dims_in_lanes<T>::most_rows);
+  return p.few_dots != nullptr ? dims_in_lanes<T>::most_rows : few_rows<T> - 1;
+}
 
 // Rows and keys of a tile with queries in lanes, at most
 template <class T> index_t most_rows_of(const softmax_problem<T>& p) {
@@ -84,15 +90,18 @@ template <class T> index_t most_keys_of(const softmax_problem<T>& p) {
 // How the rows that share a key/value head run: few of them in one task with the head dim in lanes, others in tiles
 // with queries in lanes.
 template <class T> struct row_cut {
-  row_cut(const softmax_problem<T>& p, index_t count) : rows(count), most(most_rows_of(p)) {}
+  row_cut(const softmax_problem<T>& p, index_t count)
+      : rows(count), on_dots(p.few_dots != nullptr), most(few() ? most_few_rows(p) : most_rows_of(p)) {}
 
-  bool few() const { return rows < few_rows<T>; }
-  index_t tasks() const { return rows == 0 ? 0 : few() ? 1 : (rows + most - 1) / most; }
+  bool few() const { return on_dots || rows < few_rows<T>; }
+  index_t tasks() const { return (rows + most - 1) / most; }
 
-  index_t first(index_t task) const { return few() ? 0 : task * most; }
-  index_t count(index_t task) const { return few() ? rows : std::min(most, rows - first(task)); }
+  index_t first(index_t task) const { return task * most; }
+  index_t count(index_t task) const { return std::min(most, rows - first(task)); }
 
-  index_t rows, most;
+  index_t rows;
+  bool on_dots;
+  index_t most;
 };
 
 // How the rows of a call are cut
@@ -106,7 +115,7 @@ struct softmax_cut {
     if (times == 0) return;
     tasks += times * cut.tasks();
     if (cut.few())
-      most_few = std::max(most_few, cut.rows);
+      most_few = std::max(most_few, cut.count(0));
     else
       many = true;
   }
@@ -114,8 +123,6 @@ struct softmax_cut {
 
 // The drivers of one worker; memory: as `bytes` says; shared: memory of all workers, as `shared_bytes` says
 template <class T> class softmax_driver {
-  static_assert(few_rows<T> <= lane_capacity);
-
  public:
   static std::size_t bytes(const softmax_problem<T>& p, const softmax_cut& cut) {
     heed::detail::arena few, many;
