@@ -2,8 +2,8 @@
 #pragma once
 
 // The products of 8 rows with keys and values of bf16 by dot products, for calls whose cache is of bf16 and where 5 or
-// more rows share a key/value head: queries and weights are rounded to bf16, sums are floats. Nothing is packed: rows of
-// K are pairs of columns already, two rows of V are joined column by column in registers.
+// more rows share a key/value head: queries and weights are rounded to bf16, sums are floats. Nothing is packed: rows
+// of K are pairs of columns already, two rows of V are joined column by column in registers.
 
 #include "heed/pairwise/few_rows_format.hpp"
 #include "heed/simd/dot.hpp"
