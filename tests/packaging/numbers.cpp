@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <memory>
 #include <vector>
 
 #include "heed/heed.hpp"
@@ -86,6 +87,17 @@ template <class T> void check_softmax(index_t n, index_t m) {
   heed::softmax::forward(q, heed::slice(k, 2, 30, m - 30), heed::slice(v, 2, 30, m - 30), to, {.lse = rest});
   heed::softmax::merge(x.out(), all, to, rest);
   x.check("merge", true, weight);
+
+  // A value that is hidden, and not finite, has no effect.
+  const auto visible = std::make_unique<bool[]>(at(m));
+  for (index_t j = 0; j < m; ++j) visible[at(j)] = j != 5;
+  const heed::mask hides = heed::keep({visible.get(), {1, 1, 1, m}, {0, 0, 0, 1}});
+  heed::softmax::forward(q, k, v, x.out(), {.mask = hides});
+  numbers<T> spoiled = x.v;
+  for (index_t h = 0; h < heads; ++h) spoiled[at((h * m + 5) * d + 1)] = static_cast<T>(NAN);
+  heed::softmax::forward(q, k, x.rows(spoiled, m), to, {.mask = hides});
+  for (std::size_t i = 0; i < part.size(); ++i)
+    if (!(std::abs(part[i] - x.o[i]) <= T(1e-5))) failed = true, std::printf("a hidden NaN is seen\n");
 
   numbers<T> gates = random<T>(heads * n, 4);
   for (std::size_t i = 0; i < gates.size(); i += 3) gates[i] = 0;

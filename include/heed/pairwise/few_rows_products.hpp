@@ -53,16 +53,16 @@ struct no_prefetcher {
 // Rows at equal distances: beside `Rows` rows of K as many of them, beside columns of V line by line in the order of
 // memory
 template <int Rows> struct rows_ahead {
-  const std::byte* row;
-  index_t stride, bytes, at = 0;
+  const std::byte* first;
+  index_t stride, bytes, row = 0, at = 0;  // row, at: offsets of the row, and in it; what is there need not exist
 
   template <int Step, int Lines> HEED_INLINE void step(index_t offset) const {
     if constexpr (Step < Lines / Rows)
-      for (int r = 0; r < Rows; ++r) simd::prefetch(row + r * stride, offset + Step * 64);
+      for (int r = 0; r < Rows; ++r) simd::prefetch(first, row + r * stride + offset + Step * 64);
   }
   template <int Lines> HEED_INLINE void run() {
     [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-      (simd::prefetch(row, at + N * 64), ...);
+      (simd::prefetch(first, row + at + N * 64), ...);
     }
     (numbers_to<Lines>);
     at += Lines * 64;

@@ -138,15 +138,21 @@ struct pages_prefetcher {
 // The same beside rows of V, one page after the other; those of K of the next pages behind the last
 template <class T> struct page_values_prefetcher {
   const few_row_stream<T>& x;
-  index_t first, row = 0, page = 0;
+  index_t first, row = 0, page = 0, column = 0;  // column: in bytes
 
   template <int Lines> HEED_INLINE void run() {
-    constexpr index_t half = few_row_stream<T>::tile_keys / 2;
+    constexpr index_t rows = few_row_stream<T>::tile_keys, half = rows / 2;
     const index_t next = std::min(first + pages_together + page, x.tiles);
-    const std::byte* const at =
-        row < half ? x.v[first + page] + (row + half) * x.v_row : x.k[next] + (row - half) * x.k_row;
-    rows_ahead<1>{at, 0, 0}.run<Lines>();
-    if (++page == pages_together) page = 0, ++row;
+    const bool of_v = row < half;
+    const std::byte* const at = of_v ? x.v[first + page] : x.k[next];
+    const index_t offset = column + (of_v ? (row + half) * x.v_row : (row - half) * x.k_row);
+    [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+      (simd::prefetch(at, offset + N * 64), ...);
+    }
+    (numbers_to<Lines>);
+    if (++page < pages_together) return;
+    page = 0;
+    if (++row == rows) row = 0, column += Lines * 64;  // the next block of columns
   }
 };
 

@@ -26,7 +26,7 @@ template <class T> HEED_NOINLINE void copy_finite(const lane_block<const T>& x, 
 // Whether every value of count rows of dim is finite
 template <class T> HEED_NOINLINE bool all_finite(const T* rows, index_t stride, index_t count, index_t dim) {
   constexpr index_t w = simd::width<T>;
-  const simd::batch<T> zero(T(0));
+  const simd::batch<T> zero = simd::rounded(simd::batch<T>(T(0)));  // no 0 that fast-math would take for the product
   simd::batch<T> a = zero, b = zero, c = zero, e = zero;  // 0 * x is NaN where x is not finite; four sums: no latency
   for (index_t j = 0; j < count; ++j, rows += stride) {
     index_t d = 0;

@@ -25,7 +25,7 @@ HEED_INLINE float larger_size(float a, float b) { return std::isnan(a) || a > b 
 // Returns the largest |x| of n numbers, at least 0; NaN where one of them is.
 HEED_NOINLINE inline float largest_size(const float* x, index_t n) {
   constexpr index_t w = simd::width<float>;
-  const simd::batch<float> zero(0.0f);
+  const simd::batch<float> zero = simd::rounded(simd::batch<float>(0.0f));  // as in all_finite
   simd::batch<float> largest = zero, bad = zero;  // 0 * x is NaN where x is not finite
   for (index_t i = 0; i < n; i += w) {
     const simd::batch<float> each = n - i < w ? simd::load_partial(x + i, n - i) : simd::load(x + i);

@@ -28,7 +28,7 @@ namespace detail {
 template <bool Clean>
 HEED_INLINE simd::batch<float> row_pairs(const bf16_rows& x, index_t r, index_t c, simd::batch<float>& finite) {
   using batch = simd::batch<float>;
-  const batch zero(0.0f), most(std::numeric_limits<float>::max());
+  const batch zero = simd::rounded(batch(0.0f)), most(std::numeric_limits<float>::max());
   const index_t left = x.dim - c;
   const auto read = [&](index_t row) {
     if (row >= x.count) return zero;
