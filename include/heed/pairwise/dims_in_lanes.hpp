@@ -104,7 +104,7 @@ template <class T> class dims_in_lanes {
     const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
-    const bool streams = rows_ <= stream::most_rows && !seen_.tests_pairs();
+    const bool streams = rows_ <= stream::most_rows;
     if (streams && !nonfinite_pass)
       for (index_t i = 0; i < spans.count; ++i) stream_span(spans.span[i]);
     else
@@ -121,7 +121,13 @@ template <class T> class dims_in_lanes {
   // steps apart: bits do not depend on where tokens are.
   void stream_span(const key_span& span) {
     for (index_t key = span.first; key < span.end;) {
-      const index_t keys = stream_.find({p_, s_, kv_head_}, key, span.end);
+      index_t end = span.end;
+      if (seen_.tests_pairs()) end = std::min(end, key + stream::tile_keys);
+      const index_t keys = stream_.find({p_, s_, kv_head_}, key, end);
+      if (seen_.hides_all(key, key + keys)) {
+        key += keys;
+        continue;
+      }
       if (stream_.count > 0) {
         stream_partial_ = span.partial;
         stream_found();
@@ -135,7 +141,7 @@ template <class T> class dims_in_lanes {
   }
   void stream_found() {
     const row_pass r = pass_from(rows_, 0);
-    const bool finishes = stream_partial_ || seen_.modifies_scores();
+    const bool finishes = stream_partial_ || seen_.tests_pairs() || seen_.modifies_scores();
     const where_keys_are where = !far_ ? in_cache : finishes || !in_small_pages() ? in_memory : scattered;
     functions_of(r).stream[where]({.k = stream_.k.data(),
                                    .v = stream_.v.data(),
@@ -157,9 +163,9 @@ template <class T> class dims_in_lanes {
                                    .self = this});
   }
   bool in_small_pages() const {
-    constexpr index_t small = 8;  // tiles: in longer pages the processor runs ahead by itself
+    constexpr index_t tiles = 8;  // in longer pages the processor runs ahead by itself
     const bool paged = p_.cache.layout == cache_layout::paged || p_.prefix.rows.layout == cache_layout::paged;
-    return paged && stream_.pieces > 1 && stream_.pieces * small >= stream_.count;
+    return paged && stream_.pieces > 1 && stream_.pieces * tiles >= stream_.count;
   }
   static void finish_part(void* self, index_t key, index_t keys) {
     dims_in_lanes& x = *static_cast<dims_in_lanes*>(self);

@@ -7,6 +7,8 @@
 #include <bit>
 #include <cstdint>
 
+#include "heed/core/context.hpp"
+#include "heed/pairwise/few_rows_dots.hpp"
 #include "heed/pairwise/problem.hpp"
 #include "heed/pairwise/row_tile.hpp"
 
