@@ -67,7 +67,7 @@ TEST_CASE("decode from memory: masks and changed scores") {
 }
 
 TEST_CASE("decode from memory: numbers that are not finite") {
-  for (const std::size_t kind : {0, 3, 5})
+  for (const std::size_t kind : {0u, 3u, 5u})
     for (const index_t group : {1, 2, 4}) {
       decode_case<float> x(far_problem(3, group, 1, far_caches[kind], kept::f32),
                            {.mask = heed::causal() & heed::window(2000)});
