@@ -40,6 +40,14 @@ TEST_CASE("plan_decode: a path, why, and pieces of every kind of call") {
         }
 }
 
+TEST_CASE("plan_decode: up to 4 rows have tiles of 16 keys, more of 128") {
+  for (const index_t rows : {1, 2, 3, 4, 5, 7}) {
+    const heed::plan plan = plan_of({2 * rows, 2, 1, 16, 16, {400, 3}});
+    CHECK(plan.query_tile == rows);
+    CHECK(plan.key_tile == (rows <= 4 ? 16 : 128));
+  }
+}
+
 TEST_CASE("plan_decode: pieces follow shapes and lengths, not workers") {
   for (const decode_problem& p :
        {decode_problem{1, 1, 1, 64, 64, {30000}}, {8, 1, 4, 16, 16, {900, 5, 20000}}, {4, 2, 17, 8, 8, {3000}}}) {

@@ -63,7 +63,7 @@ template <class T> struct forward_call {
   void describe(plan& out) const {
     const index_t w = p.on_unit == nullptr ? simd::width<T> : p.on_unit->lane_multiple;
     const index_t most_rows = pairwise::most_rows_of(p);
-    index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0;
+    index_t rows = 0, active = 0, tiles = 0, lanes = 0, in_lanes = 0, few = 0, unused = 0, most_few = 0;
     out.tasks = 0;
     for (index_t pair = 0; !p.gates.empty() && pair < p.pairs(); ++pair) {
       const pairwise::sequence s = p.sequence_at(pair / p.kv_heads);
@@ -73,7 +73,7 @@ template <class T> struct forward_call {
       if (count == 0) {
         unused += p.rows(s) > 0 ? 1 : 0;
       } else if (pairwise::row_cut<T>(p, count).few()) {
-        ++few;
+        ++few, most_few = std::max(most_few, count);
       } else {
         in_lanes += count, tiles += pairwise::row_cut<T>(p, count).tasks();
         lanes += count / most_rows * most_rows + (count % most_rows + w - 1) / w * w;
@@ -86,7 +86,9 @@ template <class T> struct forward_call {
                : few > 0   ? "mixture_of_head: head dim in lanes"
                            : "mixture_of_head: nothing active";
     out.query_tile = tiles > 0 ? most_rows : few > 0 ? pairwise::few_rows<T> - 1 : 0;
-    out.key_tile = tiles > 0 ? pairwise::most_keys_of(p) : few > 0 ? pairwise::dims_in_lanes<T>::most_keys : 0;
+    out.key_tile = tiles > 0 ? pairwise::most_keys_of(p)
+                   : few > 0 ? pairwise::dims_in_lanes<T>::tile_keys(most_few)
+                             : 0;
     out.chunk = tiles > 0 && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     text << active << " of " << rows << " rows active";

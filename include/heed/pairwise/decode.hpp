@@ -194,7 +194,7 @@ template <class T, class Problem, template <class> class Rows> struct decode_cal
                : runs_on_dots() ? "softmax: decode, head dim in lanes on bf16 dot products"
                                 : "softmax: decode, head dim in lanes";
     out.query_tile = most_rows, out.splits = splits;
-    out.key_tile = few ? dims_in_lanes<T>::most_keys : score_tiles<T>::most_keys;
+    out.key_tile = few ? dims_in_lanes<T>::tile_keys(most_rows) : score_tiles<T>::most_keys;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";

@@ -7,9 +7,9 @@
 //
 // Scores: (keys x rows) dot products over d, one accumulator each, reduced together by one tree; they are stored as
 // [key][row], so that maxima and sums are vertical. Output: weights times the rows of V, as they are. Up to 8 rows a
-// pass over the tile, in cache; up to 4 rows in all take 16 keys at a time in one loop (few_rows_stream.hpp), unless
-// keys are tested pair by pair. Masks and score mods see lane i of a vector as row i % R at key i / R of the vector's
-// keys. While a tile is read the next one is prefetched.
+// pass over the tile, in cache; up to 4 rows in all take 16 keys at a time in one loop (few_rows_stream.hpp). Masks and
+// score mods see lane i of a vector as row i % R at key i / R of the vector's keys. While a tile is read the next one
+// is prefetched.
 
 #include <algorithm>
 #include <bit>
@@ -34,6 +34,8 @@ template <class T> class dims_in_lanes {
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
   static constexpr index_t most_rows = lane_capacity / w * pass_capacity;  // of a task
 
+  // Keys of a tile of a task of so many rows, at most
+  static index_t tile_keys(index_t rows) { return rows <= stream::most_rows ? stream::tile_keys : most_keys; }
 
   // rows: the most that a run will have
   dims_in_lanes(const softmax_problem<T>& p, index_t rows, heed::detail::arena& memory)
@@ -45,7 +47,7 @@ template <class T> class dims_in_lanes {
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
         wide_(memory.take<T>(block_keys * e_)),
         finite_(memory.take<T>(block_keys * e_)),
-        scale_(memory.take<T>(p.scaled() ? 2 * most_keys + (most_keys + w) * pass_capacity : 0)),
+        scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
         weight_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : most_keys / 2 * pass_capacity)),
         finite_pairs_(memory.take<T>(p.few_dots == nullptr ? 0 : block_keys * e_ / 2)),
         seen_(p) {}
@@ -231,15 +233,9 @@ template <class T> class dims_in_lanes {
     if (p_.scaled()) multiply_by_key(r, keys.keys, scale_);
   }
   // Multiplies scores or weights [key][row] with one number per key.
-  template <index_t R> HEED_NOINLINE void multiply_by_key(index_t keys, const T* scale) {
-    T* const each = scale_ + 2 * most_keys;  // [key][row]
-    for (index_t j = 0; j < keys; ++j)
-      for (index_t i = 0; i < R; ++i) each[j * R + i] = scale[j];
-    for (index_t i = keys * R; i % w != 0; ++i) each[i] = T(1);
-    for (index_t i = 0; i < keys * R; i += w) simd::store(scores_ + i, simd::load(scores_ + i) * simd::load(each + i));
-  }
-  void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
-    with_rows(r.padded, [&](auto rows) { multiply_by_key<rows>(keys, scale); });
+  HEED_NOINLINE void multiply_by_key(const row_pass& r, index_t keys, const T* scale) {
+    with_rows(r.padded,
+              [&](auto rows) { detail::scale_keys<rows>(scores_, keys, [=](index_t j) { return scale[j]; }); });
   }
 
   // Score mods and masks; -inf behind the last key, up to a whole vector
@@ -258,13 +254,7 @@ template <class T> class dims_in_lanes {
     const simd::batch<T> factor = state_.template update_rows<R>(scores_, (keys * R + w - 1) / w, r.number() * w);
     if (q_.on_dots(r))  // l is the sum of the weights that are multiplied
       simd::store(l, simd::fma(factor, before, p_.few_dots->round(scores_, keys, weight_pairs_)));
-    tile::lane_array<T, w> each;
-    simd::store(each.data(), factor);
-    for (index_t x = 0; x < std::min(R, r.rows); ++x) {
-      if (heed::detail::equals(each[x], T(1))) continue;
-      T* const acc = acc_ + (r.first + x) * e_;
-      for (index_t c = 0; c < e_; c += w) simd::store(acc + c, simd::load(acc + c) * simd::batch<T>(each[x]));
-    }
+    detail::rescale_rows<R>(acc_ + r.first * e_, e_, e_, factor);
   }
 
   // Notes which rows of the pass see which keys. Returns whether some row misses some key.
@@ -366,7 +356,7 @@ template <class T> class dims_in_lanes {
   few_rows_queries<T> q_;
   T *scores_, *acc_;
   tile::lane_states<T> state_;       // a vector for each pass
-  T *wide_, *finite_, *scale_;       // rows of V as T; scale_: of K, of V, then by row
+  T *wide_, *finite_, *scale_;       // rows of V as T; scale_: of K, of V
   T *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;
   bool far_ = false;                              // K and V do not stay in cache

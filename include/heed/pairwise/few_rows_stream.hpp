@@ -33,30 +33,29 @@ template <class T> struct few_row_stream {
 
 namespace detail {
 
-// Multiplies each row of sums with its factor.
+// Multiplies each row of sums, `stride` apart, with its factor; columns: up to whole vectors.
 template <index_t R, class T>
-HEED_NOINLINE void rescale_rows(const few_row_stream<T>& x, const simd::batch<T>& factor) {
+HEED_NOINLINE void rescale_rows(T* sums, index_t stride, index_t columns, const simd::batch<T>& factor) {
   tile::lane_array<T, simd::width<T>> each;
   simd::store(each.data(), factor);
-  for (index_t r = 0; r < R; ++r) {
-    if (heed::detail::equals(each[r], T(1))) continue;
-    T* const sums = x.sums + r * x.stride;
-    for (index_t c = 0; c < x.columns; c += simd::width<T>)
+  for (index_t r = 0; r < R; ++r, sums += stride)
+    for (index_t c = 0; c < columns && !heed::detail::equals(each[r], T(1)); c += simd::width<T>)
       simd::store(sums + c, simd::load(sums + c) * simd::batch<T>(each[r]));
-  }
 }
 
-// Multiplies scores or weights [key][row] with one number per key, scale(key).
-template <index_t R, index_t keys, class T, class Scale> HEED_INLINE void scale_keys(T* x, Scale scale) {
+// Multiplies scores or weights [key][row] with one number per key, scale(key); what is behind them, up to a whole
+// vector, stays. At most 128 keys
+template <index_t R, class T, class Scale> HEED_INLINE void scale_keys(T* x, index_t keys, Scale scale) {
   constexpr index_t w = simd::width<T>;
-  tile::lane_array<T, keys * R> each;
+  tile::lane_array<T, 128 * R + w> each;
   for (index_t j = 0; j < keys; ++j)
     for (index_t r = 0; r < R; ++r) each[j * R + r] = static_cast<T>(scale(j));
+  for (index_t i = keys * R; i % w != 0; ++i) each[i] = T(1);
   for (index_t i = 0; i < keys * R; i += w) simd::store(x + i, simd::load(x + i) * simd::load(&each[i]));
 }
-template <index_t R, index_t keys, class T> HEED_INLINE void scale_keys(T* x, const float* scale, index_t row) {
+template <index_t R, index_t keys, class T> HEED_INLINE void scale_part(T* x, const float* scale, index_t row) {
   constexpr index_t w = simd::width<T>;
-  if (R > 1 || row != 1) return scale_keys<R, keys>(x, [=](index_t j) { return scale[j * row]; });
+  if (R > 1 || row != 1) return scale_keys<R>(x, keys, [=](index_t j) { return scale[j * row]; });
   for (index_t i = 0; i < keys; i += w) simd::store(x + i, simd::load(x + i) * simd::load_as<T>(scale + i));
 }
 
@@ -100,11 +99,11 @@ HEED_INLINE void stream_part(const few_row_stream<T>& x, index_t key, const part
     simd::store(x.scores + first * R, vector_of_scores<R, together, T, S>(x.q, x.dim, row, ahead));
   }
   const index_t tile = key / few_row_stream<T>::tile_keys, in_tile = key % few_row_stream<T>::tile_keys;
-  if constexpr (sizeof(S) == 1) scale_keys<R, keys>(x.scores, x.k_scale[tile] + in_tile * x.k_scale_row, x.k_scale_row);
+  if constexpr (sizeof(S) == 1) scale_part<R, keys>(x.scores, x.k_scale[tile] + in_tile * x.k_scale_row, x.k_scale_row);
   if (x.finish_scores != nullptr) x.finish_scores(x.self, key, keys);
   const simd::batch<T> factor = x.state.template update_rows<R>(x.scores, keys * R / w, 0);
-  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x, factor);
-  if constexpr (sizeof(S) == 1) scale_keys<R, keys>(x.scores, x.v_scale[tile] + in_tile * x.v_scale_row, x.v_scale_row);
+  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x.sums, x.stride, x.columns, factor);
+  if constexpr (sizeof(S) == 1) scale_part<R, keys>(x.scores, x.v_scale[tile] + in_tile * x.v_scale_row, x.v_scale_row);
   auto next = in_turn ? prefetcher(rows.next_k, x.k_row, x.dim) : prefetcher(rows.next_v, x.v_row, x.columns);
   add_values<R, keys, S>(x, next, [&](index_t j) __attribute__((always_inline)) { return rows.v + j * x.v_row; });
 }
@@ -180,11 +179,11 @@ template <index_t R, class T, class S> HEED_NOINLINE void stream_pages(const few
   }
   const auto scales = [&](const float* const* scale, index_t row) __attribute__((always_inline)) {
     if constexpr (sizeof(S) == 1)
-      scale_keys<R, keys>(x.scores, [&](index_t j) { return scale[first + j % pages][j / pages * row]; });
+      scale_keys<R>(x.scores, keys, [&](index_t j) { return scale[first + j % pages][j / pages * row]; });
   };
   scales(x.k_scale, x.k_scale_row);
   const simd::batch<T> factor = x.state.template update_rows<R>(x.scores, keys * R / w, 0);
-  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x, factor);
+  if (simd::any_below(factor, simd::batch<T>(T(1)))) rescale_rows<R>(x.sums, x.stride, x.columns, factor);
   scales(x.v_scale, x.v_scale_row);
   page_values_prefetcher<T> ahead{x, first};
   add_values<R, keys, S>(

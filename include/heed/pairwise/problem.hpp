@@ -158,7 +158,7 @@ template <class T> struct unit_driver;
 template <class T> struct softmax_rows : tile::call_rows<T> {
   const few_rows_format<T>* few_format;
   const unit_driver<T>* on_unit;               // null where the tensors are not for a matrix unit
-  const few_rows_dots<T>* few_dots = nullptr;  // null: few rows are widened
+  const few_rows_dots<T>* few_dots = nullptr;  // null: rows of 16 bits are widened
 };
 
 template <class T> struct softmax_problem : attention<T> {
@@ -179,7 +179,7 @@ template <class T> struct softmax_problem : attention<T> {
   }
 
   const few_rows_format<T>* few_format;
-  const few_rows_dots<T>* few_dots;  // null: few rows of 16 bits are widened
+  const few_rows_dots<T>* few_dots;  // null: rows of 16 bits are widened
   const unit_driver<T>* on_unit;     // null: many rows run in the float engine
   heed::detail::per_head_view sink_logits;
 };

@@ -34,7 +34,7 @@ template <class T> struct forward_call {
                : cut.most_few == 0 ? "softmax: queries in lanes"
                                    : "softmax: queries in lanes, head dim in lanes for short sequences";
     out.query_tile = few ? cut.most_few : pairwise::most_rows_of(p);
-    out.key_tile = few ? pairwise::dims_in_lanes<T>::most_keys : pairwise::most_keys_of(p);
+    out.key_tile = few ? pairwise::dims_in_lanes<T>::tile_keys(cut.most_few) : pairwise::most_keys_of(p);
     out.chunk = !few && p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
