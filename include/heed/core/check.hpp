@@ -184,6 +184,24 @@ inline void check_tensors(checker& check, const call_shapes& x) {
   for (const named_tensor* const each : {&x.q, &x.k, &x.v}) check.distinct(x.o, *each);
 }
 
+// Checks dx, the gradient of x, if it is asked for: it has the shape of x and can be written.
+HEED_NOINLINE inline void check_gradient(checker& check, const named_tensor& dx, const named_tensor& x,
+                                         bool unit_last) {
+  if (dx.data == nullptr) return;
+  check.tensor(dx, unit_last), check.written(dx);
+  for (int axis = 0; axis < x.rank; ++axis)
+    check.require(dx.extent(axis) == x.extent(axis), "% has extent % on axis %, % has %", dx.name, dx.extent(axis),
+                  axis, x.name, x.extent(axis));
+}
+
+// Checks that no output of backward is the memory of another output or of an input; arguments that are null are left
+// out.
+HEED_NOINLINE inline void check_gradients_apart(checker& check, checker::names outputs, checker::names inputs) {
+  check.distinct(outputs, inputs);
+  for (const named_tensor* const* a = outputs.begin(); a != outputs.end(); ++a)
+    for (const named_tensor* const* b = outputs.begin(); b != a; ++b) check.distinct(**a, **b);
+}
+
 // Offsets that ascend from 0 and stay within count; whole: they end there
 HEED_NOINLINE inline void check_offsets(checker& check, const char* name, lengths at, index_t count, bool whole) {
   check.require(!at.empty(), "% is empty, must have at least 1 entry", name);
