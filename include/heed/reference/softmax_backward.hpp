@@ -133,7 +133,7 @@ inline namespace HEED_ISA {
 
 // heed::softmax::backward without context: tensors as in forward, dout (B, max(H, Hk), N, E), gradients as their
 // comments say. It computes everything anew from q, k, v and dout: it reads neither o nor options.lse. A row that sees
-// nothing but a sink has lse = sink, so its dlse goes to dsink_logits. dsink_logits and dalibi_slopes have one entry per
+// nothing but a sink has lse = sink, so its dlse goes to dsink_logits. dsink_logits and dalibi_slopes have an entry per
 // head of o, also where the option is one number or none. dbias sums over its axes of extent 1. Shapes are the caller's
 // duty; a score function without a derivative is an error.
 template <viewable Q, viewable K, viewable V, viewable O, viewable D>
