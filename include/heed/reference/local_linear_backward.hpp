@@ -54,9 +54,9 @@ inline row_gradient differentiate(const row& x, const vector& g, double ridge) {
 inline namespace HEED_ISA {
 
 // heed::local_linear::backward without context: tensors as in forward, dout (B, max(H, Hk), N, E). It computes
-// everything anew: it reads no output of forward. dridge has an entry per head of o, also where the ridge is one number;
-// dbias sums over its axes of extent 1. Shapes and values are the caller's duty; a score function without a derivative
-// is an error.
+// everything anew and reads no output of forward. dridge has an entry per head of o, also where the ridge is one
+// number; dbias sums over its axes of extent 1. Shapes and values are the caller's duty; a score function without a
+// derivative is an error.
 template <viewable Q, viewable K, viewable V, viewable D>
 void backward(const Q& q, const K& k, const V& v, const per_head& ridge, const D& dout,
               const heed::local_linear::gradients<acc_of<Q>>& gradients,
