@@ -27,11 +27,11 @@ template <class T> struct gradient_call {
 
   void describe(plan& out) const {
     const bool rows = p.has_row_pass(), keys = p.has_key_pass();
-    out.path = cut.one_pass    ? "backward: one pass over blocks of keys"
-               : rows && keys  ? "backward: two passes, by rows and by blocks of keys"
-               : rows          ? "backward: by rows"
-               : keys          ? "backward: by blocks of keys"
-                               : "backward: sums over rows";
+    out.path = cut.one_pass   ? "backward: one pass over blocks of keys"
+               : rows && keys ? "backward: two passes, by rows and by blocks of keys"
+               : rows         ? "backward: by rows"
+               : keys         ? "backward: by blocks of keys"
+                              : "backward: sums over rows";
     out.query_tile = score_tiles<T>::most_rows, out.key_tile = gradient_tile<T>::block_keys(p);
     out.tasks = cut.tasks();
     heed::detail::message text(out.why);

@@ -38,7 +38,9 @@ template <class T> class gradient_start {
   }
 
  private:
-  static index_t tasks_of_head(const gradient_problem<T>& p) { return (p.q.extent(2) + rows_per_task - 1) / rows_per_task; }
+  static index_t tasks_of_head(const gradient_problem<T>& p) {
+    return (p.q.extent(2) + rows_per_task - 1) / rows_per_task;
+  }
   static index_t row_tasks(const gradient_problem<T>& p) { return p.q.extent(0) * p.heads * tasks_of_head(p); }
   static index_t bias_tasks(const gradient_problem<T>& p) {
     return p.wants_pair_bias() ? p.dbias.extent(0) * p.dbias.extent(1) : 0;

@@ -44,7 +44,8 @@ template <class T> class gradient_tile {
   // Keys of a block: as many as keep four rows of it in half a second-level cache. bench/softmax_bench.cpp, backward.
   static index_t block_keys(const gradient_problem<T>& p) {
     constexpr index_t bytes = index_t(1) << 19, step = 64;
-    const index_t each = 2 * (tile::whole_vectors<T>(p.d) + tile::whole_vectors<T>(p.e)) * static_cast<index_t>(sizeof(T));
+    const index_t each =
+        2 * (tile::whole_vectors<T>(p.d) + tile::whole_vectors<T>(p.e)) * static_cast<index_t>(sizeof(T));
     const index_t most = std::clamp<index_t>(bytes / each / step * step, step, 2048);
     return std::min(most, std::max<index_t>(1, p.k.extent(2)));
   }
@@ -153,8 +154,8 @@ template <class T> class gradient_tile {
     const tile::lane_block<T> p = b.of(s), dp = b.of(ds);
     if (!p_.wants_score_gradients()) return tile::weigh<T>(p, nullptr, lse_ + lane, delta_ + lane);
     const tile::lane_block<const T> v = b.rows_of(keys.v);
-    tile::multiply<T>(
-        tile::product_of<T>(v.data, v.stride, 1, {dout_lanes_ + lane, s.stride, p_.e, vectors * w}, dp), vectors);
+    tile::multiply<T>(tile::product_of<T>(v.data, v.stride, 1, {dout_lanes_ + lane, s.stride, p_.e, vectors * w}, dp),
+                      vectors);
     tile::weigh<T>(p, dp.data, lse_ + lane, delta_ + lane);
     const index_t from = p.data - s_;
     if (slopes_.function != nullptr) tile::multiply_slopes<T>(dp, slopes_.function + from);

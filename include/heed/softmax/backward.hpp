@@ -36,9 +36,9 @@ plan plan_backward(const Q& q, const K& k, const V& v, const O& o, const D& dout
                    const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
   using T = acc_of<Q>;
-  return tile::plan_call(
-      detail::backward_call<T>{{detail::backward_problem<T>(opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
-      context);
+  return tile::plan_call(detail::backward_call<T>{{detail::backward_problem<T>(
+                             opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
+                         context);
 }
 
 // Computes the gradients of a loss with respect to the inputs of forward, from dout (B, max(H, Hk), N, E), the gradient
@@ -53,9 +53,9 @@ void backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, con
               const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
   using T = acc_of<Q>;
-  tile::run_call(
-      detail::backward_call<T>{{detail::backward_problem<T>(opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
-      context);
+  tile::run_call(detail::backward_call<T>{{detail::backward_problem<T>(
+                     opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
+                 context);
 }
 
 // Refuses a pointer in place of a tensor.
