@@ -5,8 +5,8 @@
 //
 // One pass: a task has all rows of a head of q, and all keys that they share. It goes over blocks of keys, and over the
 // tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has
-// a tile of rows and makes dq, or a block of keys and makes dk and dv. Scores and weights are computed twice, 7 products
-// instead of 5, but there are more tasks. Every element is summed in the same order in both: the choice depends on the
+// a tile of rows and makes dq, or a block of keys and makes dk and dv. Scores and weights are computed twice: 7
+// products instead of 5, but more tasks. Every element is summed in the same order in both: the choice depends on the
 // number of workers, and no bit depends on the choice.
 
 #include <algorithm>
