@@ -126,7 +126,9 @@ template <class T> gradient_cut cut_gradients(const gradient_problem<T>& p, inde
   gradient_cut cut;
   cut.units = units.units();
   const bool rows = p.has_row_pass(), keys = p.has_key_pass();
-  if (rows && keys) {
+  if (p.overlaps_bias()) {
+    cut.one_pass = true;
+  } else if (rows && keys) {
     const auto cost = units.measure();
     const double w = static_cast<double>(workers), even = cost.all / w;
     const double rounds = std::ceil(static_cast<double>(cut.units) / w) * cost.largest;
@@ -154,7 +156,7 @@ template <class T> class gradient_worker {
       : p_(p), cut_(cut), units_(p), listed_(listed), tile_(p, sums, memory) {}
 
   void run(index_t task) {
-    if (cut_.one_pass) return visit_unit(units_.unit(task), {true, true});
+    if (cut_.one_pass) return visit_unit(units_.unit(task), {p_.has_row_pass(), p_.has_key_pass()});
     if (task < cut_.unit_tasks) return visit_block(task);
     visit_tile(task - cut_.unit_tasks);
   }
