@@ -43,8 +43,9 @@ struct bent {
 void refused(const char* what, const std::vector<std::string>& must, const std::function<void(bent&)>& bend) {
   bent c;
   bend(c);
-  check_refusal(what, run_plan_backward<float>(c.at, c.wanted, c.options, {}),
-                [&] { run_backward<float>(c.at, c.wanted, c.options, {}); }, must);
+  check_refusal(
+      what, run_plan_backward<float>(c.at, c.wanted, c.options, {}),
+      [&] { run_backward<float>(c.at, c.wanted, c.options, {}); }, must);
   INFO(what);
   CHECK(c.untouched());
 }
@@ -77,7 +78,7 @@ TEST_CASE("backward: what is wrong in forward is wrong here") {
   refused("queries of o", {"o", "q", "5", "4"}, [](bent& c) { c.at.o = with(c.at.o, 2, 4); });
   refused("stride of q", {"q", "2", "1"}, [](bent& c) { c.at.q = strided(c.at.q), c.at.k = with(c.at.k, 3, 4); });
   refused("null v", {"v"}, [](bent& c) { c.at.v = at<const float>(c.at.v, nullptr); });
-  refused("scale", {"scale", "nan"}, [](bent& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
+  refused("scale", {"scale", "NaN"}, [](bent& c) { c.options.scale = std::numeric_limits<double>::quiet_NaN(); });
   refused("softcap", {"softcap", "-1"}, [](bent& c) { c.options.softcap = -1; });
   refused("slopes", {"alibi_slopes", "-1"}, [](bent& c) { c.options.alibi_slopes = -1; });
   refused("window", {"window", "-2"}, [](bent& c) { c.options.mask = heed::window(-2); });
@@ -106,9 +107,8 @@ TEST_CASE("backward: dout, dlse and lse") {
   refused("batch of dlse", {"dlse", "2", "3"}, [](bent& c) { c.wanted.dlse = with(c.wanted.dlse, 0, 3); });
   refused("heads of dlse", {"dlse", "4", "1"}, [](bent& c) { c.wanted.dlse = with(c.wanted.dlse, 1, 1); });
   refused("queries of dlse", {"dlse", "5", "0"}, [](bent& c) { c.wanted.dlse = with(c.wanted.dlse, 2, 0); });
-  accepted("dlse with every number in one place", [](bent& c) {
-    c.wanted.dlse = {c.wanted.dlse.data(), {2, 4, 5}, {0, 0, 0}};
-  });
+  accepted("dlse with every number in one place",
+           [](bent& c) { c.wanted.dlse = {c.wanted.dlse.data(), {2, 4, 5}, {0, 0, 0}}; });
 }
 
 TEST_CASE("backward: gradients have the shapes of what they are gradients of") {
@@ -140,12 +140,10 @@ TEST_CASE("backward: gradients that cannot be written") {
   refused("dk with every key in one place", {"dk", "0"}, [](bent& c) {
     c.wanted.dk = {c.wanted.dk.data(), {2, 2, 7, 8}, {c.wanted.dk.stride(0), c.wanted.dk.stride(1), 0, 1}};
   });
-  refused("dq with every batch in one place", {"dq", "0", "2"}, [](bent& c) {
-    c.wanted.dq = {c.wanted.dq.data(), {2, 4, 5, 8}, {0, 40, 8, 1}};
-  });
-  refused("dbias with every row in one place", {"dbias", "0", "5"}, [](bent& c) {
-    c.wanted.dbias = {c.wanted.dbias.data(), {1, 4, 5, 7}, {0, 7, 0, 1}};
-  });
+  refused("dq with every batch in one place", {"dq", "0", "2"},
+          [](bent& c) { c.wanted.dq = {c.wanted.dq.data(), {2, 4, 5, 8}, {0, 40, 8, 1}}; });
+  refused("dbias with every row in one place", {"dbias", "0", "5"},
+          [](bent& c) { c.wanted.dbias = {c.wanted.dbias.data(), {1, 4, 5, 7}, {0, 7, 0, 1}}; });
   refused("dsink_logits in one place", {"dsink_logits", "0", "4"},
           [](bent& c) { c.wanted.dsink_logits = numbers_at(c.x.dsinks.view().data(), 4, 0); });
   accepted("dsink_logits far apart", [](bent& c) {

@@ -179,9 +179,9 @@ TEST_CASE("the scratch of backward grows with the rows alone, not with the pairs
     };
     plain_executor executor{workers};
     const heed::softmax::options<float> how{.mask = heed::causal(), .lse = {memory + 8, {1, 2, n}, {2 * n, n, 1}}};
-    const heed::plan plan = run_plan_backward<float>({rows(0, n), rows(1, m), rows(2, m), rows(3, n), rows(4, n)},
-                                                     {.dq = rows(5, n), .dk = rows(6, m), .dv = rows(7, m)}, how,
-                                                     {.executor = executor});
+    const heed::plan plan =
+        run_plan_backward<float>({rows(0, n), rows(1, m), rows(2, m), rows(3, n), rows(4, n)},
+                                 {.dq = rows(5, n), .dk = rows(6, m), .dv = rows(7, m)}, how, {.executor = executor});
     REQUIRE(plan.ok());
     return static_cast<double>(plan.workspace_bytes);
   };
@@ -214,10 +214,10 @@ TEST_CASE("what functions throw reaches the caller of backward, from any executo
     };
     const auto visible = [](const heed::position& at) { return at.key % 3 > 0; };
     const auto hidden = [&](fuse& f) {
-      return with_forward(
-          {.mask = heed::causal() & heed::visible_if(visible)},
-          {.mask = heed::causal() &
-                   heed::visible_if([&f](const heed::position& at) { return f.burn(), at.key % 3 > 0; })});
+      return with_forward({.mask = heed::causal() & heed::visible_if(visible)},
+                          {.mask = heed::causal() & heed::visible_if([&f](const heed::position& at) {
+                                     return f.burn(), at.key % 3 > 0;
+                                   })});
     };
     CHECK(mishandled_anywhere(derived, call, equal) == "");
     CHECK(mishandled_anywhere(hidden, call, equal) == "");

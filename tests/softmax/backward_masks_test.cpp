@@ -38,17 +38,15 @@ void check_packed(const packing& p, index_t heads, index_t kv_heads, const std::
     const scope one = parts.alone(b);
     heed::softmax::options<T> mine = parts.of({chosen}, one);
     mine.lse = {&y.lse(0, 0, 0) + one.first_query, {1, y.lse.size()[1], one.queries}, {0, y.lse.size()[2], 1}};
-    const heed::tensor_view<const T, 3> dlse(&y.dlse(0, 0, 0) + one.first_query,
-                                             {1, y.lse.size()[1], one.queries}, {0, y.lse.size()[2], 1});
+    const heed::tensor_view<const T, 3> dlse(&y.dlse(0, 0, 0) + one.first_query, {1, y.lse.size()[1], one.queries},
+                                             {0, y.lse.size()[2], 1});
     const auto of_queries = [&](auto view) { return rows(view, one.first_query, one.queries); };
     const auto of_keys = [&](auto view) { return rows(view, one.first_key, one.keys); };
-    run_backward<T>({of_queries(y.q.cview()), of_keys(y.k.cview()), of_keys(y.v.cview()), of_queries(y.o.cview()),
-                     of_queries(y.dout.cview())},
-                    {.dq = of_queries(y.dq.view()),
-                     .dk = of_keys(y.dk.view()),
-                     .dv = of_keys(y.dv.view()),
-                     .dlse = dlse},
-                    mine, {});
+    run_backward<T>(
+        {of_queries(y.q.cview()), of_keys(y.k.cview()), of_keys(y.v.cview()), of_queries(y.o.cview()),
+         of_queries(y.dout.cview())},
+        {.dq = of_queries(y.dq.view()), .dk = of_keys(y.dk.view()), .dv = of_keys(y.dv.view()), .dlse = dlse}, mine,
+        {});
   }
   CHECK((same_bits(x.dq, y.dq) && same_bits(x.dk, y.dk) && same_bits(x.dv, y.dv)));
 }

@@ -20,8 +20,8 @@ namespace {
 constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN(), inf = std::numeric_limits<float>::infinity();
 constexpr float huge = 1e18f;  // finite, and so are its scores
 
-constexpr shape shapes[] = {{1, 2, 1, 37, 53, 20, 12}, {1, 1, 1, 70, 200, 8, 17}, {2, 3, 1, 1, 70, 8, 8},
-                            {1, 2, 4, 20, 40, 9, 8}};
+constexpr shape shapes[] = {
+    {1, 2, 1, 37, 53, 20, 12}, {1, 1, 1, 70, 200, 8, 17}, {2, 3, 1, 1, 70, 8, 8}, {1, 2, 4, 20, 40, 9, 8}};
 
 // The keys that no row sees, and the rows that see no key, of each batch entry
 struct unseen {
@@ -189,7 +189,8 @@ TEST_CASE("gradients: NaN in the bias of hidden pairs has no effect; -inf hides,
     const index_t heads = s.out_heads(), pairs = s.queries * s.keys;
     std::vector<float> bias(static_cast<std::size_t>(heads * pairs), 0.25f), worse(bias), hides(bias);
     const heed::tensor_view<const float, 4> view(bias.data(), {1, heads, s.queries, s.keys}, {0, pairs, s.keys, 1}),
-        worse_view(worse.data(), view.extents(), view.strides()), hides_view(hides.data(), view.extents(), view.strides());
+        worse_view(worse.data(), view.extents(), view.strides()),
+        hides_view(hides.data(), view.extents(), view.strides());
     const auto hidden = [](index_t i, index_t j) { return (i + 2 * j) % 5 == 0; };
     for (index_t h = 0; h < heads; ++h)
       for (index_t i = 0; i < s.queries; ++i)
@@ -206,7 +207,8 @@ TEST_CASE("gradients: NaN in the bias of hidden pairs has no effect; -inf hides,
     int wrong = 0;
     for (index_t h = 0; h < heads; ++h)
       for (index_t i = 0; i < s.queries; ++i)
-        for (index_t j = 0; j < s.keys; ++j) wrong += hidden(i, j) && (y.dbias(0, h, i, j) != 0 || x.dbias(0, h, i, j) != 0);
+        for (index_t j = 0; j < s.keys; ++j)
+          wrong += hidden(i, j) && (y.dbias(0, h, i, j) != 0 || x.dbias(0, h, i, j) != 0);
     CHECK(wrong == 0);
     // what -inf hides may hold anything
     backward_case<float> z(s, {.bias = {hides.data(), {1, 1, 1, s.keys}, {0, 0, 0, 1}}}), clean_z(s, z.options);

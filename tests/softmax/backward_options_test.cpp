@@ -84,8 +84,7 @@ TEST_CASE("dbias: every broadcast of its axes, in every layout, has the sums of 
       extents n{s.batch, heads, s.queries, s.keys};
       for (std::size_t a = 0; a < 4; ++a)
         if ((axes >> a & 1) != 0) n[a] = 1;
-      const heed::tensor_view<const double, 4> bias(numbers.data(), n,
-                                                    {n[1] * n[2] * n[3], n[2] * n[3], n[3], 1});
+      const heed::tensor_view<const double, 4> bias(numbers.data(), n, {n[1] * n[2] * n[3], n[2] * n[3], n[3], 1});
       const layout how = n[3] > 1 ? output_layouts[static_cast<std::size_t>(axes) % 5] : layout::bhsd;
       backward_case<double> x(s, {.mask = heed::causal(), .bias = bias}, {}, {.dbias = how});
       check(x);
@@ -114,9 +113,7 @@ TEST_CASE("dbias: every broadcast of its axes, in every layout, has the sums of 
             }
       double worst = 0;
       std::size_t at = 0;
-      x.dbias.each([&](double got) {
-        worst = std::max(worst, std::abs(got - sums[at]) / (sizes[at] + 1e-300)), ++at;
-      });
+      x.dbias.each([&](double got) { worst = std::max(worst, std::abs(got - sums[at]) / (sizes[at] + 1e-300)), ++at; });
       CHECK(worst < 1e-13);
     }
   }
@@ -171,11 +168,13 @@ TEST_CASE("soft-caps from sharp to none") {
 TEST_CASE("score functions: any derivative is passed on, at the score and position of the pair") {
   for (const shape& s : shapes) {
     check_backward<float>(s, {.score = curved<float>()});
-    check_backward<float>(s, {.mask = heed::window(20, 3), .softcap = 2, .alibi_slopes = 0.05, .score = curved<float>()});
+    check_backward<float>(s,
+                          {.mask = heed::window(20, 3), .softcap = 2, .alibi_slopes = 0.05, .score = curved<float>()});
     check_backward<double>(s, {.mask = heed::causal(), .score = curved<double>()});
     // A derivative of 0: no gradient of q and k
-    backward_case<float> x(s, {.score = {[](float, const heed::position& p) { return 0.1f * static_cast<float>(p.key % 7); },
-                                         [](float, const heed::position&) { return 0.f; }}});
+    backward_case<float> x(
+        s, {.score = {[](float, const heed::position& p) { return 0.1f * static_cast<float>(p.key % 7); },
+                      [](float, const heed::position&) { return 0.f; }}});
     check(x);
     bool zero = true;
     x.dq.each([&](float element) { zero = zero && element == 0; });

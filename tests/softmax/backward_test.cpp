@@ -65,7 +65,8 @@ TEST_CASE("gradients in double, every shape") {
 TEST_CASE("gradients for head counts in both directions") {
   for (const auto& [heads, kv_heads] :
        std::vector<std::array<index_t, 2>>{{1, 1}, {6, 1}, {6, 2}, {1, 6}, {2, 6}, {14, 2}, {40, 1}, {1, 40}})
-    for (const index_t n : {1, 5, 40}) check_backward<float>({2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
+    for (const index_t n : {1, 5, 40})
+      check_backward<float>({2, heads, kv_heads, n, 33, 12, 10}, {.mask = heed::causal()});
 }
 
 TEST_CASE("gradients without queries, keys, batches or heads") {
@@ -130,9 +131,10 @@ TEST_CASE("any choice of gradients: those, and nothing else, with the bits of al
     std::vector<float> bias(static_cast<std::size_t>(s.queries * s.keys));
     random_numbers random(4);
     for (float& b : bias) b = static_cast<float>(random.normal());
-    const heed::softmax::options<float> how{
-        .mask = heed::causal(), .alibi_slopes = 0.05, .bias = {bias.data(), {1, 1, s.queries, s.keys}, {0, 0, s.keys, 1}},
-        .sink_logits = 0.3};
+    const heed::softmax::options<float> how{.mask = heed::causal(),
+                                            .alibi_slopes = 0.05,
+                                            .bias = {bias.data(), {1, 1, s.queries, s.keys}, {0, 0, s.keys, 1}},
+                                            .sink_logits = 0.3};
     backward_case<float> all(s, how);
     check(all);
     for (int choice = 0; choice < 64; ++choice) {

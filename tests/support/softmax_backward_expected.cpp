@@ -121,8 +121,9 @@ template <class T> struct row_errors {
     if (o.digits > 0 && gate > 0) head_gradient += l1 / gate;
     for (std::size_t j = 0; j < row.seen.size(); ++j) {
       const reference::seen_key& key = row.seen[j];
-      const double p = key.p + unit.least;
-      ds.push_back(p * (weight[j] * std::abs(gate * key.b - row.delta) + gate * of_gain * gain(key) + delta));
+      const double difference = std::abs(gate * key.b - row.delta);
+      ds.push_back(key.p * (weight[j] * difference + gate * of_gain * gain(key) + delta) +
+                   unit.least * (1 + difference));
       dx.push_back(ds[j] * slope[j] + (has_function ? std::abs(key.ds) * slope_error[j] : 0));
       dy.push_back(ds[j] * slope[j] + std::abs(key.ds) * slope_error[j]);
     }
