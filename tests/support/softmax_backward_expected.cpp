@@ -88,8 +88,9 @@ template <class T> struct row_errors {
   }
   static double ratio(double a, double b) { return b > 0 || b < 0 ? std::abs(a / b) : 0; }
 
-  // o: how it was stored, dlse: the incoming gradient
-  void find(const storage_rounding& o, double dlse) {
+  // how: what forward has left in lse and o; dlse: the incoming gradient
+  void find(const exactness& how, double dlse) {
+    const storage_rounding& o = how.o;
     const double of_product = unit.dot(x.s.dim), of_gain = unit.dot(x.s.value_dim);
     const bool has_function = heed::detail::parts(options.score).map_value != nullptr;
     const bool capped = options.softcap > 0 && std::isfinite(options.softcap);
@@ -106,6 +107,7 @@ template <class T> struct row_errors {
                             (capped ? f * (8 * unit.eps + 2 * of_product * a / options.softcap) : 0));
       lse += key.p * score.back();
     }
+    lse += how.weights;
     double l1 = unit.eps * std::abs(dlse);
     for (std::size_t j = 0; j < row.seen.size(); ++j) {
       weight.push_back(score[j] + lse + unit.exponent);
@@ -131,8 +133,8 @@ template <class T> struct row_errors {
 };
 
 template <class T>
-expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options,
-                            const storage_rounding& o, const heed::tensor_view<const T, 3>* gates) {
+expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options, const exactness& how,
+                            const heed::tensor_view<const T, 3>* gates) {
   expected_gradients all = values(x, options, gates);
   const gradient_rounding unit = gradient_rounding_of<T>(x.s.keys);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(x.s.dim)));
@@ -151,7 +153,7 @@ expected_gradients expected(const backward_case<T>& x, const heed::softmax::opti
     const double dlse =
         x.wanted.dlse.data() != nullptr ? std::abs(reference::number(x.wanted.dlse(b, row.head, query))) : 0.0;
     row_errors<T> error{x, options, unit, row, keys, v, scale, {}, {}, {}, {}};
-    error.find(o, gates == nullptr ? dlse : 0);
+    error.find(how, gates == nullptr ? dlse : 0);
     if (gates != nullptr) all.dgates.allowed[all.dgates.at(b, row.head, query, 0)] += error.head_gradient + unit.least;
     const double sink_weight =
         row.p_sink * (error.lse + unit.exponent + unit.eps * std::abs(reference::sink_of(options, row.head)));
@@ -186,9 +188,9 @@ expected_gradients expected(const backward_case<T>& x, const heed::softmax::opti
   return all;
 }
 
-#define INSTANTIATE(T)                                                                               \
-  template expected_gradients expected<T>(const backward_case<T>&, const heed::softmax::options<T>&, \
-                                          const storage_rounding&, const heed::tensor_view<const T, 3>*);
+#define INSTANTIATE(T)                                                                                                 \
+  template expected_gradients expected<T>(const backward_case<T>&, const heed::softmax::options<T>&, const exactness&, \
+                                          const heed::tensor_view<const T, 3>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
