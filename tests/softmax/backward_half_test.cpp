@@ -60,7 +60,7 @@ struct half_backward : backward_case<float> {
   std::uint64_t hash() const { return at.hash() ^ 7 * at.o.hash() ^ 11 * stored_dout.hash() ^ 13 * dlse.hash(); }
 };
 
-void check(half_backward& x, bool as_stored = false) {
+void check_half(half_backward& x, bool as_stored = false) {
   INFO(to_string(x.s) << ", " << to_string(x.at.types) << (as_stored ? ", o as stored" : ""));
   exactness how{0, rounding_of(x.at.types.o)};
   if (as_stored)
@@ -78,10 +78,10 @@ void check(half_backward& x, bool as_stored = false) {
   for (const buffer<float>* each : x.written_by_backward()) whole = whole && all_written(*each);
   CHECK(whole);
 }
-void check(const type_mix& types, const shape& s, const heed::softmax::options<float>& how = {}, const layouts& in = {},
-           const gradient_layouts& of = {}) {
+void check_half(const type_mix& types, const shape& s, const heed::softmax::options<float>& how = {},
+                const layouts& in = {}, const gradient_layouts& of = {}) {
   half_backward x(types, types.o, s, how, in, of);
-  check(x);
+  check_half(x);
 }
 
 }  // namespace
@@ -91,7 +91,7 @@ TEST_CASE("16 bit: gradients of every mix of float, bf16 and f16") {
     for (const shape& s : some_shapes)
       for (const bool causal : {false, true}) {
         half_backward x(types, causal ? stored::f32 : types.o, s, {.mask = causal ? heed::causal() : heed::mask{}});
-        check(x);
+        check_half(x);
       }
   });
 }
@@ -102,10 +102,10 @@ TEST_CASE("16 bit: gradients after a forward of the same tensors") {
       for (const bool causal : {false, true}) {
         half_backward x(type_mix::all(type), type, s,
                         {.mask = causal ? heed::causal() : heed::mask{}, .sink_logits = 0.4});
-        check(x, true);
+        check_half(x, true);
       }
   half_backward large(type_mix::all(stored::bf16), stored::bf16, {1, 2, 1, 300, 300, 64, 64}, {.mask = heed::causal()});
-  check(large, true);
+  check_half(large, true);
 }
 
 TEST_CASE("16 bit: gradients for the shapes that all kernels share") {
@@ -116,12 +116,12 @@ TEST_CASE("16 bit: gradients for the shapes that all kernels share") {
   REQUIRE(plan.ok());
   for (const shape& s : shape_list(plan.query_tile, plan.key_tile))
     if (turn++ % thinning == 0)
-      check(type_mix::all(half_types[turn % 2]), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
+      check_half(type_mix::all(half_types[turn % 2]), s, {.mask = turn / 3 % 2 == 0 ? heed::causal() : heed::mask{}});
 }
 
 TEST_CASE("16 bit: gradients for head dims around the vectors") {
-  for (index_t d = 1; d <= 35; ++d) check(type_mix::all(half_types[d % 2]), {1, 1, 1, 33, 20, d, 36 - d});
-  check(type_mix::all(stored::bf16), {1, 1, 1, 20, 40, 300, 500});
+  for (index_t d = 1; d <= 35; ++d) check_half(type_mix::all(half_types[d % 2]), {1, 1, 1, 33, 20, d, 36 - d});
+  check_half(type_mix::all(stored::bf16), {1, 1, 1, 20, 40, 300, 500});
 }
 
 TEST_CASE("16 bit: gradients under every mask and option") {
@@ -132,12 +132,12 @@ TEST_CASE("16 bit: gradients under every mask and option") {
     for (const auto& [place_name, align] : set.alignments) {
       if (turn++ % few_thinning != 0) continue;
       INFO(mask_name << ", " << place_name);
-      check(type_mix::all(half_types[turn % 2]), s, {.mask = mask, .align = align});
+      check_half(type_mix::all(half_types[turn % 2]), s, {.mask = mask, .align = align});
     }
   const option_parts<float> parts(s);
   for (const auto& each : parts.all) {
     INFO(each.name);
-    for (const stored type : half_types) check(type_mix::all(type), s, parts.of({&each}, parts.whole()));
+    for (const stored type : half_types) check_half(type_mix::all(type), s, parts.of({&each}, parts.whole()));
   }
 }
 
@@ -145,7 +145,7 @@ TEST_CASE("16 bit: gradients in every layout have the same bits") {
   for (const stored type : half_types)
     for (const shape& s : {some_shapes[0], some_shapes[3]}) {
       half_backward plain(type_mix::all(type), type, s, {.mask = heed::causal()});
-      check(plain);
+      check_half(plain);
       for (std::size_t turn = 0; turn < std::size(output_layouts); ++turn) {
         const auto pick = [&](std::size_t step) {
           return output_layouts[(turn * step + step) % std::size(output_layouts)];
@@ -153,7 +153,7 @@ TEST_CASE("16 bit: gradients in every layout have the same bits") {
         const layouts in{pick(1), pick(2), pick(3), pick(5), pick(4), static_cast<index_t>(turn % 4)};
         half_backward x(type_mix::all(type), type, s, {.mask = heed::causal()}, in,
                         {pick(3), pick(2), pick(1), pick(4), pick(5), pick(1)});
-        check(x);
+        check_half(x);
         CHECK(same_gradients(x, plain));
       }
     }
@@ -162,7 +162,7 @@ TEST_CASE("16 bit: gradients in every layout have the same bits") {
 TEST_CASE("16 bit: gradients have the same bits for any executor") {
   for (const shape& s : {shape{2, 4, 2, 70, 90, 16, 16}, shape{1, 1, 1, 150, 200, 16, 16}}) {
     half_backward serial(type_mix::all(stored::bf16), stored::bf16, s, {.mask = heed::causal()});
-    check(serial);
+    check_half(serial);
     for (index_t workers = 1; workers <= 5; ++workers)
       for (const bool threads : {false, true}) {
         test_executor executor(workers, order::shuffled, threads);
@@ -179,7 +179,7 @@ TEST_CASE("16 bit: hidden keys hold anything, without effect on gradients; what 
       const std::vector<std::int32_t> half(static_cast<std::size_t>(s.batch), static_cast<std::int32_t>(s.keys / 2));
       const heed::softmax::options<float> how{.mask = heed::key_lengths(half) & heed::causal()};
       half_backward clean(type_mix::all(type), type, s, how), x(type_mix::all(type), type, s, how);
-      check(clean);
+      check_half(clean);
       for (index_t b = 0; b < s.batch; ++b)
         for (index_t h = 0; h < s.kv_heads; ++h)
           for (index_t j = s.keys / 2; j < s.keys; ++j) x.k(b, h, j, 1) = x.v(b, h, j, 2) = not_a_number;
@@ -191,7 +191,7 @@ TEST_CASE("16 bit: hidden keys hold anything, without effect on gradients; what 
          : kind == 1 ? y.v
          : kind == 2 ? y.q
                      : y.dout)(0, 0, (kind < 2 ? s.keys : s.queries) / 2, 1) = not_a_number;
-        check(y);
+        check_half(y);
       }
     }
 }
