@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "heed/reference/mixture_of_head.hpp"
+#include "support/gradient_errors.hpp"
 #include "support/softmax_backward_case.hpp"
 
 namespace heed_test {
@@ -77,40 +78,21 @@ template <class T> struct row_errors {
     for (index_t e = 0; e < values.cols(); ++e) sum += std::abs(row.dout(e) * values(key.key, e));
     return sum;
   }
-  double added(const reference::seen_key& key) const {
-    double sum = 0;
-    const index_t distance = row.place - key.key;
-    if (options.alibi_slopes.set()) sum += std::abs(options.alibi_slopes.at(row.head) * static_cast<double>(distance));
-    if (options.bias.data() != nullptr)
-      sum += std::abs(reference::number(reference::broadcast_element(
-          options.bias, row.s.batch, row.head, row.s.first_query + row.query, row.s.first_key + key.key)));
-    return sum;
-  }
-  static double ratio(double a, double b) { return b > 0 || b < 0 ? std::abs(a / b) : 0; }
-
   // how: what forward has left in lse and o; dlse: the incoming gradient
   void find(const exactness& how, double dlse) {
     const storage_rounding& o = how.o;
-    const double of_product = unit.dot(x.s.dim), of_gain = unit.dot(x.s.value_dim);
-    const bool has_function = heed::detail::parts(options.score).map_value != nullptr;
-    const bool capped = options.softcap > 0 && std::isfinite(options.softcap);
+    const double of_gain = unit.dot(x.s.value_dim);
     const reference::pair_rules<T, heed::softmax::options<T>> rules{options, x.s.dim};
-    std::vector<double> score, slope, slope_error;
+    std::vector<score_errors> pairs;
     for (const reference::seen_key& key : row.seen) {
       const auto at = rules.at(row.s, row.head, row.query, key.key);
-      const double dot = keys.row(key.key).dot(row.q), a = product(key);
-      const auto by = rules.derivatives_of(row.s, at, dot);
-      const double f = std::abs(by.by_terms);
-      score.push_back(f * (of_product * a + unit.eps * added(key)) + unit.eps * std::abs(key.score));
-      slope.push_back(f);
-      slope_error.push_back((has_function ? std::max(1.0, f) * score.back() + 8 * unit.eps * f : 0) +
-                            (capped ? f * (8 * unit.eps + 2 * of_product * a / options.softcap) : 0));
-      lse += key.p * score.back();
+      pairs.push_back(errors_of_score(unit, rules, row.s, at, keys.row(key.key).dot(row.q), product(key), key.score));
+      lse += key.p * pairs.back().score;
     }
     lse += how.weights;
     double l1 = unit.eps * std::abs(dlse);
     for (std::size_t j = 0; j < row.seen.size(); ++j) {
-      weight.push_back(score[j] + lse + unit.exponent);
+      weight.push_back(pairs[j].score + lse + unit.exponent);
       head_gradient += row.seen[j].p * (weight[j] + of_gain) * gain(row.seen[j]);
     }
     const double gate = std::abs(row.gate);
@@ -126,8 +108,8 @@ template <class T> struct row_errors {
       const double difference = std::abs(gate * key.b - row.delta);
       ds.push_back(key.p * (weight[j] * difference + gate * of_gain * gain(key) + delta) +
                    unit.least * (1 + difference));
-      dx.push_back(ds[j] * slope[j] + (has_function ? std::abs(key.ds) * slope_error[j] : 0));
-      dy.push_back(ds[j] * slope[j] + std::abs(key.ds) * slope_error[j]);
+      dx.push_back(ds[j] * pairs[j].slope + std::abs(key.ds) * pairs[j].term_error);
+      dy.push_back(ds[j] * pairs[j].slope + std::abs(key.ds) * pairs[j].slope_error);
     }
   }
 };
