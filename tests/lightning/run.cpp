@@ -29,6 +29,19 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, const heed::decay<T>& dec
   return heed::lightning::plan_decode(x.q, x.k, x.v, decay, memory, x.o, options, ctx);
 }
 
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                  const heed::lightning::gradients<T>& gradients, const heed::lightning::options<T>& options,
+                  const heed::context& ctx) {
+  heed::lightning::backward(x.q, x.k, x.v, decay, x.dout, gradients, options, ctx);
+}
+template <class T>
+heed::plan run_plan_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                             const heed::lightning::gradients<T>& gradients,
+                             const heed::lightning::options<T>& options, const heed::context& ctx) {
+  return heed::lightning::plan_backward(x.q, x.k, x.v, decay, x.dout, gradients, options, ctx);
+}
+
 // For what the two kernels have in common
 template <class T>
 void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
@@ -37,6 +50,11 @@ void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& opt
 template <class T>
 heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
   return heed::linear::plan_forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                  const heed::linear::options<T>& options, const heed::context& ctx) {
+  heed::linear::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
 }
 
 #define INSTANTIATE(T)                                                                                                 \
@@ -49,7 +67,14 @@ heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& 
   template heed::plan run_plan_decode<T>(const recurrent_call<T>&, const heed::decay<T>&, heed::state_view<T>,         \
                                          const heed::lightning::options<T>&, const heed::context&);                    \
   template void run_forward<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);       \
-  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);
+  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);    \
+  template void run_backward<T>(const backward_call<T>&, const heed::decay<T>&, const heed::lightning::gradients<T>&,  \
+                                const heed::lightning::options<T>&, const heed::context&);                             \
+  template heed::plan run_plan_backward<T>(const backward_call<T>&, const heed::decay<T>&,                             \
+                                           const heed::lightning::gradients<T>&,                                       \
+                                           const heed::lightning::options<T>&, const heed::context&);                  \
+  template void run_backward<T>(const backward_call<T>&, const heed::linear::gradients<T>&,                            \
+                                const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -64,4 +64,10 @@ template <class Acc> double recurrent_tolerance(heed::index_t tokens, heed::inde
   return static_cast<double>(std::numeric_limits<Acc>::epsilon()) * (8 + std::log2(n) + std::sqrt(d));
 }
 
+// Of their gradients, in the same units. A term of such a sum is a product with a number that is a sum itself: a score
+// (depth dim) or a state (over tokens) beside a product with dout (depth value_dim). The errors of both add up.
+template <class Acc> double gradient_tolerance(heed::index_t tokens, heed::index_t dim, heed::index_t value_dim) {
+  return recurrent_tolerance<Acc>(tokens, dim) + recurrent_tolerance<Acc>(tokens, value_dim);
+}
+
 }  // namespace heed_test
