@@ -31,6 +31,7 @@ template <class T> struct lightning_backward_case : lightning_case<T>, gradient_
 
   backward_call<T> back() const { return {this->q.cview(), this->k.cview(), this->v.cview(), {}, this->dout.cview()}; }
   void backward(const heed::context& ctx = {}) { run_backward<T>(back(), this->decay(), asked, this->options, ctx); }
+  void run(const heed::context& ctx = {}) { backward(ctx); }  // needs nothing of forward
   heed::plan plan_backward(const heed::context& ctx = {}) const {
     return run_plan_backward<T>(back(), this->decay(), asked, this->options, ctx);
   }
