@@ -45,7 +45,7 @@ template <class T> class key_gradients {
         task_(task),
         features_(features),
         prefetch_(prefetch),
-        pairs_(memory),
+        pairs_(prefetch, memory),
         reads_k_(x.wants_values() || p_.taylor() || p_.mapped() || x.wants_gates()),
         scores_needed_(x.wants_values() || p_.taylor()) {
     const index_t all = tile::whole_vectors<T>(sizes.chunk), most = pairs_.most_rows(sizes.chunk) * max_lanes;
@@ -163,9 +163,9 @@ template <class T> class key_gradients {
     const tile::lane_block<T> dout_v{dout_v_, whole, rows, whole}, scores{scores_, whole, rows, whole};
     const tile::lane_block<T> d = dout_v.part(0, pairs.rows, lane, whole - lane);
     const tile::lane_block<T> s = scores.part(0, pairs.rows, lane, whole - lane);
-    if (scores_needed_) multiply_pairs(pairs, queries.u, block(phi_, p_.d, range), scores);
+    if (scores_needed_) pairs_.multiply(pairs, queries.u, block(phi_, p_.d, range), scores);
     if (dk.rows > 0) {
-      multiply_pairs(pairs, queries.dout, block(v_, p_.e, range), dout_v);
+      pairs_.multiply(pairs, queries.dout, block(v_, p_.e, range), dout_v);
       for (index_t r = 0; p_.normalize && r < d.rows; ++r) add_to_row(d, r, queries.minus_delta[pairs.row + r]);
       if (p_.taylor()) chain_taylor<T>(s, d);
       decay_->apply_diag_decay(d, pairs.row, range.at + lane);

@@ -58,7 +58,7 @@ template <class T> class query_gradients {
         features_(features),
         slopes_(slopes),
         prefetch_(prefetch),
-        pairs_(memory),
+        pairs_(prefetch, memory),
         scores_needed_(p_.normalize || p_.taylor() || x.wants_slopes()),
         reads_q_((p_.mapped() && x.sums_keys()) || scores_needed_ || x.wants_gates()),
         dout_{memory.take<T>(p_.e * max_lanes), 0, p_.e, 0},
@@ -157,9 +157,9 @@ template <class T> class query_gradients {
       const index_t lane = block.lane, count = sums_.lanes - lane;
       const tile::lane_block<T> d = dout_v_.part(0, block.rows, lane, count);
       const tile::lane_block<T> s = scores_.part(0, block.rows, lane, count);
-      if (scores_needed_) multiply_pairs(block, tokens_.keys, phi_, scores_);
+      if (scores_needed_) pairs_.multiply(block, tokens_.keys, phi_, scores_);
       if (x_.sums_keys()) {
-        multiply_pairs(block, tokens_.values, dout_, dout_v_);
+        pairs_.multiply(block, tokens_.values, dout_, dout_v_);
         if (p_.normalize) subtract_lanes(d, delta_ + lane);
         if (p_.taylor()) chain_taylor<T>(s, d);
       }
