@@ -42,7 +42,6 @@ template <class T> bool finite_rows(const tile::lane_block<const T>& x) {
   return tile::all_finite(x.data, x.stride, x.rows, x.lanes);
 }
 
-
 template <class T> class pair_sums {
  public:
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>;
@@ -101,9 +100,8 @@ template <class T> class pair_sums {
         if (decay.sees(range.at + l, block.row + r)) lanes |= std::uint64_t{1} << l;
       return lanes;
     };
-    tile::add_visible<block_rows, T>(
-        x, {weights.data, weights.stride, block.lane, range.count, sums.data, sums.stride},
-        {finite_, finite_columns, x.rows, finite_columns}, seen, multiply);
+    tile::add_visible<block_rows, T>(x, {weights.data, weights.stride, block.lane, range.count, sums.data, sums.stride},
+                                     {finite_, finite_columns, x.rows, finite_columns}, seen, multiply);
   }
 
   // Removes a state that is not finite from the lanes that a reset hides it from.
