@@ -25,10 +25,9 @@ struct backward_kernel {
 };
 
 template <class Q, class K, class V, class D>
-HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(const Q& q, const K& k, const V& v,
-                                                                      const heed::decay<acc_of<Q>>& decay,
-                                                                      const D& dout, const gradients<acc_of<Q>>& out,
-                                                                      const options<acc_of<Q>>& opt) {
+HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(
+    const Q& q, const K& k, const V& v, const heed::decay<acc_of<Q>>& decay, const D& dout,
+    const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt) {
   using T = acc_of<Q>;
   recurrent::backward_problem<T> x(make_problem(decay, opt, tile::rows_of_call(q, k, v, dout)),
                                    recurrent::gradient_rows(dout), out);

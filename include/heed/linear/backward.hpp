@@ -22,9 +22,9 @@ struct backward_kernel {
 };
 
 template <class Q, class K, class V, class O, class D>
-HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(const Q& q, const K& k, const V& v, const O& o,
-                                                                      const D& dout, const gradients<acc_of<Q>>& out,
-                                                                      const options<acc_of<Q>>& opt) {
+HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(
+    const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& out,
+    const options<acc_of<Q>>& opt) {
   using T = acc_of<Q>;
   return {recurrent::backward_problem<T>(make_problem(opt, tile::rows_of_call(q, k, v, o)),
                                          recurrent::gradient_rows(dout), out),

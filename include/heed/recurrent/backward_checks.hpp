@@ -43,6 +43,9 @@ HEED_NOINLINE inline void check_state_gradient(heed::detail::checker& check, con
 // Whether each gradient fits, and is no other argument's memory; dinitial_state may be that of dfinal_state.
 HEED_NOINLINE inline void check_gradients(heed::detail::checker& check, const backward_shapes& p) {
   check.tensor(p.dout, true);
+  const double rows = real(p.q.extent(0)) * real(p.q.extent(1)) * real(p.q.extent(2));
+  check.require(!p.rules.normalize || rows < 1e17, "q has % rows in all heads, with normalize must have less than 1e17",
+                rows);
   for (int axis = 0; axis < 4; ++axis)
     check.require(p.dout.extent(axis) == p.o.extent(axis), "dout has extent % on axis %, o has %", p.dout.extent(axis),
                   axis, p.o.extent(axis));
@@ -60,10 +63,9 @@ HEED_NOINLINE inline void check_gradients(heed::detail::checker& check, const ba
   check_state_gradient(check, p.dbefore, p), check_state_gradient(check, p.dafter, p);
   check.written(p.dbefore.s), check.written(p.dbefore.z);
   const heed::detail::named_tensor slopes("slopes", p.slopes);
-  const auto &[s, z] = p.dbefore;
-  heed::detail::check_gradients_apart(
-      check, {&p.dq, &p.dk, &p.dv, &p.dslopes, &p.dlog_gates, &s, &z},
-      {&p.q, &p.k, &p.v, &p.o, &p.dout, &p.gates, &slopes, &p.before.s, &p.before.z});
+  const auto& [s, z] = p.dbefore;
+  heed::detail::check_gradients_apart(check, {&p.dq, &p.dk, &p.dv, &p.dslopes, &p.dlog_gates, &s, &z},
+                                      {&p.q, &p.k, &p.v, &p.o, &p.dout, &p.gates, &slopes, &p.before.s, &p.before.z});
   check.distinct({&p.dq, &p.dk, &p.dv, &p.dslopes, &p.dlog_gates}, {&p.dafter.s, &p.dafter.z});
   check.distinct(s, p.dafter.z), check.distinct(z, p.dafter.s);
   check_apart_or_same(check, s, p.dafter.s), check_apart_or_same(check, z, p.dafter.z);

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <optional>
 #include <span>
 
 #include "heed/core/check.hpp"
@@ -183,20 +182,16 @@ template <class T, class Kernel> struct backward_call {
     return out;
   }
 
-  // Runs the first tasks of each sweep. A worker's sweeps take turns in one scratch: a task leaves nothing in it.
+  // Runs the first tasks of each sweep.
   void run_sweeps(const sweep_terms<T>& terms, index_t reverse, index_t forward, const tile::workload& work,
                   const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(reverse + forward, work.slots, memory, executor, [&](std::span<std::byte> bytes, auto claim) {
-      heed::detail::arena forward_scratch(bytes, bytes.size()), reverse_scratch(bytes, bytes.size());
-      std::optional<forward_sweep<T>> down;
-      std::optional<reverse_sweep<T>> up;
-      if (forward > 0) down.emplace(x, terms, cut.sizes, forward_scratch);
-      if (reverse > 0) up.emplace(x, terms, cut.sizes, reverse_scratch);
+      backward_driver<T> driver(x, terms, cut.sizes, bytes);
       claim([&](index_t task) {
         if (task < reverse)
-          up->run(task_at(cut.reverse, x.p.kv_heads, task));
+          driver.run_reverse(task_at(cut.reverse, x.p.kv_heads, task));
         else
-          down->run(task_at(cut.forward, x.p.states, task - reverse));
+          driver.run_forward(task_at(cut.forward, x.p.states, task - reverse));
       });
     });
   }

@@ -44,9 +44,7 @@ template <class T> struct backward_problem {
   bool wants_slopes() const { return dslopes.data() != nullptr; }
   bool wants_keys() const { return dk.data() != nullptr || wants_gates(); }
   bool wants_values() const { return dv.data() != nullptr; }
-  bool wants_state() const {
-    return dbefore.s.data() != nullptr || (p.normalize && dbefore.z.data() != nullptr);
-  }
+  bool wants_state() const { return dbefore.s.data() != nullptr || (p.normalize && dbefore.z.data() != nullptr); }
   // Whether the forward sweep sums over keys; else it is needed for denominators at most.
   bool sums_keys() const { return dq.data() != nullptr || wants_gates() || wants_slopes(); }
   bool has_reverse_sweep() const { return wants_keys() || wants_values() || wants_state(); }
@@ -74,6 +72,9 @@ template <class T> struct backward_problem {
   tensor_view<T, 1> dslopes = {};
   tensor_view<T, 3> dlog_gates = {};
 };
+
+// Whether keys and queries are mapped row by row
+template <class T> bool maps_rows(const recurrence<T>& p) { return p.mapped() && !p.taylor(); }
 
 // What the forward sweep leaves for the reverse sweep, or for the end of the call; null where it is not needed.
 template <class T> struct sweep_terms {

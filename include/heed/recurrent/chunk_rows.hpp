@@ -18,16 +18,20 @@ inline namespace HEED_ISA {
 
 template <class T> class chunk_rows {
  public:
-  // copies: whatever their strides and type. lanes: they are lanes of a product, whole vectors with zeros at their ends;
-  // else copies lie end to end.
-  chunk_rows(const heed::detail::input_tensor& x, const tile::row_format<T>& format, bool used, bool copies, bool lanes,
-             index_t chunk, heed::detail::arena& memory)
+  // How rows are used. copies: they are copied whatever their strides and type. lanes: as lanes of a product, in whole
+  // vectors with zeros at their ends; else copies lie end to end.
+  struct use {
+    bool read = true, copies = false, lanes = false;
+  };
+
+  chunk_rows(const heed::detail::input_tensor& x, const tile::row_format<T>& format, const use& how, index_t chunk,
+             heed::detail::arena& memory)
       : format_(format),
         dim_(x.extent(3)),
         row_bytes_(x.row_bytes()),
-        copies_(copies || !format.is_t || tile::far_rows(x) || (lanes && dim_ % simd::width<T> != 0)),
-        stride_(lanes ? odd_lines<T>(dim_) : dim_),
-        copy_(memory.take<T>(used && copies_ ? chunk * stride_ : 0)) {}
+        copies_(how.copies || !format.is_t || tile::far_rows(x) || (how.lanes && dim_ % simd::width<T> != 0)),
+        stride_(how.lanes ? odd_lines<T>(dim_) : dim_),
+        copy_(memory.take<T>(how.read && copies_ ? chunk * stride_ : 0)) {}
 
   // Returns `count` rows from `first` on.
   tile::lane_block<const T> read(const std::byte* first, index_t count) const {

@@ -146,6 +146,10 @@ template <class T> class chunk_decay {
       decay_by_sums(s, high_ + lane, low_ + lane, key - lane);
     else if (decays_)
       decay_by_powers(s, powers_ + lane - key);
+    hide(s, key, lane);
+  }
+  // Sets the scores of pairs that are not seen to 0, whatever they are.
+  void hide(tile::lane_block<T> s, index_t key, index_t lane) const {
     const index_t before = (key + s.rows - 1 - lane + w - 1) / w * w;  // lanes before the last key, in whole vectors
     if (has_reset_)
       hide_unseen(s, key, lane, end_);

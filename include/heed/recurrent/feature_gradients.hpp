@@ -32,7 +32,8 @@ HEED_NOINLINE void chain_softmax(const tile::lane_block<const T>& given, T facto
   const batch f(factor);
   for (index_t l = 0; l < d.lanes; l += simd::width<T>) {
     batch sum(T(0));
-    for (index_t i = 0; i < d.rows; ++i) sum = simd::fma(simd::load(d.row(i) + l) * f, simd::load(given.row(i) + l), sum);
+    for (index_t i = 0; i < d.rows; ++i)
+      sum = simd::fma(simd::load(d.row(i) + l) * f, simd::load(given.row(i) + l), sum);
     for (index_t i = 0; i < d.rows; ++i)
       simd::store(d.row(i) + l, simd::load(given.row(i) + l) * f * (simd::load(d.row(i) + l) - sum));
   }
@@ -54,8 +55,7 @@ HEED_NOINLINE void map_gradients(const heed::detail::feature_parts<T>& map, cons
   }
   switch (map.built_in) {
     case feature::elu_plus_one:  // e^x is phi below 0, where phi is at most 1
-      return detail::chain_values(phi.data, count, d.data,
-                                  [=](batch a, batch b) { return simd::min(one, a * f) * b; });
+      return detail::chain_values(phi.data, count, d.data, [=](batch a, batch b) { return simd::min(one, a * f) * b; });
     case feature::relu:  // 0 at 0; NaN stays NaN
       return detail::chain_values(phi.data, count, d.data,
                                   [=](batch a, batch b) { return simd::select<T>(a > zero, b, a); });

@@ -5,12 +5,14 @@
 // R and r the gradients of S and z after the chunk, and u_i = factor_i q_scale phi(q_i), factor and delta as in
 // query_gradients.hpp:
 //
-//   read_state()   x_j  = W(n-1, j) (R v_j + r)                             y_j  = W(n-1, j) R^T phi(k_j)
-//   add_pairs()    x_j += sum_{i >= j} W(i, j) (dout_i.v_j - delta_i) u_i   y_j += sum_{i >= j} W(i, j) (u_i.phi(k_j)) dout_i
-//   finish()       dk_j = phi'(k_j) x_j                                     dv_j = y_j
+//   read_state()   x_j   = W(n-1, j) (R v_j + r)
+//                  dv_j  = W(n-1, j) R^T phi(k_j)
+//   add_pairs()    x_j  += sum_{i >= j} W(i, j) (dout_i.v_j - delta_i) u_i
+//                  dv_j += sum_{i >= j} W(i, j) (u_i.phi(k_j)) dout_i
+//   finish()       dk_j  = phi'(k_j) x_j
 //
-// With taylor features the factor is in dout and delta, and a pair's terms have the factors 1 + q_i.k_j for x, and
-// 1 + q_i.k_j + (q_i.k_j)^2 / 2 for y. Sums go over all query heads that read the state.
+// Sums go over all query heads that read the state. With taylor features the factor is in dout and delta instead, and a
+// pair's terms have the factor 1 + q_i.k_j for x, and 1 + q_i.k_j + (q_i.k_j)^2 / 2 in place of the product for dv.
 
 #include <algorithm>
 #include <cstddef>
@@ -19,6 +21,7 @@
 #include "heed/recurrent/backward_problem.hpp"
 #include "heed/recurrent/chunk_state.hpp"
 #include "heed/recurrent/feature_gradients.hpp"
+#include "heed/recurrent/gate_gradients.hpp"
 #include "heed/recurrent/pair_sums.hpp"
 #include "heed/recurrent/query_gradients.hpp"
 #include "heed/tile/multiply.hpp"
@@ -39,15 +42,17 @@ template <class T> class key_gradients {
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>;
 
   key_gradients(const backward_problem<T>& x, const chunk_task& task, const chunk_sizes& sizes,
-                const chunk_features<T>& features, tile::prefetch_queue<T>& prefetch, heed::detail::arena& memory)
+                const chunk_features<T>& features, gate_gradients<T>& gates, tile::prefetch_queue<T>& prefetch,
+                heed::detail::arena& memory)
       : x_(x),
         p_(x.p),
         task_(task),
         features_(features),
+        gates_(gates),
         prefetch_(prefetch),
-        pairs_(memory),
+        pairs_(prefetch, memory),
         reads_k_(x.wants_values() || p_.taylor() || p_.mapped() || x.wants_gates()),
-        scores_needed_(x.wants_values() || p_.taylor()) {
+        scores_needed_(x.wants_values() || p_.taylor() || x.wants_gates()) {
     const index_t all = tile::whole_vectors<T>(sizes.chunk), most = pairs_.most_rows(sizes.chunk) * max_lanes;
     const bool keys = x.wants_keys(), values = x.wants_values();
     phi_ = memory.take<T>(reads_k_ ? p_.d * all : 0);
@@ -56,15 +61,18 @@ template <class T> class key_gradients {
     dk_ = memory.take<T>(keys ? p_.d * all : 0), dv_ = memory.take<T>(values ? p_.e * all : 0);
     block_ = memory.take<T>(keys && p_.taylor() ? features.capacity() * max_lanes : 0);
     dout_v_ = memory.take<T>(keys ? most : 0), scores_ = memory.take<T>(scores_needed_ ? most : 0);
+    others_ = memory.take<T>(x.states_per_kv_head() > 1 ? std::max(p_.d, p_.e) * max_lanes : 0);
     lanes_ = memory.take<T>(max_lanes);
   }
 
   // Begins the tiles of n tokens from token j on, with what the state after them gives.
   void begin(index_t kv_head, index_t j, index_t n, const chunk_decay<T>& decay, const chunk_state<T>& state) {
     kv_head_ = kv_head, first_ = j, n_ = n, decay_ = &decay, state_ = &state;
+    if (gates_.wanted()) gates_.begin_chunk();
     each_tile([&](const lane_range& range) {
       gather(range);
       read_state(range);
+      if (gates_.wanted()) set_gate_keys(range);
     });
     started_ = false;
   }
@@ -82,15 +90,11 @@ template <class T> class key_gradients {
     started_ = true;
   }
 
-  // Writes the gradients, or adds them to those of other states. gates: k_j.dk_j of this state by token, or null
-  void finish(bool add, T* gates) {
+  // Writes the gradients, or adds them to those of other states.
+  void finish(bool add) {
     each_tile([&](const lane_range& range) {
-      const index_t whole = tile::whole_vectors<T>(range.count);
       const tile::lane_block<T> dk = block(dk_, p_.d, range), dv = block(dv_, p_.e, range);
       if (!started_) scale_unpaired(range, dk), scale_unpaired(range, dv);
-      std::fill(lanes_, lanes_ + whole, T(0));
-      if (gates != nullptr) add_lane_dots<T>(block(phi_, p_.d, range), dk, lanes_);
-      for (index_t l = 0; l < (gates != nullptr ? range.count : 0); ++l) gates[n_ - 1 - range.at - l] = lanes_[l];
       if (dk.data != nullptr && p_.mapped() && !p_.taylor())
         map_gradients<T>(p_.map, block(k_, p_.d, range), block(phi_, p_.d, range), T(1), dk);
       scatter(x_.dk, dk, range, add), scatter(x_.dv, dv, range, add);
@@ -134,12 +138,19 @@ template <class T> class key_gradients {
       if (dk.rows > 0) read_keys(range, features);
       if (dv.rows == 0) return;
       const tile::lane_block<T> phi = block(phi_, p_.d, range);
-      const tile::lane_block<const T> of_block{features_.of_queries(phi, features), phi.stride, features.count, phi.lanes};
-      auto product = tile::product_of<T>(state_->s() + features.first * state_->stride(), 1, state_->stride(), of_block, dv);
+      const tile::lane_block<const T> of_block{features_.of_queries(phi, features), phi.stride, features.count,
+                                               phi.lanes};
+      auto product =
+          tile::product_of<T>(state_->s() + features.first * state_->stride(), 1, state_->stride(), of_block, dv);
       product.accumulate = accumulate;
       prefetch_.multiply(product, dv.lanes / w);
     });
     pairs_.cut_resets(*decay_, range, dk), pairs_.cut_resets(*decay_, range, dv);
+  }
+  void set_gate_keys(const lane_range& range) {
+    std::fill(lanes_, lanes_ + max_lanes, T(0));
+    if (!state_->empty()) add_lane_dots<T>(block(phi_, p_.d, range), block(dk_, p_.d, range), lanes_);
+    gates_.set_keys(*decay_, range.at, range.count, lanes_);
   }
   // dk = R v + r, through the features where they are taylor's
   void read_keys(const lane_range& range, const feature_block& features) {
@@ -163,12 +174,16 @@ template <class T> class key_gradients {
     const tile::lane_block<T> dout_v{dout_v_, whole, rows, whole}, scores{scores_, whole, rows, whole};
     const tile::lane_block<T> d = dout_v.part(0, pairs.rows, lane, whole - lane);
     const tile::lane_block<T> s = scores.part(0, pairs.rows, lane, whole - lane);
-    if (scores_needed_) multiply_pairs(pairs, queries.u, block(phi_, p_.d, range), scores);
+    if (scores_needed_) pairs_.multiply(pairs, queries.u, block(phi_, p_.d, range), scores);
     if (dk.rows > 0) {
-      multiply_pairs(pairs, queries.dout, block(v_, p_.e, range), dout_v);
+      pairs_.multiply(pairs, queries.dout, block(v_, p_.e, range), dout_v);
       for (index_t r = 0; p_.normalize && r < d.rows; ++r) add_to_row(d, r, queries.minus_delta[pairs.row + r]);
       if (p_.taylor()) chain_taylor<T>(s, d);
       decay_->apply_diag_decay(d, pairs.row, range.at + lane);
+      if (gates_.wanted()) {
+        decay_->hide(s, pairs.row, range.at + lane);
+        gates_.add_pairs(s, d, pairs.row, range.at + lane);
+      }
       pairs_.add(*decay_, range, pairs, dout_v, queries.u, dk, from, queries.finite);
     }
     if (dv.rows == 0) return;
@@ -192,11 +207,14 @@ template <class T> class key_gradients {
     if (to.data() == nullptr || x.rows == 0) return;
     constexpr const tile::row_format<T>& format = tile::row_format_of<T, T>;
     tile::lane_array<std::byte*, max_lanes> rows;
+    tile::lane_array<const std::byte*, max_lanes> others;
     for (index_t l = 0; l < range.count; ++l)
-      rows[l] = to.row(task_.sequence.batch, kv_head_, task_.sequence.first_key + token(range, l));
-    if (add)
-      for (index_t l = 0; l < range.count; ++l)
-        for (index_t r = 0; r < x.rows; ++r) x.row(r)[l] += tile::row_as<T>(rows[l])[r];
+      others[l] = rows[l] = to.row(task_.sequence.batch, kv_head_, task_.sequence.first_key + token(range, l));
+    if (add) {
+      format.gather(others.data(), range.count, x.rows, T(1), others_, x.lanes);
+      for (index_t i = 0; i < x.rows * x.lanes; i += w)
+        simd::store(x.data + i, simd::load(x.data + i) + simd::load(others_ + i));
+    }
     std::fill(lanes_, lanes_ + x.lanes, T(1));
     format.scatter(x.data, x.stride, lanes_, rows.data(), range.count, x.rows);
   }
@@ -205,11 +223,12 @@ template <class T> class key_gradients {
   const recurrence<T>& p_;
   const chunk_task& task_;
   const chunk_features<T>& features_;
+  gate_gradients<T>& gates_;
   tile::prefetch_queue<T>& prefetch_;
   pair_sums<T> pairs_;
   bool reads_k_, scores_needed_;
-  T *phi_, *k_, *v_, *dk_, *dv_;     // [.][lane], tile after tile; k: before the feature map
-  T *block_, *dout_v_, *scores_, *lanes_;
+  T *phi_, *k_, *v_, *dk_, *dv_;  // [.][lane], tile after tile; k: before the feature map
+  T *block_, *dout_v_, *scores_, *others_, *lanes_;
   index_t kv_head_ = 0, first_ = 0, n_ = 0;
   const chunk_decay<T>* decay_ = nullptr;
   const chunk_state<T>* state_ = nullptr;

@@ -18,6 +18,7 @@
 #include "heed/tile/finite.hpp"
 #include "heed/tile/lanes.hpp"
 #include "heed/tile/multiply.hpp"
+#include "heed/tile/prefetch.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {
@@ -41,22 +42,13 @@ template <class T> bool finite_rows(const tile::lane_block<const T>& x) {
   return tile::all_finite(x.data, x.stride, x.rows, x.lanes);
 }
 
-// scores[row][lane] = row . lane for the lanes that a block has; lanes: [dim][lane]
-template <class T>
-HEED_INLINE void multiply_pairs(const pair_block& block, const tile::lane_block<const T>& rows,
-                                const tile::lane_block<T>& lanes, const tile::lane_block<T>& scores) {
-  const index_t count = lanes.lanes - block.lane;
-  tile::multiply(tile::product_of<T>(rows.row(block.row), rows.stride, 1, lanes.part(0, rows.lanes, block.lane, count),
-                                     scores.part(0, block.rows, block.lane, count)),
-                 count / simd::width<T>);
-}
-
 template <class T> class pair_sums {
  public:
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>;
   static constexpr index_t block_rows = chunk_output<T>::key_block, diagonal_rows = chunk_output<T>::diagonal_keys;
 
-  explicit pair_sums(heed::detail::arena& memory) : finite_(memory.take<T>(block_rows * finite_columns)) {}
+  pair_sums(tile::prefetch_queue<T>& prefetch, heed::detail::arena& memory)
+      : prefetch_(prefetch), finite_(memory.take<T>(block_rows * finite_columns)) {}
 
   // Rows of a block, at most
   static index_t most_rows(index_t chunk) { return std::max(max_lanes, std::min(chunk, block_rows)); }
@@ -79,6 +71,16 @@ template <class T> class pair_sums {
     return {tile::accumulate::scale, decay.q_decay(range.at)};
   }
 
+  // scores[row][lane] = row . lane for the lanes that a block has; lanes: [dim][lane]
+  void multiply(const pair_block& block, const tile::lane_block<const T>& rows, const tile::lane_block<T>& lanes,
+                const tile::lane_block<T>& scores) {
+    const index_t count = lanes.lanes - block.lane;
+    prefetch_.multiply(
+        tile::product_of<T>(rows.row(block.row), rows.stride, 1, lanes.part(0, rows.lanes, block.lane, count),
+                            scores.part(0, block.rows, block.lane, count)),
+        count / w);
+  }
+
   // Adds the weighted rows of a block to the sums. weights: of the block's rows and of all lanes
   void add(const chunk_decay<T>& decay, const lane_range& range, const pair_block& block,
            const tile::lane_block<T>& weights, const tile::lane_block<const T>& rows, const tile::lane_block<T>& sums,
@@ -89,7 +91,7 @@ template <class T> class pair_sums {
       auto product = tile::product_of<T>(part.data, 1, part.stride, weights.part(0, block.rows, block.lane, count),
                                          sums.part(column, part.lanes, block.lane, count));
       product.accumulate = from.accumulate, product.factor = from.factor;
-      tile::multiply(product, count / w);
+      prefetch_.multiply(product, count / w);
     };
     if (finite) return multiply(x, 0);
     const auto seen = [&](index_t r) {
@@ -98,9 +100,8 @@ template <class T> class pair_sums {
         if (decay.sees(range.at + l, block.row + r)) lanes |= std::uint64_t{1} << l;
       return lanes;
     };
-    tile::add_visible<block_rows, T>(
-        x, {weights.data, weights.stride, block.lane, range.count, sums.data, sums.stride},
-        {finite_, finite_columns, x.rows, finite_columns}, seen, multiply);
+    tile::add_visible<block_rows, T>(x, {weights.data, weights.stride, block.lane, range.count, sums.data, sums.stride},
+                                     {finite_, finite_columns, x.rows, finite_columns}, seen, multiply);
   }
 
   // Removes a state that is not finite from the lanes that a reset hides it from.
@@ -114,6 +115,7 @@ template <class T> class pair_sums {
  private:
   static constexpr index_t finite_columns = chunk_output<T>::finite_columns;
 
+  tile::prefetch_queue<T>& prefetch_;
   T* finite_;
 };
 

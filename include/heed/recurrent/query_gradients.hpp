@@ -58,7 +58,7 @@ template <class T> class query_gradients {
         features_(features),
         slopes_(slopes),
         prefetch_(prefetch),
-        pairs_(memory),
+        pairs_(prefetch, memory),
         scores_needed_(p_.normalize || p_.taylor() || x.wants_slopes()),
         reads_q_((p_.mapped() && x.sums_keys()) || scores_needed_ || x.wants_gates()),
         dout_{memory.take<T>(p_.e * max_lanes), 0, p_.e, 0},
@@ -90,6 +90,7 @@ template <class T> class query_gradients {
     gather();
     read_state();
     if (x_.wants_slopes()) slopes_.begin_tile(phi_, dout_, sums_, state_->empty());
+    if (x_.wants_gates()) leave_for_gates();
     if (queries.at >= 0) add_pairs();
     finish();
   }
@@ -157,9 +158,9 @@ template <class T> class query_gradients {
       const index_t lane = block.lane, count = sums_.lanes - lane;
       const tile::lane_block<T> d = dout_v_.part(0, block.rows, lane, count);
       const tile::lane_block<T> s = scores_.part(0, block.rows, lane, count);
-      if (scores_needed_) multiply_pairs(block, tokens_.keys, phi_, scores_);
+      if (scores_needed_) pairs_.multiply(block, tokens_.keys, phi_, scores_);
       if (x_.sums_keys()) {
-        multiply_pairs(block, tokens_.values, dout_, dout_v_);
+        pairs_.multiply(block, tokens_.values, dout_, dout_v_);
         if (p_.normalize) subtract_lanes(d, delta_ + lane);
         if (p_.taylor()) chain_taylor<T>(s, d);
       }
@@ -186,7 +187,6 @@ template <class T> class query_gradients {
       terms_.factor[row] = factors.first * factors.last, terms_.delta[row] = delta_[l];
     }
     if (x_.wants_slopes()) slopes_.end_tile(*decay_, range());
-    if (x_.wants_gates()) add_to_gates();
     if (x_.dq.data() == nullptr) return;
     if (p_.mapped() && !p_.taylor()) map_gradients<T>(p_.map, q_, phi_, T(1) / p_.q_scale, sums_);
     tile::lane_array<std::byte*, max_lanes> out;
@@ -196,14 +196,16 @@ template <class T> class query_gradients {
     tile::row_format_of<T, T>.scatter(sums_.data, sums_.stride, factor_, out.data(), queries_.lanes, p_.d);
   }
 
-  // Leaves q_i.dq_i, summed over the heads of the state, where the gradient of gate i will be.
-  void add_to_gates() {
+  // Leaves a_i of gate_gradients.hpp, summed over the heads of the state, where the gradient of gate i will be.
+  void leave_for_gates() {
     std::fill(weight_sum_, weight_sum_ + sums_.lanes, T(0));
-    add_lane_dots<T>(phi_, sums_, weight_sum_);
-    const bool first = queries_.head % p_.queries_per_state == 0;
+    if (!empty()) add_lane_dots<T>(phi_, sums_, weight_sum_);
+    const bool first = queries_.head % p_.queries_per_state == 0, decays = queries_.at >= 0 && decay_->decays();
     for (index_t l = 0; l < queries_.lanes; ++l) {
       T& sum = x_.dlog_gates(task_.sequence.batch, task_.state, task_.sequence.first_query + queries_.first + l);
-      sum = (first ? T(0) : sum) + weight_sum_[l] * factor_[l];
+      const T left = decays ? decay_->q_decay(queries_.at)[l] : T(1);
+      const T a = left > T(0) ? static_cast<T>(p_.scale) * left * weight_sum_[l] : T(0);
+      sum = first ? a : sum + a;
     }
   }
 

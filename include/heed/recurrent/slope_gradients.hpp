@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The gradient of a head's slope s, lambda = e^-s. With g = log lambda the recurrence of dS/dg is one more state, which
-// stays as exact as S:
+// The gradient of a head's slope s, lambda = e^-s. With g = log lambda, dS/dg is one more state, as exact as S:
 //
-//   S'_t = lambda (S'_{t-1} + S_{t-1}),   dL/dg = scale sum_t q_t^T S'_t dout_t + <gradient of S_T, S'_T>,   ds = -dL/dg
+//   S'_t = lambda (S'_{t-1} + S_{t-1})
+//   ds = -dL/dg = -scale sum_t q_t^T S'_t dout_t - <gradient of the final state, final S'>
 //
-// The sum of the gates' gradients would do as well, but it is a difference of sums that grow with the sequence. A chunk
-// of tokens 0 .. n - 1 with S and S' before it, W as in decay.hpp:
+// The sum of the gradients of gates would do as well, but it is a difference of sums that grow with the sequence. A
+// chunk of tokens 0 .. n - 1 with S and S' before it, W as in decay.hpp:
 //
 //   q_i^T S'_i dout_i = W(i, -1) q_i^T (S' + (i + 1) S) dout_i + sum_{j <= i} (i - j) W(i, j) (q_i.k_j) (dout_i.v_j)
 //   S' <- W(n-1, -1) (S' + n S) + sum_j (n - 1 - j) W(n-1, j) k_j v_j^T
