@@ -43,7 +43,8 @@ HEED_NOINLINE inline void check_state_gradient(heed::detail::checker& check, con
 // Whether each gradient fits, and is no other argument's memory; dinitial_state may be that of dfinal_state.
 HEED_NOINLINE inline void check_gradients(heed::detail::checker& check, const backward_shapes& p) {
   check.tensor(p.dout, true);
-  const double rows = real(p.q.extent(0)) * real(p.q.extent(1)) * real(p.q.extent(2));
+  double rows = 1;
+  for (int axis = 0; axis < 3; ++axis) rows *= static_cast<double>(p.q.extent(axis));
   check.require(!p.rules.normalize || rows < 1e17, "q has % rows in all heads, with normalize must have less than 1e17",
                 rows);
   for (int axis = 0; axis < 4; ++axis)

@@ -20,9 +20,18 @@ template <class T> bool needs_argument(const heed::detail::feature_parts<T>& map
 
 namespace detail {
 
+// y where d is not 0, else 0: no gradient meets what nobody sees, be it NaN
+template <class T> HEED_INLINE simd::batch<T> unless_zero(simd::batch<T> d, simd::batch<T> y) {
+  const simd::batch<T> zero(T(0));
+  return simd::select<T>(d == zero, zero, y);
+}
+
 // d = f(x, d) for count values in whole vectors
 template <class T, class F> HEED_INLINE void chain_values(const T* x, index_t count, T* d, F f) {
-  for (index_t i = 0; i < count; i += simd::width<T>) simd::store(d + i, f(simd::load(x + i), simd::load(d + i)));
+  for (index_t i = 0; i < count; i += simd::width<T>) {
+    const simd::batch<T> y = simd::load(d + i);
+    simd::store(d + i, unless_zero<T>(y, f(simd::load(x + i), y)));
+  }
 }
 
 // d = phi (d - sum of d phi) down each lane; phi = factor times what is given
@@ -32,10 +41,14 @@ HEED_NOINLINE void chain_softmax(const tile::lane_block<const T>& given, T facto
   const batch f(factor);
   for (index_t l = 0; l < d.lanes; l += simd::width<T>) {
     batch sum(T(0));
-    for (index_t i = 0; i < d.rows; ++i)
-      sum = simd::fma(simd::load(d.row(i) + l) * f, simd::load(given.row(i) + l), sum);
-    for (index_t i = 0; i < d.rows; ++i)
-      simd::store(d.row(i) + l, simd::load(given.row(i) + l) * f * (simd::load(d.row(i) + l) - sum));
+    for (index_t i = 0; i < d.rows; ++i) {
+      const batch y = simd::load(d.row(i) + l);
+      sum += unless_zero<T>(y, y * (simd::load(given.row(i) + l) * f));
+    }
+    for (index_t i = 0; i < d.rows; ++i) {
+      const batch y = simd::load(d.row(i) + l) - sum;
+      simd::store(d.row(i) + l, unless_zero<T>(y, y * (simd::load(given.row(i) + l) * f)));
+    }
   }
 }
 

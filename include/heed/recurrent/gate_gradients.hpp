@@ -19,6 +19,7 @@
 #include "heed/core/context.hpp"
 #include "heed/recurrent/backward_problem.hpp"
 #include "heed/recurrent/decay.hpp"
+#include "heed/recurrent/pair_sums.hpp"
 #include "heed/tile/lanes.hpp"
 #include "heed/tile/multiply.hpp"
 
@@ -57,12 +58,15 @@ template <class T> class gate_gradients {
     }
   }
 
-  // Adds the products a b of a block from (row, lane) on of the chunk in reverse.
+  // Adds the products a b of a block from (row, lane) on of the chunk in reverse; a pair of a token with itself has no
+  // gate.
   HEED_NOINLINE void add_pairs(const tile::lane_block<T>& a, const tile::lane_block<T>& b, index_t row, index_t lane) {
+    const simd::batch<T> zero(T(0));
     for (index_t r = 0; r < a.rows; ++r) {
-      simd::batch<T> sum(T(0));
+      simd::batch<T> sum = zero;
       for (index_t l = 0; l < a.lanes; l += w) {
-        const simd::batch<T> m = simd::load(a.row(r) + l) * simd::load(b.row(r) + l);
+        const simd::batch<T> product = simd::load(a.row(r) + l) * simd::load(b.row(r) + l);
+        const simd::batch<T> m = simd::select<T>(lanes_after<T>(row + r, lane + l) > zero, product, zero);
         T* const lanes = lanes_ + lane + l;
         simd::store(lanes, simd::load(lanes) + m);
         sum += m;

@@ -42,6 +42,13 @@ template <class T> bool finite_rows(const tile::lane_block<const T>& x) {
   return tile::all_finite(x.data, x.stride, x.rows, x.lanes);
 }
 
+// How far lanes [lane, lane + width) are behind a row: their number less its
+template <class T> HEED_INLINE simd::batch<T> lanes_after(index_t row, index_t lane) {
+  alignas(64) tile::lane_array<T, simd::width<T>> numbers;
+  for (index_t i = 0; i < simd::width<T>; ++i) numbers[i] = static_cast<T>(lane - row + i);
+  return simd::load(numbers.data());
+}
+
 template <class T> class pair_sums {
  public:
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>;

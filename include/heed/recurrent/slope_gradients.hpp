@@ -73,13 +73,12 @@ template <class T> class slope_gradients {
     const index_t count = scores.lanes - block.lane;
     const tile::lane_block<T> s = scores.part(0, block.rows, block.lane, count);
     const tile::lane_block<T> d = dout_v.part(0, block.rows, block.lane, count);
-    alignas(64) tile::lane_array<T, w> numbers;
-    for (index_t i = 0; i < w; ++i) numbers[i] = static_cast<T>(i);
+    const simd::batch<T> zero(T(0));
     for (index_t r = 0; r < s.rows; ++r)
       for (index_t l = 0; l < count; l += w) {
-        const simd::batch<T> first(static_cast<T>(range.at + block.lane + l - block.row - r));
-        const simd::batch<T> apart = first + simd::load(numbers.data());
-        simd::store(s.row(r) + l, simd::load(s.row(r) + l) * simd::load(d.row(r) + l) * apart);
+        const simd::batch<T> apart = lanes_after<T>(block.row + r, range.at + block.lane + l);
+        const simd::batch<T> m = simd::load(s.row(r) + l) * simd::load(d.row(r) + l) * apart;
+        simd::store(s.row(r) + l, simd::select<T>(apart > zero, m, zero));
       }
     decay.apply_diag_decay(s, block.row, range.at + block.lane);
     add_down(s, pairs_ + block.lane);
@@ -102,6 +101,7 @@ template <class T> class slope_gradients {
   // Takes a chunk of tokens into S', before the state takes them.
   void update(const chunk_tokens<T>& x, const chunk_state<T>& state, const chunk_decay<T>& decay) {
     const index_t n = x.keys.rows, first = decay.first_kept(), e = tile::whole_vectors<T>(x_.p.e);
+    const index_t behind = n - 1 - first;  // tokens that leave something: the last has not decayed yet
     const index_t stride = odd_lines<T>(x_.p.d);
     const simd::batch<T> left(decay.block_decay()), tokens(static_cast<T>(n));
     for (index_t f = 0; f < x_.p.d; ++f)
@@ -111,12 +111,12 @@ template <class T> class slope_gradients {
         if (!state.empty()) sum = simd::fma(tokens, simd::load(state.s() + f * state.stride() + c), sum);
         simd::store(s, heed::detail::equals(decay.block_decay(), T(0)) ? simd::batch<T>(T(0)) : left * sum);
       }
-    for (index_t j = first; j < n; ++j)
+    for (index_t j = first; j < n - 1; ++j)
       scale_values(x.keys.row(j), x_.p.d, static_cast<T>(n - 1 - j) * (decay.decays() ? decay.k_decay()[j] : T(1)),
                    keys_ + j * stride);
     for (index_t c = 0; c < e; c += max_lanes) {
       const index_t lanes = std::min(max_lanes, e - c);
-      auto product = tile::product_of<T>(keys_ + first * stride, 1, stride, x.values.part(first, n - first, c, lanes),
+      auto product = tile::product_of<T>(keys_ + first * stride, 1, stride, x.values.part(first, behind, c, lanes),
                                          {s_ + c, stride_, x_.p.d, lanes});
       product.accumulate = tile::accumulate::keep;
       tile::multiply(product, lanes / w);
