@@ -7,19 +7,17 @@
 #include <cmath>
 
 #include "support/buffer.hpp"
-#include "support/catch.hpp"
+#include "support/central_differences.hpp"
 #include "support/comparison.hpp"
 
 namespace heed_test {
 
-// Returns d loss / d x of one element, of which loss() is a function. The error is step^4 / 30 times the fifth
-// derivative, and that of rounding about 1e-16 loss / step.
+// Returns d loss / d x of one element, of which loss() is a function.
 template <class Loss> double difference(double& x, const Loss& loss, double step = 1e-3) {
   const double at = x;
-  const auto bent = [&](double by) { return x = at + by, loss(); };
-  const double once = bent(step) - bent(-step), twice = bent(2 * step) - bent(-2 * step);
+  const double slope = slope_of([&](double by) { return x = at + by, loss(); }, step);
   x = at;
-  return (8 * once - twice) / (12 * step);
+  return slope;
 }
 
 // Adds to `result` how far dx, the gradient of loss() by x, is from the differences. size: of the numbers in the loss
