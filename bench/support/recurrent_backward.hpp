@@ -79,8 +79,9 @@ template <class T> class eigen_backward {
     return rows(x.data() + row * dim, count, dim);
   }
   matrix features(const rows& x) const {
-    return normalised_ ? matrix(x.unaryExpr([](T a) { return elu_plus_one(a); })) : matrix(x);
+    return normalised_ ? matrix(x.array().min(T(0)).exp() + x.array().max(T(0))) : matrix(x);
   }
+  static matrix slopes(const rows& x) { return x.array().min(T(0)).exp().matrix(); }
   void set_powers(T lambda) {
     power_.resize(chunk + 1);
     for (index_t i = 0; i <= chunk; ++i) power_(i) = static_cast<T>(std::pow(lambda, static_cast<T>(i)));
@@ -112,7 +113,7 @@ template <class T> class eigen_backward {
     if (normalised_) dq.noalias() -= delta * z_.transpose();
     dq.array().colwise() *= power_.segment(1, c).array();
     dq.noalias() += dscores_ * k;
-    if (normalised_) dq.array() *= q.unaryExpr([](T a) { return elu_slope(a); }).array();
+    if (normalised_) dq.array() *= slopes(q).array();
     const matrix decayed = k.array().colwise() * power_.head(c).reverse().array();
     s_ *= power_(c);
     s_.noalias() += decayed.transpose() * v;
@@ -135,7 +136,7 @@ template <class T> class eigen_backward {
     if (normalised_) dk.rowwise() += z_.transpose();
     dk.array().colwise() *= power_.head(c).reverse().array(), dv.array().colwise() *= power_.head(c).reverse().array();
     dk.noalias() += dscores_.transpose() * q, dv.noalias() += scores_.transpose() * g;
-    if (normalised_) dk.array() *= map(x.k, row, c, d).unaryExpr([](T a) { return elu_slope(a); }).array();
+    if (normalised_) dk.array() *= slopes(map(x.k, row, c, d)).array();
     const matrix decayed = q.array().colwise() * power_.segment(1, c).array();
     s_ *= power_(c);
     s_.noalias() += decayed.transpose() * g;
