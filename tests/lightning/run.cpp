@@ -100,6 +100,21 @@ heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& de
   });
 }
 
+void run_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                         const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                         const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto, auto dout) {
+    heed::lightning::backward(q, k, v, decay, dout, gradients, options, ctx);
+  });
+}
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                                const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                                const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto, auto dout) {
+    return heed::lightning::plan_backward(q, k, v, decay, dout, gradients, options, ctx);
+  });
+}
+
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> slope(1, 0.5f);
   const heed::decay<float> decay(slope);

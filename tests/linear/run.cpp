@@ -68,6 +68,19 @@ heed::plan plan_stored_decode(const stored_call& x, heed::state_view<float> memo
       x, [&](auto q, auto k, auto v, auto o) { return heed::linear::plan_decode(q, k, v, memory, o, options, ctx); });
 }
 
+void run_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                         const linear_options& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    heed::linear::backward(q, k, v, o, dout, gradients, options, ctx);
+  });
+}
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                                const linear_options& options, const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    return heed::linear::plan_backward(q, k, v, o, dout, gradients, options, ctx);
+  });
+}
+
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   heed::state<float> memory(1, 1, dim, value_dim);
   const std::string decoded = said_of_vectors(

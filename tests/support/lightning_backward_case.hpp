@@ -78,16 +78,16 @@ lightning_gradients reference_gradients(const lightning_backward_case<T>& x, con
   return out;
 }
 
-// A kernel that keeps no state of every token sums up gates from the last token to the first:
+// Adds to the size of each gate's gradient what a kernel sums up that stores no state of every token. The sum over the
+// pairs j < t <= i is, within a chunk, one over i >= t minus one over j >= t,
 //
-//   dlog_gate_t = sum_{u >= t} (q_u.dq_u - k_u.dk_u) + <dfinal_state, final_state>
+//   dlog_gate_t = sum_{u >= t, u in the chunk} (q_u.dq_u - k_u.dk_u) + what crosses the end of the chunk
 //
-// The terms are rounded one by one, so errors add up as in a random walk: as the root of the sum of the squares of
-// sizes, from the next gate of -inf on. Adds it to the size of each gate's gradient.
+// and what crosses the ends of chunks is summed up from the last token on. Terms are rounded one by one: their errors
+// add up as in a random walk, as the root of the sum of their squares, up to the next gate of -inf.
 template <class T>
-void add_running_sums(const lightning_backward_case<T>& x, const heed::decay<double>& decay,
-                      const lightning_gradients& size) {
-  namespace reference = heed::reference::lightning::detail;
+void add_sums_of_gates(const lightning_backward_case<T>& x, const heed::decay<double>& decay, index_t chunk,
+                       const lightning_gradients& size) {
   const buffer<double> after = answer(x, decay, true).s;
   const auto product = [](const auto& a, const buffer<double>& b, index_t i, index_t h, index_t n) {
     double sum = 0;
@@ -96,24 +96,34 @@ void add_running_sums(const lightning_backward_case<T>& x, const heed::decay<dou
         sum += std::abs(number * b(i, h, n, d));
     return sum;
   };
-  heed::lightning::options<double> how{.mask = x.options.mask};
   const auto head = [&](const auto& r, index_t from, index_t to, index_t kv_head) {
-    double squares = 0, first = 0;
+    const index_t batch = r.s.batch, first = r.s.first_query;
+    std::vector<double> terms, crossing;  // by token; the last one crosses the end of the sequence
+    double end = 0;
     for (index_t d = 0; d < x.s.dim && x.asked.dfinal_state.s.data() != nullptr; ++d)
-      first += product(x.ds1, after, r.s.number, r.head, d);
-    squares += first * first;
-    for (index_t t = r.s.queries - 1; t >= 0; --t) {
-      const index_t at = r.s.first_query + t;
-      double term = 0;
-      for (index_t h = from; h < to; ++h) term += product(x.q, size.dq, r.s.batch, h, at);
-      if (t < r.tokens) term += product(x.k, size.dk, r.s.batch, kv_head, at);
-      squares += term * term;
+      end += product(x.ds1, after, r.s.number, r.head, d);
+    for (index_t t = 0; t < r.s.queries; ++t) {
+      double queries = 0;
+      for (index_t h = from; h < to; ++h) queries += product(x.q, size.dq, batch, h, first + t);
+      if (t >= r.tokens) end += queries;  // padding reads the final state
       if (t >= r.tokens) continue;
-      if (r.lambda(t) == 0) squares = 0;
-      size.dgates(r.s.batch, r.head, at) += std::sqrt(squares);
+      terms.push_back(queries + product(x.k, size.dk, batch, kv_head, first + t));
+      crossing.push_back(size.dgates(batch, r.head, first + t));
+    }
+    crossing.push_back(end);
+    index_t cut = r.tokens;  // the next one
+    for (index_t t = r.tokens - 1; t >= 0; --t) {
+      double inside = 0, across = 0;
+      for (index_t u = t; u < std::min(cut, t + chunk); ++u)
+        inside += terms[static_cast<std::size_t>(u)] * terms[static_cast<std::size_t>(u)];
+      for (index_t u = t; u < cut; u += chunk)
+        across += std::pow(crossing[static_cast<std::size_t>(std::min(cut, u + chunk))], 2);
+      size.dgates(batch, r.head, first + t) += std::sqrt(inside) + std::sqrt(across);
+      if (r.lambda(t) == 0) cut = t;
     }
   };
-  reference::each_state(x.q.cview(), x.k.cview(), heed::detail::parts(decay), how, head);
+  heed::lightning::options<double> how{.mask = x.options.mask};
+  heed::reference::lightning::detail::each_state(x.q.cview(), x.k.cview(), heed::detail::parts(decay), how, head);
 }
 
 // decay: that of the case, unless a test lies about it
@@ -132,7 +142,7 @@ template <class T> verdict compare_gradients(const lightning_backward_case<T>& x
     compare(result, "dslopes", x.dslopes, expected.dslopes, size.dslopes, tolerance);
   }
   if (a.dlog_gates.data() == nullptr) return result;
-  add_running_sums(x, decay, size);
+  add_sums_of_gates(x, decay, std::max<index_t>(1, x.plan_backward().chunk), size);
   compare(result, "dlog_gates", x.dgates, expected.dgates, size.dgates, tolerance);
   return result;
 }
