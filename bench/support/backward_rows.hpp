@@ -3,7 +3,7 @@
 
 // Rows of backward of a recurrent kernel, float, one head unless they say how many, E = D. FLOPs are nominal, 2.5 times
 // forward's. Rows:
-//   backward/D<D>/N<N>        x_forward: time over that of forward, both in every iteration; beside Eigen and plain loops
+//   backward/D<D>/N<N>            x_forward: time over forward's, both in every iteration; beside Eigen and plain loops
 //   backward/threads/H<H>/D<D>    two threads at N = 65536, in times of one
 //   backward/accuracy/D<D>        N = 2048: RMS errors against double of dq, dk, dv, over those of plain loops
 //
