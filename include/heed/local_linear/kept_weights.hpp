@@ -70,7 +70,8 @@ template <class T> class tile_weights {
       nonfinite_pass_ = true;
       sum_keys();
     }
-    if (known_.lse) std::copy(known_l_.begin(), known_l_.begin() + row(), state_.l);
+    for (index_t l = 0; known_.lse && l < row(); ++l)
+      if (lost_rows_ >> l & 1) state_.l[l] = std::numeric_limits<T>::quiet_NaN();
     state_.reciprocals(row(), factor_);
     for (index_t i = 0; i < count_; ++i)  // kept weights are relative to the m of their time
       for (index_t lane = 0; lane < row(); lane += w) {
@@ -151,17 +152,19 @@ template <class T> class tile_weights {
     keys.k.data = keys_, keys.k.stride = p_.d;
   }
 
-  // m of each row, and 1 for l: p_j = e^(s_j - lse)
+  // m of each row: lse, so that l is 1 but for the rounding of lse
   void read_lse(const pairwise::sequence& s, const pairwise::row_tile& rows) {
-    constexpr T none = -std::numeric_limits<T>::infinity();
-    for (index_t l = 0; l < rows.count; ++l) {
-      const T lse = *p_.lse_at(s, rows.row[l].head, rows.row[l].query);
-      const bool seen = !heed::detail::equals(lse, none), known = std::isfinite(lse);
-      known_m_[l] = known ? pairwise::finite_factor<T>(static_cast<double>(lse), std::numbers::log2e)
-                          : seen ? T(0) : tile::row_state<T>{}.m;
-      known_l_[l] = known ? T(1) : seen ? std::numeric_limits<T>::quiet_NaN() : T(0);
+    constexpr T least = tile::row_state<T>{}.m, none = -std::numeric_limits<T>::infinity();
+    lost_rows_ = 0;
+    for (index_t l = 0; l < row(); ++l) {
+      const pairwise::lane_row at = rows.at(l);
+      const T lse = *p_.lse_at(s, at.head, at.query);
+      known_m_[l] = pairwise::finite_factor<T>(static_cast<double>(lse), std::numbers::log2e);
+      if (std::isfinite(lse)) continue;
+      known_m_[l] = heed::detail::equals(lse, none) ? least : T(0);
+      if (!heed::detail::equals(lse, none)) lost_rows_ |= std::uint64_t{1} << l;
     }
-    for (index_t l = rows.count; l < row(); ++l) known_m_[l] = std::numeric_limits<T>::max() / 4, known_l_[l] = T(0);
+    for (index_t l = rows.count; l < row(); ++l) known_m_[l] = std::numeric_limits<T>::max() / 4;
   }
   void read_mean(const pairwise::sequence& s, const pairwise::row_tile& rows, T* mean) {
     const heed::detail::output_tensor given(p_.opt.mean_key);
@@ -235,13 +238,13 @@ template <class T> class tile_weights {
   T *factors_, *scores_, *keys_;
   tile::lane_states<T> state_;
   T* factor_;
-  tile::lane_array<T, lanes> known_m_, known_l_;
+  tile::lane_array<T, lanes> known_m_;
   known_moments known_;
   tile::lane_array<index_t, kept_tiles> offset_;
   index_t count_ = 0, seen_keys_ = 0;  // count: kept tiles
   bool all_kept_ = false, nonfinite_pass_ = false;
   pairwise::seen_keys<T> seen_;
-  std::uint64_t nonfinite_rows_ = 0;
+  std::uint64_t nonfinite_rows_ = 0, lost_rows_ = 0;  // lost: their lse is not finite
 };
 
 }  // namespace HEED_ISA

@@ -110,16 +110,23 @@ void weigh_about(const tile::known_weights<T>& p, index_t keys, index_t vectors,
                [&](auto n, auto scores) { weigh_about<scores, n>(p, keys, b, about, out, sum, squares); });
 }
 
-// x.t = p (a c - delta), sum(lane) += its sum
-template <bool Scores, int NR, class T>
+// Sums over the keys of a row, one number per lane
+template <class T> struct pair_sums {
+  T *a, *c, *ac;  // of p a, p c and p (a c - delta)
+
+  HEED_INLINE pair_sums at(index_t lane) const { return {a + lane, c + lane, ac + lane}; }
+};
+
+// Adds to the sums; with Adjoint x.t = p (a c - delta), else only p a is summed.
+template <bool Adjoint, bool Scores, int NR, class T>
 HEED_NOINLINE void score_gradients(const tile::known_weights<T>& p, index_t keys, const pair_products<T>& x,
-                                   const lane_offsets<T>& of, T* sum) {
+                                   const lane_offsets<T>& of, const pair_sums<T>& sum) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
     const batch zero(T(0));
-    std::array<batch, std::size_t{NR}> total;
-    ((total[N] = zero), ...);
+    std::array<batch, std::size_t{NR}> sum_a, sum_c, sum_ac;
+    ((sum_a[N] = zero, sum_c[N] = zero, sum_ac[N] = zero), ...);
     const T *weight = p.p, *r = x.r, *b = x.b;
     T* t = x.t;
     for (; keys > 0; --keys, weight += p.stride, t += x.stride, r += x.stride, b += x.stride) {
@@ -128,24 +135,35 @@ HEED_NOINLINE void score_gradients(const tile::known_weights<T>& p, index_t keys
         batch m = zero;
         if constexpr (Scores) m = simd::load(p.m + l);
         const batch y = weight_at<Scores>(weight + l, m, simd::load(p.factor + l));
+        const auto none = y == zero;
         const batch a = simd::load(t + l) + simd::load(of.a + l);
-        const batch c = (simd::load(b + l) - simd::load(of.b_mean + l)) + (simd::load(r + l) + simd::load(of.c + l));
-        batch ac = a * c;
-        if (of.delta != nullptr) ac = ac - simd::load(of.delta + l);
-        const batch ds = simd::select<T>(y == zero, zero, y * ac);
-        simd::store(t + l, ds);
-        total[n] += ds;
+        sum_a[n] += simd::select<T>(none, zero, y * a);
+        if constexpr (Adjoint) {
+          const batch c = (simd::load(b + l) - simd::load(of.b_mean + l)) + (simd::load(r + l) + simd::load(of.c + l));
+          const batch yc = simd::select<T>(none, zero, y * c);
+          batch ds = simd::select<T>(none, zero, yc * a);
+          if (of.delta != nullptr) ds = ds - y * simd::load(of.delta + l);
+          simd::store(t + l, ds);
+          sum_c[n] += yc, sum_ac[n] += ds;
+        }
       };
       (one(std::integral_constant<int, N>{}), ...);
     }
-    (simd::store(sum + N * w, simd::load(sum + N * w) + total[N]), ...);
+    (simd::store(sum.a + N * w, simd::load(sum.a + N * w) + sum_a[N]), ...);
+    if constexpr (Adjoint) {
+      (simd::store(sum.c + N * w, simd::load(sum.c + N * w) + sum_c[N]), ...);
+      (simd::store(sum.ac + N * w, simd::load(sum.ac + N * w) + sum_ac[N]), ...);
+    }
   }
   (std::make_integer_sequence<int, NR>{});
 }
 template <class T>
 void score_gradients(const tile::known_weights<T>& p, index_t keys, index_t vectors, const pair_products<T>& x,
-                     const lane_offsets<T>& of, T* sum) {
-  with_weights(p, vectors, [&](auto n, auto scores) { score_gradients<scores, n>(p, keys, x, of, sum); });
+                     const lane_offsets<T>& of, bool adjoint, const pair_sums<T>& sum) {
+  with_weights(p, vectors, [&](auto n, auto scores) {
+    adjoint ? score_gradients<true, scores, n>(p, keys, x, of, sum)
+            : score_gradients<false, scores, n>(p, keys, x, of, sum);
+  });
 }
 
 // From scores s: x.t = p a;  with Adjoint also x.b = p c and x.r = factor p (a c - delta).  p = inv_l 2^(s - m), 0 where

@@ -26,7 +26,7 @@ template <class T> class row_gradients {
       : p_(p), weights_(p, memory), values_(p, memory), sums_(p.d, memory), solver_(p, memory) {
     for (T** x : {&mean_, &y_, &w_, &r_, &q_, &dq_}) *x = memory.take<T>(lanes * p.d);
     for (T** x : {&t_, &rows_r_}) *x = memory.take<T>(lanes * tile_type::most_keys);
-    for (T** x : {&a_, &c_, &b_mean_, &deviation_, &total_, &squares_, &delta_, &dridge_, &factor_})
+    for (T** x : {&a_, &c_, &b_mean_, &deviation_, &total_, &squares_, &sum_a_, &sum_c_, &delta_, &dridge_, &factor_})
       *x = memory.take<T>(lanes);
   }
 
@@ -42,15 +42,15 @@ template <class T> class row_gradients {
       values_.begin(s, rows_, weights_.row());
       find_mean_values();
       find_adjoints();
-      make_offsets();
-      if (p_.wants_scores()) make_score_gradients();
-      if (p_.wants_queries()) add_queries(s, first, last);
-      if (p_.wants_ridge()) save_ridges(s, kv_head, saved);
     } else {
       clear_adjoints();
-      make_offsets();
     }
-    if (p_.has_key_pass()) save(s, kv_head, saved);
+    if (p_.wants_ridge()) save_ridges(s, kv_head, saved);
+    if (!p_.wants_scores() && !p_.has_key_pass()) return;
+    make_offsets();
+    make_score_gradients();
+    if (p_.wants_queries()) add_queries(s, first, last);
+    if (p_.has_key_pass()) correct_offsets(), save(s, kv_head, saved);
   }
   const tally& counts() const { return solver_.counts(); }
 
@@ -202,27 +202,40 @@ template <class T> class row_gradients {
   void make_offsets() {
     const index_t row = weights_.row();
     lane_dot(mean_, y_, row, p_.d, row, a_), lane_dot(mean_, w_, row, p_.d, row, c_);
-    for (index_t l = 0; l < row; ++l) a_[l] = T(1) - a_[l], c_[l] = -c_[l], delta_[l] = T(0);
+    for (index_t l = 0; l < row; ++l) a_[l] = T(1) - a_[l], c_[l] = -c_[l];
   }
 
   // delta, and dq but for its first term
   void make_score_gradients() {
+    for (T* x : {sum_a_, sum_c_, delta_}) std::fill(x, x + weights_.row(), T(0));
     sums_.begin(weights_.vectors(), factor_);
     values_.rewind();
+    const bool adjoint = p_.wants_scores();
     weights_.each([&](visited& keys, const known& p) {
-      T* const b = values_.of(weights_, keys);
+      T* const b = adjoint ? values_.of(weights_, keys) : rows_r_;
       for (index_t i = 0; i < keys.count; ++i) {
         const pairwise::weight_block& block = keys.block[i];
         const index_t lane = block.from * w;
         row_products<T>(keys.k, block, {y_, p.stride, p_.d, p.stride}, t_);
-        row_products<T>(keys.k, block, {w_, p.stride, p_.d, p.stride}, rows_r_);
+        if (adjoint) row_products<T>(keys.k, block, {w_, p.stride, p_.d, p.stride}, rows_r_);
         score_gradients(p.at(block.first, lane), block.keys, block.to - block.from,
                         pair_products<T>{t_, rows_r_, b, p.stride}.at(block.first, lane),
-                        lane_offsets<T>{a_, c_, b_mean_, nullptr}.at(lane), delta_ + lane);
+                        lane_offsets<T>{a_, c_, b_mean_, nullptr}.at(lane), adjoint,
+                        pair_sums<T>{sum_a_, sum_c_, delta_}.at(lane));
         if (p_.wants_queries()) sums_.add(keys.k, {t_, p.stride, keys.keys, p.stride}, block);
       }
     });
     sums_.finish();
+  }
+  // The sum of p a is 1 and that of p c is 0, but for the rounding of products with long y and w, which moves all a or c
+  // of a row together. The key pass multiplies with y, w and dout: there it would count.
+  void correct_offsets() {
+    for (index_t l = 0; l < weights_.row(); ++l) {
+      const T a = T(1) - sum_a_[l], c = -sum_c_[l];
+      if (!(std::isfinite(a) && std::isfinite(c)) || (seen_ & bit(l)) == 0) continue;
+      a_[l] += a, c_[l] += c;
+      delta_[l] += a * sum_c_[l] + c * sum_a_[l] + a * c;
+    }
   }
 
   void add_queries(const pairwise::sequence& s, bool first, bool last) {
@@ -281,7 +294,7 @@ template <class T> class row_gradients {
   tile_solver<T> solver_;
   T *mean_, *y_, *w_, *r_, *q_, *dq_;  // [d][lane]
   T *t_, *rows_r_;                     // [key][lane]
-  T *a_, *c_, *b_mean_, *deviation_, *total_, *squares_, *delta_, *dridge_, *factor_;
+  T *a_, *c_, *b_mean_, *deviation_, *total_, *squares_, *sum_a_, *sum_c_, *delta_, *dridge_, *factor_;
   pairwise::row_tile rows_;
   index_t first_row_ = 0;
   std::uint64_t open_ = 0, seen_ = 0, lost_ = 0, lost_values_ = 0;
