@@ -4,43 +4,29 @@
 // What backward is asked: the call of forward, the gradient that comes in, and those that are wanted.
 
 #include "heed/local_linear/problem.hpp"
+#include "heed/pairwise/gradient_problem.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
-// The tensors that backward reads. It has no o: what the engine is shown as o has its shape, and no memory.
-template <class T> struct gradient_rows : tile::call_rows<T> {
-  heed::detail::input_tensor dout;
-  const tile::row_format<T>* dout_format;
-};
-
-// A tensor that is never read or written: its address is that of no other
-template <class T> HEED_INLINE heed::detail::output_tensor tensor_without_memory(const std::array<index_t, 4>& extents) {
+// Backward has no o: what the engine is shown as o has its shape, and no memory of anyone's.
+template <class T> HEED_INLINE tensor_view<T, 4> shape_of_output(const std::array<index_t, 4>& extents) {
   static constexpr T nothing{};
-  std::array<index_t, 4> strides{0, 0, 0, 1};
-  for (std::size_t axis = 3; axis > 0; --axis) strides[axis - 1] = 1;
-  return heed::detail::output_tensor(tensor_view<T, 4>(const_cast<T*>(&nothing), extents, strides));
+  return {const_cast<T*>(&nothing), extents, {1, 1, 1, 1}};
 }
-
 template <class Q, class K, class V, class D>
-HEED_INLINE gradient_rows<acc_of<Q>> rows_of_gradients(const Q& q, const K& k, const V& v, const D& dout) {
-  using heed::detail::value_t, heed::detail::input_tensor;
-  using T = acc_of<Q>;
-  const input_tensor q_rows(tensor_view<const value_t<Q>, 4>{q}), k_rows(tensor_view<const value_t<K>, 4>{k}),
-      v_rows(tensor_view<const value_t<V>, 4>{v});
-  const index_t heads = std::max(q_rows.extent(1), k_rows.extent(1));
-  return {{{q_rows, k_rows, v_rows,
-            tensor_without_memory<T>({q_rows.extent(0), heads, q_rows.extent(2), v_rows.extent(3)}),
-            heed::detail::one_axis<Q, K, V, tensor_view<T, 4>>},
-           &tile::row_format_of<T, value_t<Q>>,
-           &tile::row_format_of<T, value_t<K>>,
-           &tile::row_format_of<T, T>},
-          input_tensor(tensor_view<const value_t<D>, 4>(dout)),
-          &tile::row_format_of<T, value_t<D>>};
+HEED_INLINE pairwise::gradient_rows<acc_of<Q>> rows_of_backward(const Q& q, const K& k, const V& v, const D& dout) {
+  using heed::detail::value_t;
+  const tensor_view<const value_t<Q>, 4> q4(q);
+  const tensor_view<const value_t<K>, 4> k4(k);
+  const tensor_view<const value_t<V>, 4> v4(v);
+  const std::array<index_t, 4> extents{q4.extent(0), std::max(q4.extent(1), k4.extent(1)), q4.extent(2), v4.extent(3)};
+  return pairwise::rows_of_gradients(q, k, v, shape_of_output<acc_of<Q>>(extents), dout);
 }
 
 template <class T> struct gradient_problem : problem<T> {
-  HEED_INLINE gradient_problem(const options<T>& given_options, const gradients<T>& wanted, const gradient_rows<T>& x)
+  HEED_INLINE gradient_problem(const options<T>& given_options, const gradients<T>& wanted,
+                               const pairwise::gradient_rows<T>& x)
       : problem<T>(given_options, x),
         dout(x.dout),
         dout_format(x.dout_format),
@@ -49,18 +35,21 @@ template <class T> struct gradient_problem : problem<T> {
         dv(heed::detail::with_canonical_strides(wanted.dv)),
         dbias(heed::detail::with_canonical_strides(wanted.dbias)),
         dridge(wanted.dridge),
-        factor(given_options.scale ? pairwise::finite_factor<T>(*given_options.scale)
+        scale_of_products(given_options.scale ? pairwise::finite_factor<T>(*given_options.scale)
                                    : static_cast<T>(1 / std::sqrt(static_cast<double>(this->d)))) {}
 
   bool wants_queries() const { return dq.data() != nullptr; }
   bool wants_keys() const { return dk.data() != nullptr; }
   bool wants_values() const { return dv.data() != nullptr; }
-  bool wants_bias() const { return dbias.data() != nullptr; }
+  // A bias with a number per key; the others are sums over the rows.
+  bool wants_pair_bias() const { return dbias.data() != nullptr && dbias.extent(3) > 1; }
+  bool wants_row_bias() const { return dbias.data() != nullptr && dbias.extent(3) <= 1; }
   bool wants_ridge() const { return dridge.data() != nullptr; }
-  // All but dv need the second solve, w = C^-1 u.
-  bool wants_adjoint() const { return wants_queries() || wants_keys() || wants_bias() || wants_ridge(); }
-  bool wants_scores() const { return wants_queries() || wants_keys() || wants_bias(); }  // ds
-  bool has_key_pass() const { return wants_keys() || wants_values(); }
+  bool wants_scores() const { return wants_queries() || wants_keys() || dbias.data() != nullptr; }  // ds
+  bool wants_adjoint() const { return wants_scores() || wants_ridge(); }  // all but dv: the second solve
+  bool has_key_pass() const { return wants_keys() || wants_values() || wants_pair_bias(); }
+  // Whether some function is between q . k and the score
+  bool has_slopes() const { return this->scores.has_cap() || this->scores.has_function(); }
 
   bool knows_slope() const { return this->opt.slope.data() != nullptr; }
   bool knows_mean() const { return this->opt.mean_key.data() != nullptr; }
@@ -75,7 +64,7 @@ template <class T> struct gradient_problem : problem<T> {
   const tile::row_format<T>* dout_format;
   tensor_view<T, 4> dq, dk, dv, dbias;
   tensor_view<T, 1> dridge;
-  T factor;  // scale: of q . k in the score
+  T scale_of_products;
 };
 
 template <class T> void check_gradient_call(heed::detail::checker& check, const gradient_problem<T>& p) {

@@ -118,6 +118,13 @@ template <class T> class tile_weights {
       call(f, keys, number < count_ ? kept(number) : p);
     });
   }
+  // The same, with the slopes of what changes the scores; slopes.scores is scores().
+  template <class F> void each_with_slopes(pairwise::score_slopes<T> slopes, F f) {
+    slopes.scores = scores_;
+    tile_.record_slopes(slopes);
+    each_with_scores(f);
+    tile_.record_slopes({});
+  }
   // Copies the rows of V of a tile, where they are copied.
   void copy_values(pairwise::key_tile<T>& keys) { tile_.kv().copy_values(keys); }
   const T* scores() const { return scores_; }

@@ -166,15 +166,15 @@ void score_gradients(const tile::known_weights<T>& p, index_t keys, index_t vect
   });
 }
 
-// From scores s: x.t = p a;  with Adjoint also x.b = p c and x.r = factor p (a c - delta).  p = inv_l 2^(s - m), 0 where
-// s is -inf: of a row that is not finite the weights are NaN for the keys that it sees, and no other.
+// From scores s: x.t = p a;  with Adjoint also x.b = p c and x.r = p (a c - delta).  p = inv_l 2^(s - m), 0 where s is
+// -inf: of a row that is not finite the weights are NaN for the keys that it sees, and no other.
 template <bool Adjoint, int NR, class T>
 HEED_NOINLINE void pair_gradients(const tile::known_weights<T>& s, index_t keys, const pair_products<T>& x,
-                                  const lane_offsets<T>& of, T factor) {
+                                  const lane_offsets<T>& of) {
   using batch = simd::batch<T>;
   constexpr index_t w = simd::width<T>;
   [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-    const batch zero(T(0)), by(factor), hidden(-std::numeric_limits<T>::infinity());
+    const batch zero(T(0)), hidden(-std::numeric_limits<T>::infinity());
     const T* score = s.p;
     T *t = x.t, *r = x.r, *b = x.b;
     for (; keys > 0; --keys, score += s.stride, t += x.stride, r += x.stride, b += x.stride) {
@@ -188,8 +188,7 @@ HEED_NOINLINE void pair_gradients(const tile::known_weights<T>& s, index_t keys,
         if constexpr (Adjoint) {
           const batch c = (simd::load(b + l) - simd::load(of.b_mean + l)) + (simd::load(r + l) + simd::load(of.c + l));
           simd::store(b + l, simd::select<T>(none, zero, p * c));
-          const batch ac = a * c - simd::load(of.delta + l);
-          simd::store(r + l, simd::select<T>(none, zero, by * p * ac));
+          simd::store(r + l, simd::select<T>(none, zero, p * (a * c - simd::load(of.delta + l))));
         }
       };
       (one(std::integral_constant<int, N>{}), ...);
@@ -199,9 +198,9 @@ HEED_NOINLINE void pair_gradients(const tile::known_weights<T>& s, index_t keys,
 }
 template <class T>
 void pair_gradients(const tile::known_weights<T>& s, index_t keys, index_t vectors, const pair_products<T>& x,
-                    const lane_offsets<T>& of, bool adjoint, T factor) {
+                    const lane_offsets<T>& of, bool adjoint) {
   tile::with_vectors(vectors, [&](auto n) {
-    adjoint ? pair_gradients<true, n>(s, keys, x, of, factor) : pair_gradients<false, n>(s, keys, x, of, factor);
+    adjoint ? pair_gradients<true, n>(s, keys, x, of) : pair_gradients<false, n>(s, keys, x, of);
   });
 }
 

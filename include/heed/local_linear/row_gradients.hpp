@@ -13,6 +13,7 @@
 #include "heed/local_linear/saved_rows.hpp"
 #include "heed/local_linear/tile_solver.hpp"
 #include "heed/local_linear/value_products.hpp"
+#include "heed/tile/weight_gradients.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
@@ -26,8 +27,12 @@ template <class T> class row_gradients {
       : p_(p), weights_(p, memory), values_(p, memory), sums_(p.d, memory), solver_(p, memory) {
     for (T** x : {&mean_, &y_, &w_, &r_, &q_, &dq_}) *x = memory.take<T>(lanes * p.d);
     for (T** x : {&t_, &rows_r_}) *x = memory.take<T>(lanes * tile_type::most_keys);
-    for (T** x : {&a_, &c_, &b_mean_, &deviation_, &total_, &squares_, &sum_a_, &sum_c_, &delta_, &dridge_, &factor_})
+    for (T** x : {&a_, &c_, &b_mean_, &deviation_, &total_, &squares_, &sum_a_, &sum_c_, &delta_, &dridge_, &dbias_,
+                  &factor_})
       *x = memory.take<T>(lanes);
+    const index_t pairs = lanes * tile_type::most_keys;
+    cap_slopes_ = memory.take<T>(p.scores.has_cap() ? pairs : 0);
+    function_slopes_ = memory.take<T>(p.scores.has_function() ? pairs : 0);
   }
 
   // Rows of a tile that share key/value head kv_head. Where query heads serve several key/value heads, their tasks are
@@ -48,9 +53,17 @@ template <class T> class row_gradients {
     if (p_.wants_ridge()) save_ridges(s, kv_head, saved);
     if (!p_.wants_scores() && !p_.has_key_pass()) return;
     make_offsets();
-    make_score_gradients();
+    sum_pairs();
+    if (p_.has_slopes() && (p_.wants_queries() || p_.wants_row_bias())) {
+      correct_offsets();
+      sum_through_slopes();
+    } else {
+      if (p_.wants_queries()) finish_sums();
+      correct_offsets();
+    }
     if (p_.wants_queries()) add_queries(s, first, last);
-    if (p_.has_key_pass()) correct_offsets(), save(s, kv_head, saved);
+    if (p_.wants_row_bias()) save_biases(s, kv_head, saved);
+    if (p_.has_key_pass()) save(s, kv_head, saved);
   }
   const tally& counts() const { return solver_.counts(); }
 
@@ -202,27 +215,59 @@ template <class T> class row_gradients {
   void make_offsets() {
     const index_t row = weights_.row();
     lane_dot(mean_, y_, row, p_.d, row, a_), lane_dot(mean_, w_, row, p_.d, row, c_);
-    for (index_t l = 0; l < row; ++l) a_[l] = T(1) - a_[l], c_[l] = -c_[l];
+    for (index_t l = 0; l < row; ++l) a_[l] = T(1) - a_[l], c_[l] = -c_[l], dbias_[l] = T(0);
   }
 
-  // delta, and dq but for its first term
-  void make_score_gradients() {
+  // delta and the sums of p a and p c; where nothing is between q . k and the score also the sums of p a c k
+  void sum_pairs() {
     for (T* x : {sum_a_, sum_c_, delta_}) std::fill(x, x + weights_.row(), T(0));
     sums_.begin(weights_.vectors(), factor_);
     values_.rewind();
-    const bool adjoint = p_.wants_scores();
+    const bool sums = p_.wants_queries() && !p_.has_slopes();
     weights_.each([&](visited& keys, const known& p) {
-      T* const b = adjoint ? values_.of(weights_, keys) : rows_r_;
+      make_score_gradients(keys, p, nullptr, {sum_a_, sum_c_, delta_});
+      for (index_t i = 0; sums && i < keys.count; ++i)
+        sums_.add(keys.k, {t_, p.stride, keys.keys, p.stride}, keys.block[i]);
+    });
+    sums_.finish();
+  }
+  // t_ = p (a c - delta) over the blocks of a tile
+  void make_score_gradients(visited& keys, const known& p, const T* delta, const pair_sums<T>& sums) {
+    const bool adjoint = p_.wants_scores();
+    T* const b = adjoint ? values_.of(weights_, keys) : rows_r_;
+    for (index_t i = 0; i < keys.count; ++i) {
+      const pairwise::weight_block& block = keys.block[i];
+      const index_t lane = block.from * w;
+      row_products<T>(keys.k, block, {y_, p.stride, p_.d, p.stride}, t_);
+      if (adjoint) row_products<T>(keys.k, block, {w_, p.stride, p_.d, p.stride}, rows_r_);
+      score_gradients(p.at(block.first, lane), block.keys, block.to - block.from,
+                      pair_products<T>{t_, rows_r_, b, p.stride}.at(block.first, lane),
+                      lane_offsets<T>{a_, c_, b_mean_, delta}.at(lane), adjoint, sums.at(lane));
+    }
+  }
+  // The sums of ds k, from those of p a c k: the sum of ds is 0
+  void finish_sums() {
+    const index_t row = weights_.row();
+    for (index_t d = 0; d < p_.d; ++d)
+      for (index_t l = 0; l < row; l += w) {
+        T* const sum = sums_.data() + d * row + l;
+        simd::store(sum, simd::load(sum) - simd::load(delta_ + l) * simd::load(mean_ + d * row + l));
+      }
+  }
+  // The sums of ds k and ds where ds goes through the slopes of the score function, and then of the soft-cap
+  void sum_through_slopes() {
+    sums_.begin(weights_.vectors(), factor_);
+    values_.rewind();
+    weights_.each_with_slopes({nullptr, cap_slopes_, function_slopes_}, [&](visited& keys, const known& p) {
+      make_score_gradients(keys, p, delta_, {total_, squares_, r_});
       for (index_t i = 0; i < keys.count; ++i) {
-        const pairwise::weight_block& block = keys.block[i];
-        const index_t lane = block.from * w;
-        row_products<T>(keys.k, block, {y_, p.stride, p_.d, p.stride}, t_);
-        if (adjoint) row_products<T>(keys.k, block, {w_, p.stride, p_.d, p.stride}, rows_r_);
-        score_gradients(p.at(block.first, lane), block.keys, block.to - block.from,
-                        pair_products<T>{t_, rows_r_, b, p.stride}.at(block.first, lane),
-                        lane_offsets<T>{a_, c_, b_mean_, nullptr}.at(lane), adjoint,
-                        pair_sums<T>{sum_a_, sum_c_, delta_}.at(lane));
-        if (p_.wants_queries()) sums_.add(keys.k, {t_, p.stride, keys.keys, p.stride}, block);
+        const pairwise::weight_block& b = keys.block[i];
+        const tile::lane_block<T> ds = b.of(tile::lane_block<T>{t_, p.stride, keys.keys, p.stride});
+        const index_t at = ds.data - t_;
+        if (function_slopes_ != nullptr) tile::multiply_slopes<T>(ds, function_slopes_ + at);
+        tile::sum_rows<T>(ds, dbias_ + b.from * w);
+        if (cap_slopes_ != nullptr) tile::multiply_slopes<T>(ds, cap_slopes_ + at);
+        sums_.add(keys.k, {t_, p.stride, keys.keys, p.stride}, b);
       }
     });
     sums_.finish();
@@ -238,16 +283,12 @@ template <class T> class row_gradients {
     }
   }
 
+  // dq, from w and the sums of ds k
   void add_queries(const pairwise::sequence& s, bool first, bool last) {
     const index_t row = weights_.row();
-    const simd::batch<T> scale(p_.factor);
-    for (index_t d = 0; d < p_.d; ++d)
-      for (index_t l = 0; l < row; l += w) {
-        const index_t i = d * row + l;
-        const simd::batch<T> sum = simd::load(sums_.data() + i) - simd::load(delta_ + l) * simd::load(mean_ + i);
-        const simd::batch<T> each = simd::fma(scale, sum, simd::batch<T>(T(0)) - simd::load(w_ + i));
-        simd::store(q_ + i, each);
-      }
+    const simd::batch<T> scale(p_.scale_of_products);
+    for (index_t i = 0; i < p_.d * row; i += w)
+      simd::store(q_ + i, simd::fma(scale, simd::load(sums_.data() + i), simd::batch<T>(T(0)) - simd::load(w_ + i)));
     clear(q_, ~seen_), spoil(q_, p_.d, lost_values_);
     for (index_t i = 0; i < p_.d * row; i += w)
       simd::store(dq_ + i, first ? simd::load(q_ + i) : simd::load(dq_ + i) + simd::load(q_ + i));
@@ -257,6 +298,10 @@ template <class T> class row_gradients {
     tile::scatter<T>(dq_, row, factor_, pairwise::find_rows(rows_, output, s, p_.repeat).data(), rows_.count, p_.d);
   }
 
+  void save_biases(const pairwise::sequence& s, index_t kv_head, const saved_rows<T>& saved) {
+    const index_t at = p_.row_number(s, kv_head, first_row_);
+    for (index_t l = 0; l < rows_.count; ++l) saved.dbias(at + l) = (lost_values_ & bit(l)) != 0 ? nan : dbias_[l];
+  }
   void save_ridges(const pairwise::sequence& s, index_t kv_head, const saved_rows<T>& saved) {
     lane_dot(y_, w_, weights_.row(), p_.d, weights_.row(), dridge_);
     const index_t at = p_.row_number(s, kv_head, first_row_);
@@ -294,7 +339,8 @@ template <class T> class row_gradients {
   tile_solver<T> solver_;
   T *mean_, *y_, *w_, *r_, *q_, *dq_;  // [d][lane]
   T *t_, *rows_r_;                     // [key][lane]
-  T *a_, *c_, *b_mean_, *deviation_, *total_, *squares_, *sum_a_, *sum_c_, *delta_, *dridge_, *factor_;
+  T *a_, *c_, *b_mean_, *deviation_, *total_, *squares_, *sum_a_, *sum_c_, *delta_, *dridge_, *dbias_, *factor_;
+  T *cap_slopes_, *function_slopes_;  // [key][lane]
   pairwise::row_tile rows_;
   index_t first_row_ = 0;
   std::uint64_t open_ = 0, seen_ = 0, lost_ = 0, lost_values_ = 0;

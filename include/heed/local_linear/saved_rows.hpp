@@ -19,33 +19,51 @@ template <class T> class saved_rows {
         y_(memory.take<T>(rows_ * stride_)),
         w_(memory.take<T>(rows_ * stride_)),
         numbers_(memory.take<T>(rows_ * numbers)),
-        dridge_(memory.take<T>(p.wants_ridge() ? p.all_rows() : 0)) {}
+        dridge_(memory.take<T>(p.wants_ridge() ? p.all_rows() : 0)),
+        dbias_(memory.take<T>(p.wants_row_bias() ? p.all_rows() : 0)) {}
 
   index_t stride() const { return stride_; }  // from a row of y or w to the next, whole vectors
   T* y(index_t row) const { return y_ + row * stride_; }
   T* w(index_t row) const { return w_ + row * stride_; }
   T* of(number x, index_t row) const { return numbers_ + x * rows_ + row; }
   T& dridge(index_t row) const { return dridge_[row]; }
+  T& dbias(index_t row) const { return dbias_[row]; }  // of a row, with one number for all keys
 
-  // dridge of each head: the sum over its rows, in their order
+  // dridge of each head: the sum over its rows
   void sum_ridges(const gradient_problem<T>& p) const {
-    for (index_t h = 0; h < p.heads; ++h) p.dridge(h) = T(0);
-    if (p.heads == 0) return;
-    const index_t sequences = p.sequences();
     for (index_t h = 0; h < p.heads; ++h) {
       double sum = 0;
-      for (index_t i = 0; i < sequences; ++i) {
-        const pairwise::sequence s = p.sequence_at(i);
-        const index_t first = p.row_number(s, h / p.group, h % p.group);
-        for (index_t r = 0; r < s.queries; ++r) sum += static_cast<double>(dridge_[first + r * p.group]);
-      }
+      each_row(p, h, [&](index_t, index_t, index_t row) { sum += static_cast<double>(dridge_[row]); });
       p.dridge(h) = static_cast<T>(sum);
     }
   }
 
+  // dbias with one number for all keys: each is the sum over the rows that share it.
+  void sum_biases(const gradient_problem<T>& p) const {
+    const tensor_view<T, 4>& out = p.dbias;
+    if (out.empty()) return;
+    const bool all_batches = out.extent(0) == 1, all_heads = out.extent(1) == 1, all_queries = out.extent(2) == 1;
+    for (index_t b = 0; b < out.extent(0); ++b)
+      for (index_t h = 0; h < out.extent(1); ++h)
+        for (index_t i = 0; i < out.extent(2); ++i) out(b, h, i, 0) = T(0);
+    for (index_t h = 0; h < p.heads; ++h)
+      each_row(p, h, [&](index_t batch, index_t query, index_t row) {
+        out(all_batches ? 0 : batch, all_heads ? 0 : h, all_queries ? 0 : query, 0) += dbias_[row];
+      });
+  }
+
  private:
+  // f(batch, query of it, row) for the rows of a head, in their order
+  template <class F> static void each_row(const gradient_problem<T>& p, index_t head, F f) {
+    for (index_t number = 0; number < p.sequences(); ++number) {
+      const pairwise::sequence s = p.sequence_at(number);
+      const index_t first = p.row_number(s, head / p.group, head % p.group);
+      for (index_t i = 0; i < s.queries; ++i) f(s.batch, s.first_query + i, first + i * p.group);
+    }
+  }
+
   index_t stride_, rows_;
-  T *y_, *w_, *numbers_, *dridge_;
+  T *y_, *w_, *numbers_, *dridge_, *dbias_;
 };
 
 }  // namespace HEED_ISA
