@@ -17,7 +17,8 @@ template <class T> class bias_gradient {
     const auto stride = [&](int axis) { return dbias.extent(axis) == 1 ? 0 : dbias.stride(axis); };
     T* const first = dbias.data() + s.batch * stride(0) + s.first_query * stride(2) + s.first_key * stride(3);
     key_ = stride(3), count_ = rows.count;
-    for (index_t l = 0; l < rows.count; ++l) row_[l] = first + rows.row[l].head * stride(1) + rows.row[l].query * stride(2);
+    for (index_t l = 0; l < rows.count; ++l)
+      row_[l] = first + rows.row[l].head * stride(1) + rows.row[l].query * stride(2);
   }
 
   // Adds ds [key][lane] of a block of the tile whose first key is `key`. Lanes may share a row of the bias: each is

@@ -42,7 +42,9 @@ template <class T> struct gradient_problem : attention<T> {
   // What goes key by key, and what goes row by row
   bool has_key_pass() const { return wants_keys() || wants_pair_bias(); }
   bool has_row_pass() const { return dq.data() != nullptr || wants_row_bias() || wants_slopes(); }
-  bool wants_score_gradients() const { return dq.data() != nullptr || dk.data() != nullptr || wants_bias() || wants_slopes(); }
+  bool wants_score_gradients() const {
+    return dq.data() != nullptr || dk.data() != nullptr || wants_bias() || wants_slopes();
+  }
 
   index_t row_number(const sequence& s, index_t head, index_t i) const {
     return (s.batch * this->heads + head) * this->q.extent(2) + s.first_query + i;
@@ -60,9 +62,6 @@ template <class T> struct gradient_problem : attention<T> {
   tensor_view<const T, 3> gates;
   tensor_view<T, 3> dgates;
 };
-
-// Whether a row with this gate takes part: NaN does; a subnormal gate counts as 0, in and out of tasks.
-template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
 
 // The same without its element types
 struct gradient_shapes : attention_shapes {

@@ -86,9 +86,9 @@ template <class T> class key_sums {
   // to(row, factor row) for each key of the block
   void write(const tensor_view<T, 4>& out, const sequence& s, index_t kv_head, index_t first, T factor) const {
     for (index_t j = 0; j < keys_; ++j)
-      tile::detail::write_row<T, T>(
-          sum_ + j * stride_, factor,
-          reinterpret_cast<std::byte*>(&out(s.batch, kv_head, s.first_key + first + j, 0)), dim_);
+      tile::detail::write_row<T, T>(sum_ + j * stride_, factor,
+                                    reinterpret_cast<std::byte*>(&out(s.batch, kv_head, s.first_key + first + j, 0)),
+                                    dim_);
   }
 
  private:
@@ -96,8 +96,9 @@ template <class T> class key_sums {
   void add_columns(const tile::lane_block<T>& weights, const tile::lane_block<const T>& x, index_t key, index_t c) {
     const index_t vectors = tile::whole_vectors<T>(std::min(x.lanes, stride_ - c)) / w;
     for (index_t v = 0; v < vectors; v += tile::max_vectors) {
-      tile::matrix_product<T> p{weights.data, weights.stride, 1, x.data + v * w, x.stride, sum_ + key * stride_ + c + v * w,
-                                stride_, weights.rows, x.rows};
+      tile::matrix_product<T> p{weights.data,   weights.stride, 1,
+                                x.data + v * w, x.stride,       sum_ + key * stride_ + c + v * w,
+                                stride_,        weights.rows,   x.rows};
       p.accumulate = tile::accumulate::keep;
       tile::multiply(p, std::min<index_t>(tile::max_vectors, vectors - v));
     }

@@ -41,9 +41,7 @@ template <class T> struct score_mod_rules {
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
   HEED_INLINE bool has_function() const { return function->map_value != nullptr; }
   HEED_INLINE bool has_cap() const { return !heed::detail::equals(cap, T(0)); }
-  HEED_INLINE bool any() const {
-    return has_cap() || slopes.set() || has_bias() || has_function();
-  }
+  HEED_INLINE bool any() const { return has_cap() || slopes.set() || has_bias() || has_function(); }
 };
 
 template <class T, class Options> score_mod_rules<T> make_score_mod_rules(const Options& opt, index_t head_dim) {

@@ -68,9 +68,9 @@ HEED_INLINE void add_square(const lane_block<const T>& in, simd::batch<T> factor
   } else {
     ((r[I] = I < in.rows ? simd::load(in.row(I)) : zero), ...);
     simd::transpose<T>(r);
-    ((I < lanes ? simd::store_partial(rows[I] + d, simd::fma(r[I], factor, simd::load_partial(rows[I] + d, in.rows)),
-                                      in.rows)
-                : void()),
+    ((I < lanes
+          ? simd::store_partial(rows[I] + d, simd::fma(r[I], factor, simd::load_partial(rows[I] + d, in.rows)), in.rows)
+          : void()),
      ...);
   }
 }

@@ -27,8 +27,7 @@ HEED_NOINLINE void weigh(const lane_block<T>& s, T* dp, const T* lse, const T* d
       const std::array<batch, std::size_t{NR}> p{simd::exp2_nonpositive(score[N] - m[N])...};
       (simd::store(x + N * w, p[N]), ...);
       if constexpr (Gradients) {
-        (simd::store(dp + N * w,
-                     simd::select<T>(score[N] == hidden, zero, p[N] * (simd::load(dp + N * w) - d[N]))),
+        (simd::store(dp + N * w, simd::select<T>(score[N] == hidden, zero, p[N] * (simd::load(dp + N * w) - d[N]))),
          ...);
         dp += s.stride;
       }
