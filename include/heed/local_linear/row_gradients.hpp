@@ -103,6 +103,7 @@ template <class T> class row_gradients {
     } else {
       solve_slopes(s);
     }
+    clear(y_, ~open_);  // ridge infinite: softmax
     lost_ = (lost_ | nonfinite_lanes(y_, p_.d) | nonfinite_lanes(mean_, p_.d)) & seen_;
     clear(y_, lost_ | ~seen_), clear(mean_, lost_ | ~seen_);
     open_ &= ~lost_;
@@ -276,9 +277,10 @@ template <class T> class row_gradients {
   // of a row together. The key pass multiplies with y, w and dout: there it would count.
   void correct_offsets() {
     for (index_t l = 0; l < weights_.row(); ++l) {
+      if ((seen_ & bit(l)) == 0) continue;
       const T a = T(1) - sum_a_[l], c = -sum_c_[l];
-      if (!(std::isfinite(a) && std::isfinite(c)) || (seen_ & bit(l)) == 0) continue;
-      a_[l] += a, c_[l] += c;
+      if (std::isfinite(a)) a_[l] += a;
+      if (std::isfinite(c)) c_[l] += c;
       delta_[l] += a * sum_c_[l] + c * sum_a_[l] + a * c;
     }
   }
