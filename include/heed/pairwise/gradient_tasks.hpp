@@ -4,10 +4,10 @@
 // How backward of softmax attention is cut into tasks.
 //
 // One pass: a task has all rows of a head of q, and all keys that they share. It goes over blocks of keys, and over the
-// tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has a
-// tile of rows and makes dq, or a block of keys and makes dk and dv; scores and weights are computed twice, 7 products
-// instead of 5, but there are more tasks. Every element is summed in the same order in both, so that the choice depends
-// on the number of workers and no bit depends on the choice.
+// tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has
+// a tile of rows and makes dq, or a block of keys and makes dk and dv. Scores and weights are computed twice: 7
+// products instead of 5, but more tasks. Every element is summed in the same order in both: the choice depends on the
+// number of workers, and no bit depends on the choice.
 
 #include <algorithm>
 
@@ -126,7 +126,9 @@ template <class T> gradient_cut cut_gradients(const gradient_problem<T>& p, inde
   gradient_cut cut;
   cut.units = units.units();
   const bool rows = p.has_row_pass(), keys = p.has_key_pass();
-  if (rows && keys) {
+  if (p.overlaps_bias()) {
+    cut.one_pass = true;
+  } else if (rows && keys) {
     const auto cost = units.measure();
     const double w = static_cast<double>(workers), even = cost.all / w;
     const double rounds = std::ceil(static_cast<double>(cut.units) / w) * cost.largest;
@@ -154,7 +156,7 @@ template <class T> class gradient_worker {
       : p_(p), cut_(cut), units_(p), listed_(listed), tile_(p, sums, memory) {}
 
   void run(index_t task) {
-    if (cut_.one_pass) return visit_unit(units_.unit(task), {true, true});
+    if (cut_.one_pass) return visit_unit(units_.unit(task), {p_.has_row_pass(), p_.has_key_pass()});
     if (task < cut_.unit_tasks) return visit_block(task);
     visit_tile(task - cut_.unit_tasks);
   }
@@ -183,9 +185,17 @@ template <class T> class gradient_worker {
   }
   // All rows with the block of keys from `first` on
   void visit_keys(const sequence& s, index_t kv_head, index_t first, const gradient_pass& pass) {
-    tile_.begin(s, kv_head, first, std::min(units_.block_keys(), s.keys - first), pass);
-    const index_t rows = rows_of(s, kv_head);
-    for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) take(s, kv_head, r), tile_.visit(rows_, gates());
+    const index_t end = std::min(first + units_.block_keys(), s.keys), rows = rows_of(s, kv_head);
+    tile_.begin(s, kv_head, first, end - first, pass);
+    const key_rule rule = make_rule(p_.mask, s.number, s.keys);
+    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
+    for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) {
+      const index_t last = std::min(r + gradient_units<T>::lanes, rows) - 1;
+      const visible a = rule.at(place + query_of(s, kv_head, r)), b = rule.at(place + query_of(s, kv_head, last));
+      if (first >= b.hi || (end <= a.lo && first >= rule.keep_first))
+        continue;  // queries ascend, and so do their ranges
+      take(s, kv_head, r), tile_.visit(rows_, gates());
+    }
     tile_.finish();
   }
   // A tile of rows with all keys; the last tiles, under causal masks the longest, come first.
@@ -203,14 +213,19 @@ template <class T> class gradient_worker {
     }
   }
 
+  const std::int32_t* list_of(const sequence& s, index_t kv_head) const {
+    return listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group;
+  }
+  index_t query_of(const sequence& s, index_t kv_head, index_t row) const {
+    return (listed_.rows == nullptr ? row : list_of(s, kv_head)[row]) / p_.group;
+  }
   index_t rows_of(const sequence& s, index_t kv_head) const {
     return listed_.rows == nullptr ? p_.rows(s) : listed_.count[s.number * p_.kv_heads + kv_head];
   }
   void take(const sequence& s, index_t kv_head, index_t first) {
     const index_t count = std::min(gradient_units<T>::lanes, rows_of(s, kv_head) - first);
     if (listed_.rows == nullptr) return rows_.take(kv_head, p_.group, first, count);
-    const std::int32_t* const list =
-        listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group + first;
+    const std::int32_t* const list = list_of(s, kv_head) + first;
     rows_.count = count;
     for (index_t l = 0; l < count; ++l) {
       rows_.row[l] = {kv_head * p_.group + list[l] % p_.group, list[l] / p_.group};
