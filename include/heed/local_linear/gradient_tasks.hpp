@@ -34,28 +34,33 @@ template <class T, class TasksOf> class sequence_tasks {
 };
 
 // How the key pass is cut: a task has a tile of keys, of one key/value head of one sequence, or of all that add to the
-// same numbers of dbias.
+// same numbers of dbias; where pairs of a head do so, all of its keys.
 template <class T> class key_tasks {
  public:
   explicit key_tasks(const gradient_problem<T>& p)
       : p_(p),
-        all_sequences_(p.wants_pair_bias() && p.dbias.extent(0) == 1 && !p.packed()),
+        all_tiles_(p.wants_pair_bias() && pairwise::pairs_share_numbers(p.dbias)),
+        all_sequences_(p.wants_pair_bias() && p.dbias.extent(0) == 1 && (all_tiles_ || !p.packed())),
         all_heads_(p.wants_pair_bias() && p.dbias.extent(1) == 1) {}
 
   index_t operator()(const pairwise::sequence& s) const {
     if (!p_.has_key_pass() || p_.heads == 0 || (all_sequences_ && s.number > 0)) return 0;
-    return key_gradients<T>::tiles(s.keys) * (all_heads_ ? 1 : p_.kv_heads);
+    return (all_tiles_ ? 1 : key_gradients<T>::tiles(s.keys)) * (all_heads_ ? 1 : p_.kv_heads);
   }
   // f(sequence, key/value head, tile) for all of a task
-  template <class F> void each(const pairwise::sequence& s, index_t task, F f) const {
-    const index_t heads = all_heads_ ? 1 : p_.kv_heads, tile = task / heads, head = task % heads;
-    for (index_t i = s.number; i < (all_sequences_ ? p_.sequences() : s.number + 1); ++i)
-      for (index_t h = head; h < (all_heads_ ? p_.kv_heads : head + 1); ++h) f(p_.sequence_at(i), h, tile);
+  template <class F> void each(const pairwise::sequence& first, index_t task, F f) const {
+    const index_t heads = all_heads_ ? 1 : p_.kv_heads, number = task / heads, head = task % heads;
+    for (index_t i = first.number; i < (all_sequences_ ? p_.sequences() : first.number + 1); ++i) {
+      const pairwise::sequence s = p_.sequence_at(i);
+      const index_t tile = all_tiles_ ? 0 : number, end = all_tiles_ ? key_gradients<T>::tiles(s.keys) : number + 1;
+      for (index_t h = head; h < (all_heads_ ? p_.kv_heads : head + 1); ++h)
+        for (index_t t = tile; t < end; ++t) f(s, h, t);
+    }
   }
 
  private:
   const gradient_problem<T>& p_;
-  bool all_sequences_, all_heads_;
+  bool all_tiles_, all_sequences_, all_heads_;
 };
 
 // The row pass: a tile of rows of a query head, or of those that share a key/value head

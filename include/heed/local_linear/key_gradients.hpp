@@ -52,7 +52,11 @@ template <class T> class key_gradients {
     if (dv_.wanted()) dv_.begin(keys);
     pairwise::key_set mine;
     mine.add(first_key_, first_key_ + keys);
+    const pairwise::key_rule rule = pairwise::make_rule(p_.mask, s.number, s.keys);
+    const index_t place = pairwise::first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     for (index_t first = 0; first < rows; first += lanes) {
+      const index_t from = place + first / p_.group, to = place + (std::min(first + lanes, rows) - 1) / p_.group;
+      if (pairwise::hides_keys(rule, from, to, first_key_, first_key_ + keys)) continue;
       rows_.take(kv_head, p_.group, first, std::min(lanes, rows - first));
       tile_.begin(s, kv_head, rows_, &mine);
       if (tile_.empty()) continue;
