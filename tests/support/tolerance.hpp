@@ -70,12 +70,12 @@ template <class Acc> double gradient_tolerance(heed::index_t tokens, heed::index
   return recurrent_tolerance<Acc>(tokens, dim) + recurrent_tolerance<Acc>(tokens, value_dim);
 }
 
-// Of gradients with softmax weights, element by element. Backward takes lse and o as forward left them, and every number
-// in it is a sum of products, so that the first-order errors are, with A_ij = sum_d |scale q_id k_jd| and
+// Of gradients with softmax weights, element by element. Backward takes lse and o as forward left them, and every
+// number in it is a sum of products, so that the first-order errors are, with A_ij = sum_d |scale q_id k_jd| and
 // B_ij = sum_e |dout_ie v_je|:
 //
 //   score      e_ij  = f'_ij (dot(D) A_ij + eps (|ALiBi| + |bias|)) + eps |s_ij|     f': slope of the score function
-//   weight     r_ij  = e_ij + sum_j p_ij e_ij + exponent                            relative; the sum is the error of lse
+//   weight     r_ij  = e_ij + sum_j p_ij e_ij + exponent                      relative; the sum: error of lse
 //   delta      d_i   = sum_j p_ij (r_ij + dot(E)) B_ij + eps |dlse_i|               and what storing o has changed
 //   ds         u_ij  = p_ij (r_ij |b_ij - delta_i| + dot(E) B_ij + d_i)
 //   dx, dy     u_ij f'_ij, and |ds_ij| times the error of f'_ij, of the slope of the soft-cap

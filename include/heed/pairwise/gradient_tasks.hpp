@@ -191,9 +191,8 @@ template <class T> class gradient_worker {
     const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) {
       const index_t last = std::min(r + gradient_units<T>::lanes, rows) - 1;
-      const visible a = rule.at(place + query_of(s, kv_head, r)), b = rule.at(place + query_of(s, kv_head, last));
-      if (first >= b.hi || (end <= a.lo && first >= rule.keep_first))
-        continue;  // queries ascend, and so do their ranges
+      const index_t from = place + query_of(s, kv_head, r), to = place + query_of(s, kv_head, last);
+      if (hides_keys(rule, from, to, first, end)) continue;
       take(s, kv_head, r), tile_.visit(rows_, gates());
     }
     tile_.finish();

@@ -71,10 +71,8 @@ void cut_sweeps(const backward_problem<T>& x, const sequence& s, index_t workers
   if (workers == 1 || tasks == 0 || tasks >= 4 * workers) return;
   const causal_split split = x.p.split(s);
   const index_t chunks = std::clamp<index_t>((split.pairs + chunk - 1) / chunk, 1, std::min(most_pieces, workers));
-  const auto same = [](const auto& a, const auto& b) { return a.data() != nullptr && a.data() == b.data(); };
-  const bool in_place = same(x.dbefore.s, x.dafter.s) || (x.p.normalize && same(x.dbefore.z, x.dafter.z));
   const index_t most_forward = x.wants_slopes() || cut.forward.count == 0 ? 1 : chunks;
-  const index_t most_reverse = x.wants_gates() || in_place || cut.reverse.count == 0 ? 1 : chunks;
+  const index_t most_reverse = x.wants_gates() || x.in_place() || cut.reverse.count == 0 ? 1 : chunks;
   const token_time forward = forward_time(x.p, chunk), reverse = reverse_time(x.p, chunk);
   const double rest = real(s.queries - split.leading_queries - split.pairs), w = real(workers);
   backward_cut next = cut;
@@ -139,8 +137,11 @@ template <class T, class Kernel> struct backward_call {
     text << "chunks of " << out.chunk << " tokens, " << (p.chunk > 0 ? "as asked" : "by the cost model for D = ");
     if (p.chunk == 0) text << p.d << ", E = " << p.e;
     name_sweep(text, "forward", cut.forward), name_sweep(text, "reverse", cut.reverse);
-    if (x.in_order()) text << ", one after the other: the second reads ";
-    if (x.in_order()) text << (p.normalize ? "denominators of rows" : "sums of the first for gates");
+    if (x.in_order())
+      text << ", one after the other: the second "
+           << (p.normalize       ? "reads denominators of rows"
+               : x.wants_gates() ? "reads sums of the first for gates"
+                                 : "overwrites dfinal_state");
     tile::name_copy(text, "v", p.v);
     if (p.packed()) text << "; packed: each sequence as a call of its own";
     if (p.causal && p.decay == nullptr)

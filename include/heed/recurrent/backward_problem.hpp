@@ -49,8 +49,15 @@ template <class T> struct backward_problem {
   bool sums_keys() const { return dq.data() != nullptr || wants_gates() || wants_slopes(); }
   bool has_reverse_sweep() const { return wants_keys() || wants_values() || wants_state(); }
   bool has_forward_sweep() const { return sums_keys() || (p.normalize && has_reverse_sweep()); }
-  // Whether the reverse sweep reads what the forward sweep has found.
-  bool in_order() const { return has_reverse_sweep() && (p.normalize || wants_gates()); }
+  // Whether the gradient of the initial state is written where that of the final one is read.
+  bool in_place() const {
+    const auto same = [](const auto& a, const auto& b) { return a.data() != nullptr && a.data() == b.data(); };
+    return same(dbefore.s, dafter.s) || (p.normalize && same(dbefore.z, dafter.z));
+  }
+  // Whether the reverse sweep reads what the forward sweep has found, or writes what it reads.
+  bool in_order() const {
+    return has_reverse_sweep() && (p.normalize || wants_gates() || (wants_slopes() && in_place()));
+  }
 
   index_t queries_per_state() const { return p.query_heads > 0 ? p.queries_per_state : 0; }
   index_t states_per_kv_head() const { return p.states > 0 ? p.states_per_kv_head : 0; }

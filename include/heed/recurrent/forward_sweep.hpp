@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The forward sweep of backward: the states of forward are computed again, chunk by chunk, and give the gradients of the
-// queries. See chunk_backward.hpp.
+// The forward sweep of backward: the states of forward are computed again, chunk by chunk, and give the gradients of
+// the queries. See chunk_backward.hpp.
 
 #include <algorithm>
 #include <cstddef>

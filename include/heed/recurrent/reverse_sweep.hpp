@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The reverse sweep of backward: the gradient of the state, carried from the last token to the first, gives those of keys
-// and values. See chunk_backward.hpp.
+// The reverse sweep of backward: the gradient of the state, carried from the last token to the first, gives those of
+// keys and values. See chunk_backward.hpp.
 
 #include <algorithm>
 #include <cstddef>
