@@ -9,7 +9,7 @@
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
-#include "support/central_differences.hpp"
+#include "support/recurrent_differences.hpp"
 #include "support/gradient_identities.hpp"
 #include "support/recurrent_adjoint.hpp"
 

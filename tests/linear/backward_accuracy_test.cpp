@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/naive_backward.hpp"
+#include "support/recurrent_naive_backward.hpp"
 
 using namespace heed_test;
 

@@ -12,7 +12,7 @@
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
-#include "support/central_differences.hpp"
+#include "support/recurrent_differences.hpp"
 #include "support/golden_recurrent_backward.hpp"
 #include "support/shapes.hpp"
 

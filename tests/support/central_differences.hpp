@@ -1,48 +1,65 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Gradients beside central differences of what they are gradients of.
+// Gradients beside central differences of what they are the gradients of.
 
-#include <algorithm>
 #include <cmath>
+#include <cstdio>
+#include <string>
+#include <vector>
 
-#include "support/buffer.hpp"
-#include "support/catch.hpp"
-#include "support/comparison.hpp"
+#include "support/random.hpp"
 
 namespace heed_test {
 
-// Returns d loss / d x of one element, of which loss() is a function. The error is step^4 / 30 times the fifth
-// derivative, and that of rounding about 1e-16 loss / step.
-template <class Loss> double difference(double& x, const Loss& loss, double step = 1e-3) {
-  const double at = x;
-  const auto bent = [&](double by) { return x = at + by, loss(); };
-  const double once = bent(step) - bent(-step), twice = bent(2 * step) - bent(-2 * step);
-  x = at;
-  return (8 * once - twice) / (12 * step);
+// Numbers that a loss depends on, and the gradient that is claimed for them
+struct claimed_gradient {
+  const char* name;
+  std::vector<double>* numbers;
+  const std::vector<double>* gradient;
+};
+
+// f'(0) by central differences of fourth order: off by about h^4 |f'''''| / 30 and 1e-16 |f| / h
+template <class F> double slope_of(const F& f, double h) {
+  return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h);
 }
 
-// Adds to `result` how far dx, the gradient of loss() by x, is from the differences. size: of the numbers in the loss
+// What is wrong with the gradients of loss(), or nothing. Each is tried along random directions of length 1: a wrong
+// element shows unless the direction happens to miss it. worst, if given: raised to the largest error relative to the
+// sum of magnitudes of gradient times direction, plus 1.
 template <class Loss>
-void add_differences(verdict& result, const char* what, const buffer<double>& x, const buffer<double>& dx, double size,
-                     const Loss& loss) {
-  double largest = 0;
-  dx.each([&](double a) { largest = std::max(largest, std::abs(a)); });
-  for (index_t b = 0; b < x.size()[0]; ++b)
-    for (index_t h = 0; h < x.size()[1]; ++h)
-      for (index_t i = 0; i < x.size()[2]; ++i)
-        for (index_t d = 0; d < x.size()[3]; ++d)
-          result.add(dx(b, h, i, d), difference(x(b, h, i, d), loss), 1e-9 * (largest + size), what, b, h, i, d);
-}
-
-// The sum of all a(i) b(i)
-inline double inner(const buffer<double>& a, const buffer<double>& b) {
-  double sum = 0;
-  for (index_t i = 0; i < a.size()[0]; ++i)
-    for (index_t h = 0; h < a.size()[1]; ++h)
-      for (index_t n = 0; n < a.size()[2]; ++n)
-        for (index_t d = 0; d < a.size()[3]; ++d) sum += a(i, h, n, d) * b(i, h, n, d);
-  return sum;
+std::string wrong_gradients(const std::vector<claimed_gradient>& all, const Loss& loss, random_numbers& random,
+                            int directions = 2, double allowed = 1e-8, double* worst = nullptr) {
+  std::string wrong;
+  for (const claimed_gradient& each : all) {
+    std::vector<double>& x = *each.numbers;
+    if (x.size() != each.gradient->size()) return std::string(each.name) + " has a gradient of another size";
+    const std::vector<double> before = x;
+    for (int turn = 0; turn < directions && !x.empty(); ++turn) {
+      std::vector<double> direction(x.size());
+      double length = 0, claimed = 0, size = 1;
+      for (double& d : direction) d = random.normal(), length += d * d;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        direction[i] /= std::sqrt(length);
+        claimed += direction[i] * (*each.gradient)[i], size += std::abs(direction[i] * (*each.gradient)[i]);
+      }
+      const double measured = slope_of(
+          [&](double t) {
+            for (std::size_t i = 0; i < x.size(); ++i) x[i] = before[i] + t * direction[i];
+            return loss();
+          },
+          1e-3);
+      x = before;
+      const double error = std::abs(claimed - measured) / size;
+      if (worst != nullptr) *worst = std::fmax(*worst, error);
+      if (error <= allowed) continue;
+      char text[160];
+      std::snprintf(text, sizeof text, "%s: derivative %.12g, central difference %.12g; ", each.name, claimed,
+                    measured);
+      wrong += text;
+    }
+  }
+  return wrong;
 }
 
 }  // namespace heed_test

@@ -1,93 +1,68 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Backward of linear and lightning attention as loops in float over the tokens of one head, causal, with the states of
-// all tokens stored: what anyone would write first. The rounding errors of the kernels are held against its errors.
+// Forward and backward as plain loops in T, one number after the other, dense or causal without options: how far off
+// such loops are is what kernels are measured by.
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
-#include "support/lightning_backward_case.hpp"
+#include "support/softmax_backward_case.hpp"
 
 namespace heed_test {
 
-struct naive_gradients {
-  buffer<float> dq, dk, dv, dgates;
-};
-
-// lambda(t): decay before token t. c(t, z.q): the denominator of token t's row. z and the normaliser's gradient are
-// 0 where c is 1.
-template <class Lambda, class Denominator>
-naive_gradients naive_backward(const gradient_buffers<float>& g, const recurrent_tensors<float>& x,
-                               const buffer<float>& q, const buffer<float>& k, float scale, bool normalize,
-                               const Lambda& lambda, const Denominator& c) {
-  const index_t n = x.s.queries, d = q.size()[3], e = x.s.value_dim;
-  const auto at = [](index_t i) { return static_cast<std::size_t>(i); };
-  std::vector<float> s(at((n + 1) * d * e)), z(at((n + 1) * d)), r(at(d * e)), rz(at(d));
-  naive_gradients out{buffer<float>::output(q.size()), buffer<float>::output(k.size()),
-                      buffer<float>::output(x.v.size()), buffer<float>::output({1, 1, n, 1})};
-  for (index_t a = 0; a < d; ++a) {
-    z[at(a)] = x.z0(0, 0, a), rz[at(a)] = g.dz1(0, 0, a);
-    for (index_t b = 0; b < e; ++b) s[at(a * e + b)] = x.s0(0, 0, a, b), r[at(a * e + b)] = g.ds1(0, 0, a, b);
-  }
-  for (index_t t = 0; t < n; ++t)
-    for (index_t a = 0; a < d; ++a) {
-      z[at((t + 1) * d + a)] = lambda(t) * z[at(t * d + a)] + k(0, 0, t, a);
-      for (index_t b = 0; b < e; ++b)
-        s[at(((t + 1) * d + a) * e + b)] = lambda(t) * s[at((t * d + a) * e + b)] + k(0, 0, t, a) * x.v(0, 0, t, b);
-    }
-  for (index_t t = n - 1; t >= 0; --t) {
-    const float *const state = &s[at((t + 1) * d * e)], *const sums = &z[at((t + 1) * d)];
-    float weights = 0, delta = 0;
-    for (index_t a = 0; a < d; ++a) weights += sums[a] * q(0, 0, t, a);
-    const float factor = normalize ? scale / c(weights) : scale;
-    for (index_t b = 0; b < e && normalize; ++b) delta += factor * g.dout(0, 0, t, b) * x.o(0, 0, t, b);
-    for (index_t a = 0; a < d; ++a) {
-      float sum = normalize ? -delta * sums[a] : 0;
-      for (index_t b = 0; b < e; ++b) {
-        sum += state[a * e + b] * factor * g.dout(0, 0, t, b);
-        r[at(a * e + b)] += q(0, 0, t, a) * factor * g.dout(0, 0, t, b);
-      }
-      out.dq(0, 0, t, a) = sum;
-      if (normalize) rz[at(a)] -= delta * q(0, 0, t, a);
-    }
-    for (index_t a = 0; a < d; ++a) {
-      float sum = normalize ? rz[at(a)] : 0;
-      for (index_t b = 0; b < e; ++b) sum += r[at(a * e + b)] * x.v(0, 0, t, b);
-      out.dk(0, 0, t, a) = sum;
-    }
-    for (index_t b = 0; b < e; ++b) {
-      float sum = 0;
-      for (index_t a = 0; a < d; ++a) sum += r[at(a * e + b)] * k(0, 0, t, a);
-      out.dv(0, 0, t, b) = sum;
-    }
-    float gate = 0;
-    for (index_t i = 0; i < d * e; ++i) gate += (r[at(i)] *= lambda(t)) * s[at(t * d * e + i)];
-    out.dgates(0, 0, t) = gate;
-  }
-  return out;
-}
-
-// Root of the mean squared error, over that of the numbers
-inline double relative_error(const buffer<float>& x, const buffer<double>& exact) {
-  double error = 0, size = 0;
-  for (index_t b = 0; b < x.size()[0]; ++b)
-    for (index_t h = 0; h < x.size()[1]; ++h)
-      for (index_t i = 0; i < x.size()[2]; ++i)
-        for (index_t d = 0; d < x.size()[3]; ++d) {
-          error += std::pow(static_cast<double>(x(b, h, i, d)) - exact(b, h, i, d), 2);
-          size += std::pow(exact(b, h, i, d), 2);
+// Writes o, lse, dq, dk and dv of the case, whose mask is causal() or none.
+template <class T> void naive_backward(const backward_case<T>& x, bool causal) {
+  const shape& s = x.s;
+  const T scale = static_cast<T>(1 / std::sqrt(static_cast<double>(s.dim)));
+  x.dq.each([](T& element) { element = 0; });
+  x.dk.each([](T& element) { element = 0; });
+  x.dv.each([](T& element) { element = 0; });
+  std::vector<T> p(static_cast<std::size_t>(s.keys));
+  for (index_t b = 0; b < s.batch; ++b)
+    for (index_t h = 0; h < s.out_heads(); ++h)
+      for (index_t i = 0; i < s.queries; ++i) {
+        const index_t qh = h * s.heads / s.out_heads(), kh = h * s.kv_heads / s.out_heads();
+        const index_t seen = causal ? std::clamp<index_t>(i + s.keys - s.queries + 1, 0, s.keys) : s.keys;
+        T row_max = -std::numeric_limits<T>::infinity(), sum = 0;
+        for (index_t j = 0; j < seen; ++j) {
+          T dot = 0;
+          for (index_t d = 0; d < s.dim; ++d) dot += x.q(b, qh, i, d) * x.k(b, kh, j, d);
+          row_max = std::max(row_max, p[static_cast<std::size_t>(j)] = scale * dot);
         }
-  return std::sqrt(error / size);
+        for (index_t j = 0; j < seen; ++j)
+          sum += p[static_cast<std::size_t>(j)] = std::exp(p[static_cast<std::size_t>(j)] - row_max);
+        x.lse(b, h, i) = row_max + std::log(sum);
+        T delta = -x.dlse(b, h, i);
+        for (index_t e = 0; e < s.value_dim; ++e) {
+          T o = 0;
+          for (index_t j = 0; j < seen; ++j) o += p[static_cast<std::size_t>(j)] * x.v(b, kh, j, e);
+          x.o(b, h, i, e) = seen > 0 ? o / sum : 0;
+          delta += x.dout(b, h, i, e) * x.o(b, h, i, e);
+        }
+        for (index_t j = 0; j < seen; ++j) {
+          const T weight = p[static_cast<std::size_t>(j)] / sum;
+          T gain = 0;
+          for (index_t e = 0; e < s.value_dim; ++e) {
+            gain += x.dout(b, h, i, e) * x.v(b, kh, j, e);
+            x.dv(b, kh, j, e) += weight * x.dout(b, h, i, e);
+          }
+          const T ds = scale * weight * (gain - delta);
+          for (index_t d = 0; d < s.dim; ++d) {
+            x.dq(b, qh, i, d) += ds * x.k(b, kh, j, d);
+            x.dk(b, kh, j, d) += ds * x.q(b, qh, i, d);
+          }
+        }
+      }
 }
 
-// The kernel's error is at most twice that of the loops.
-inline void check_accuracy(const char* what, const buffer<float>& got, const buffer<float>& naive,
-                           const buffer<double>& exact) {
-  const double mine = relative_error(got, exact), its = relative_error(naive, exact);
-  INFO(what << ": error " << mine << ", of naive loops " << its);
-  CHECK(its > 1e-8);  // float loops do have errors
-  CHECK(mine <= 2 * its);
+// Root of the mean square of the errors of a gradient
+template <class T> double rms_error(const buffer<T>& got, const expected_gradient& want) {
+  double sum = 0;
+  std::size_t at = 0;
+  got.each([&](const T& x) { sum += std::pow(static_cast<double>(x) - want.value[at++], 2); });
+  return std::sqrt(sum / static_cast<double>(std::max<std::size_t>(at, 1)));
 }
 
 }  // namespace heed_test

@@ -15,8 +15,8 @@
 
 #include <vector>
 
+#include "heed/reference/gradient_sum.hpp"
 #include "heed/reference/lightning.hpp"
-#include "heed/reference/tensor_sums.hpp"
 
 namespace heed::reference::lightning {
 namespace detail {
@@ -64,7 +64,7 @@ void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay,
   const auto& parts = heed::detail::parts(decay);
   const index_t d = q4.extent(3), e = v4.extent(3), states = parts.gated ? 0 : parts.slopes.size();
   const bool has_state = options.initial_state.s.data() != nullptr;
-  detail::tensor_sums dq(q4), dk(k4), dv(v4);
+  detail::gradient_sum dq(gradients.dq), dk(gradients.dk), dv(gradients.dv);
   Eigen::VectorXd dslopes = Eigen::VectorXd::Zero(states);
 
   const auto head = [&](const auto& r, index_t from, index_t to, index_t kv_head) {
@@ -77,12 +77,13 @@ void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay,
       for (index_t h = from; h < to; ++h) {
         const Eigen::VectorXd g = options.scale * detail::row_of(dout4, batch, h, at);
         ds += detail::row_of(q4, batch, h, at) * g.transpose();
-        if (seen > 0 || has_state) dq.row(batch, h, at) = (s[static_cast<std::size_t>(seen)] * g).transpose();
+        if (seen > 0 || has_state)
+          dq.add_row(1.0, Eigen::VectorXd(s[static_cast<std::size_t>(seen)] * g), batch, h, at);
       }
       double dgate = 0;
       if (i < r.tokens) {
-        dk.row(batch, kv_head, at) += (ds * detail::row_of(v4, batch, kv_head, at)).transpose();
-        dv.row(batch, kv_head, at) += (ds.transpose() * detail::row_of(k4, batch, kv_head, at)).transpose();
+        dk.add_row(1.0, Eigen::VectorXd(ds * detail::row_of(v4, batch, kv_head, at)), batch, kv_head, at);
+        dv.add_row(1.0, Eigen::VectorXd(ds.transpose() * detail::row_of(k4, batch, kv_head, at)), batch, kv_head, at);
         detail::fade(ds, r.lambda(i));
         const bool is_cut = heed::detail::equals(r.lambda(i), 0);
         if (!is_cut && (i > 0 || has_state)) dgate = ds.cwiseProduct(s[static_cast<std::size_t>(i)]).sum();
@@ -95,7 +96,7 @@ void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay,
   };
   detail::each_state(q4, k4, parts, options, head);
 
-  dq.store(gradients.dq), dk.store(gradients.dk), dv.store(gradients.dv);
+  dq.write(), dk.write(), dv.write();
   for (index_t h = 0; h < states && gradients.dslopes.data() != nullptr; ++h)
     detail::store(gradients.dslopes(h), dslopes(h));
 }

@@ -18,8 +18,8 @@
 // dS1, dz1 are the gradients of the final state, which holds all keys. dq_i and dk_j are dx_i and dy_j times the
 // derivative of phi. Nothing is read of what forward computed.
 
+#include "heed/reference/gradient_sum.hpp"
 #include "heed/reference/linear.hpp"
-#include "heed/reference/tensor_sums.hpp"
 
 namespace heed::reference::linear {
 namespace detail {
@@ -157,7 +157,7 @@ void backward(const Q& q, const K& k, const V& v, const O&, const D& dout,
   state_view<acc_of<Q>> before = gradients.dinitial_state;
   if (!options.normalize) before.z = {};
   const index_t heads = q4.extent(1), kv_heads = k4.extent(1);
-  detail::tensor_sums dq(q4), dk(k4), dv(v4);
+  detail::gradient_sum dq(gradients.dq), dk(gradients.dk), dv(gradients.dv);
   for (const detail::sequence& s : detail::sequences_of(options.mask, q4.extent(0), q4.extent(2), k4.extent(2)))
     for (index_t h = 0; h < kv_heads; ++h) {
       detail::head_gradients keys = detail::keys_of_head(k4, v4, options, s, h, rules.length(s));
@@ -167,21 +167,20 @@ void backward(const Q& q, const K& k, const V& v, const O&, const D& dout,
           const Eigen::VectorXd query = detail::row_of(q4, s.batch, g, at);
           const Eigen::VectorXd dx =
               keys.add(detail::features(map, query), detail::row_of(dout4, s.batch, g, at), seen);
-          if (seen > 0 || keys.has_state)
-            dq.row(s.batch, g, at) = detail::features_backward(map, query, dx).transpose();
+          if (seen > 0 || keys.has_state) dq.add_row(1.0, detail::features_backward(map, query, dx), s.batch, g, at);
         }
       const detail::memory dafter = detail::load_memory(after, s.number, h, keys.y.cols(), v4.extent(3));
       if (after.s.data() != nullptr) keys.add_s(dafter.s);
       if (options.normalize && after.z.data() != nullptr) keys.add_z(dafter.z);
       for (index_t j = 0; j < keys.reached; ++j) {
         const index_t at = s.first_key + j;
-        dk.row(s.batch, h, at) =
-            detail::features_backward(map, detail::row_of(k4, s.batch, h, at), keys.dy.row(j)).transpose();
-        dv.row(s.batch, h, at) = keys.dv.row(j);
+        dk.add_row(1.0, detail::features_backward(map, detail::row_of(k4, s.batch, h, at), keys.dy.row(j)), s.batch, h,
+                   at);
+        dv.add_row(1.0, keys.dv.row(j), s.batch, h, at);
       }
       detail::store_memory(before, s.number, h, keys.dstate);
     }
-  dq.store(gradients.dq), dk.store(gradients.dk), dv.store(gradients.dv);
+  dq.write(), dk.write(), dv.write();
 }
 
 }  // namespace HEED_ISA
