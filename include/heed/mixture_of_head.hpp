@@ -5,6 +5,7 @@
 #include "heed/core/factories.hpp"
 #include "heed/core/kv_cache.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/mixture_of_head/backward.hpp"
 #include "heed/mixture_of_head/decode.hpp"
 #include "heed/mixture_of_head/forward.hpp"
 #include "heed/mixture_of_head/options.hpp"

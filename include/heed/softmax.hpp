@@ -6,6 +6,7 @@
 #include "heed/core/kv_cache.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/slopes.hpp"
+#include "heed/softmax/backward.hpp"
 #include "heed/softmax/decode.hpp"
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/merge.hpp"

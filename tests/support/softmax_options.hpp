@@ -149,14 +149,17 @@ template <class T, class Options = heed::softmax::options<T>> class option_parts
              {x + std::max<index_t>(pairs * heads - 1, 0), {1, heads, n, m}, {0, -pairs, -m, -1}});
     add_bias("bias that hides", {hiding_.data(), {1, heads, n, m}, {0, pairs, m, 1}});
     add("score", kind::score, [](options& how, const scope& at) {
-      how.score = [first = static_cast<std::int32_t>(at.number)](T s, const heed::position& p) {
-        return T(0.5) * s + static_cast<T>((7 * p.query + 3 * p.key + 5 * p.head + p.batch + first) % 11) / 8;
-      };
+      how.score = {[first = static_cast<std::int32_t>(at.number)](T s, const heed::position& p) {
+                     return T(0.5) * s +
+                            static_cast<T>((7 * p.query + 3 * p.key + 5 * p.head + p.batch + first) % 11) / 8;
+                   },
+                   [](T, const heed::position&) { return T(0.5); }};
     });
     add("score that hides", kind::score, [](options& how, const scope&) {
-      how.score = [](T s, const heed::position& p) {
-        return (p.query + 2 * p.key + p.head) % 5 == 0 ? -std::numeric_limits<T>::infinity() : s + T(0.25);
-      };
+      how.score = {[](T s, const heed::position& p) {
+                     return (p.query + 2 * p.key + p.head) % 5 == 0 ? -std::numeric_limits<T>::infinity() : s + T(0.25);
+                   },
+                   [](T, const heed::position&) { return T(1); }};
     });
     if constexpr (requires(options how) { how.sink_logits; })
       add("sinks", kind::sink, [this](options& how, const scope&) { how.sink_logits = sinks_; });

@@ -7,7 +7,6 @@
 // and on its way clears the rows that have none.
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "heed/mixture_of_head/options.hpp"
@@ -42,8 +41,7 @@ template <class T> void check_heads(heed::detail::checker& check, const problem<
                 "q has % heads, k has %, q's must be a multiple of k's", p.query_heads, p.kv_heads);
 }
 
-// NaN is active; a subnormal gate counts as 0, in and out of tasks
-template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
+using pairwise::is_active;
 
 template <class T> index_t count_active(const problem<T>& p, const pairwise::sequence& s, index_t kv_head) {
   index_t count = 0;

@@ -44,6 +44,8 @@ template <class T> class masked_scores {
   index_t vectors() const { return vectors_; }
   key_spans spans() const { return seen_.spans(); }
   bool modifies() const { return seen_.modifies_scores(); }
+  void record_slopes(const score_slopes<T>& slopes) { seen_.record_slopes(slopes); }
+  const score_mods<T>& mods() const { return seen_.mods(); }
 
   // Notes what the lanes see of a tile, the one that add_blocks and scores are asked about next.
   void classify(key_tile<T>& keys) {

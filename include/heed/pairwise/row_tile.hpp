@@ -2,6 +2,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "heed/core/call.hpp"
 #include "heed/core/view.hpp"
@@ -31,6 +33,9 @@ struct row_tile {
   lane_row at(index_t lane) const { return row[std::min(lane, count - 1)]; }
   index_t padded(index_t width) const { return (count + width - 1) / width * width; }
 };
+
+// Whether a row with this gate takes part: NaN does; a subnormal gate counts as 0, in and out of tasks.
+template <class T> HEED_INLINE bool is_active(T gate) { return !(std::abs(gate) < std::numeric_limits<T>::min()); }
 
 template <class Byte> using row_pointers = tile::lane_array<Byte*, lane_capacity>;
 

@@ -40,9 +40,8 @@ template <class T> struct score_mod_rules {
 
   HEED_INLINE bool has_bias() const { return bias.data() != nullptr; }
   HEED_INLINE bool has_function() const { return function->map_value != nullptr; }
-  HEED_INLINE bool any() const {
-    return !heed::detail::equals(cap, T(0)) || slopes.set() || has_bias() || has_function();
-  }
+  HEED_INLINE bool has_cap() const { return !heed::detail::equals(cap, T(0)); }
+  HEED_INLINE bool any() const { return has_cap() || slopes.set() || has_bias() || has_function(); }
 };
 
 template <class T, class Options> score_mod_rules<T> make_score_mod_rules(const Options& opt, index_t head_dim) {
@@ -85,6 +84,13 @@ template <class T> struct score_region {
   HEED_INLINE index_t rows() const { return (keys + key_step - 1) / key_step; }
 };
 
+// What backward multiplies with where a score went through a function, [key][lane] as the scores of a tile: the slope
+// of the soft-cap, 1 - tanh^2, and that of the user's function, df/ds. null: not wanted
+template <class T> struct score_slopes {
+  const T* scores = nullptr;  // of the tile, from its first on
+  T *cap = nullptr, *function = nullptr;
+};
+
 // The row of a tile that a lane stands for, and at which key of a row of scores
 struct lane_place {
   index_t row, key_offset;
@@ -117,16 +123,31 @@ template <class T> class score_mods {
     for (index_t x = 0; bias_.first != nullptr && x * w < lanes; ++x) shape_[x] = shape_of(x * w, lanes);
   }
 
-  void apply(const score_mod_rules<T>& rules, const score_region<T>& r) const {
-    if (!heed::detail::equals(rules.cap, T(0))) soft_cap(rules.cap, r);
+  void apply(const score_mod_rules<T>& rules, const score_region<T>& r, const score_slopes<T>& slopes = {}) const {
+    if (rules.has_cap()) soft_cap(rules.cap, r, slopes);
     if (distances_) add_distance(r);
     for (index_t x = r.from; biased_ && x < r.to; ++x) add_bias(rules.unit, r, x);
     if (!rules.has_function()) return;
+    if (slopes.function != nullptr) differentiate(rules, r, slopes);
     call(r, [&](const auto& tile) { heed::detail::map_value(*rules.function, tile); });
     each_vector(r, [](T* s) {
       const batch x = simd::load(s);
       simd::store(s, unless_hidden(x, x * batch(static_cast<T>(std::numbers::log2e))));
     });
+  }
+
+  // sum(lane) += sum over keys of x(key, lane) * |place - key|; lanes are queries
+  HEED_NOINLINE void sum_distances(const score_region<T>& x, T* sum) const {
+    for (index_t v = x.from; v < x.to; ++v) {
+      T from[std::size_t{w}];
+      for (index_t i = 0; i < w; ++i) from[i] = static_cast<T>(distance_from_[v * w + i] - x.first);
+      const batch place = simd::load(from), one(T(1));
+      batch key(T(0)), total = simd::load(sum + v * w);
+      const T* s = x.scores + (v - x.from) * w;
+      for (index_t j = x.keys; j > 0; --j, s += x.stride, key = key + one)
+        total = simd::fma(simd::load(s), simd::abs(place - key), total);
+      simd::store(sum + v * w, total);
+    }
   }
 
   // f(score_tile) over a region, for functions of the user
@@ -167,9 +188,22 @@ template <class T> class score_mods {
       for (T* s = r.scores + j * r.stride; s < r.scores + j * r.stride + (r.to - r.from) * w; s += w) f(s);
   }
 
-  HEED_NOINLINE static void soft_cap(T cap, const score_region<T>& r) {
-    const batch c(cap);
-    each_vector(r, [c](T* s) { simd::store(s, simd::tanh(simd::load(s)) * c); });
+  HEED_NOINLINE static void soft_cap(T cap, const score_region<T>& r, const score_slopes<T>& slopes) {
+    const batch c(cap), one(T(1));
+    if (slopes.cap == nullptr) return each_vector(r, [c](T* s) { simd::store(s, simd::tanh(simd::load(s)) * c); });
+    each_vector(r, [&, c, one](T* s) {
+      const batch t = simd::tanh(simd::load(s));
+      simd::store(slopes.cap + (s - slopes.scores), one - t * t);
+      simd::store(s, t * c);
+    });
+  }
+
+  HEED_NOINLINE void differentiate(const score_mod_rules<T>& rules, const score_region<T>& r,
+                                   const score_slopes<T>& slopes) const {
+    score_region<T> to = r;
+    to.scores = slopes.function + (r.scores - slopes.scores);
+    each_vector(r, [&](T* s) { simd::store(slopes.function + (s - slopes.scores), simd::load(s)); });
+    call(to, [&](const auto& tile) { heed::detail::map_derivative(*rules.function, tile); });
   }
 
   HEED_NOINLINE void add_distance(const score_region<T>& r) const {

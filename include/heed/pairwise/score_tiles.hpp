@@ -42,6 +42,9 @@ template <class T> class score_tiles {
   index_t stride() const { return stride_; }  // lanes in whole vectors: the stride of everything [..][lane]
   tile::lane_block<T> lanes_of(T* x, index_t rows) const { return {x, stride_, rows, stride_}; }
   kv_tiles<T>& kv() { return kv_; }
+  bool empty() const { return spans_.count == 0; }  // no lane sees any key
+  void record_slopes(const score_slopes<T>& slopes) { masked_.record_slopes(slopes); }
+  const score_mods<T>& mods() const { return masked_.mods(); }
   tile::row_prefetcher<T> next_keys(const key_tile<T>& keys) {
     if (keys.last && kv_.k().copies()) return {};
     return kv_.k().stream(keys.next, keys.next_keys);

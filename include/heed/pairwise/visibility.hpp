@@ -56,9 +56,12 @@ template <class T> class visibility {
   bool modifies_scores() const { return modifies_; }
   bool tests_pairs() const { return tests_pairs_; }
 
+  // Asks modify() for the slopes of what it does, too.
+  void record_slopes(const score_slopes<T>& slopes) { slopes_ = slopes; }
   void modify(const score_region<T>& r) const {
-    if (modifies_) mods_.apply(p_.scores, r);
+    if (modifies_) mods_.apply(p_.scores, r, slopes_);
   }
+  const score_mods<T>& mods() const { return mods_; }
 
   // Queries in lanes: what each vector sees of each step of keys [first, first + keys), for hide()
   void classify(index_t first, index_t keys, index_t vectors, key_runs& out) {
@@ -118,6 +121,7 @@ template <class T> class visibility {
   lane_ranges ranges_;
   pair_masks<T> pairs_;
   score_mods<T> mods_;
+  score_slopes<T> slopes_;
   typename attention<T>::lost_tokens lost_;
   index_t keys_ = 0, key_ = 0;  // keys_: of the sequence; key_: of the tile at hand
   tile::lane_array<T, lane_capacity> lo_, hi_;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "heed/mixture_of_head/options.hpp"
+#include "heed/reference/mixture_of_head_backward.hpp"
 #include "heed/reference/softmax.hpp"
 
 namespace heed::reference::mixture_of_head {

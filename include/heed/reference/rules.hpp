@@ -41,6 +41,11 @@ inline std::vector<sequence> sequences_of(const mask& mask, index_t batches, ind
   return all;
 }
 
+// The sink logit of a head of o; -inf, which is as good as none, where there is none
+template <class Options> double sink_of(const Options& options, index_t head) {
+  return options.sink_logits.set() ? options.sink_logits.at(head) : -infinity;
+}
+
 // The rules of the options of a kernel: which keys a query sees and with which score
 template <class Acc, class Options> struct pair_rules {
   const Options& options;
@@ -89,17 +94,7 @@ template <class Acc, class Options> struct pair_rules {
 
   // The score of a visible pair, from q_i.k_j
   double score(const sequence& s, const position& at, double dot) const {
-    double x = options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim))) * dot;
-    if (options.softcap > 0 && options.softcap < infinity) x = options.softcap * std::tanh(x / options.softcap);
-    if (options.alibi_slopes.set()) {
-      const index_t distance = place_of(s, at.query) - at.key;
-      x -= options.alibi_slopes.at(at.head) * static_cast<double>(std::abs(distance));
-    }
-    if (options.bias.data() != nullptr) {
-      const double bias =
-          number(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
-      x = heed::detail::equals(bias, -infinity) ? bias : x + bias;  // it hides the key, whatever the key holds
-    }
+    const double x = terms(s, at, dot);
     const auto& function = heed::detail::parts(options.score);
     if (function.map_value == nullptr) return x;
     Acc y = static_cast<Acc>(x);  // it takes and returns Acc
@@ -107,7 +102,48 @@ template <class Acc, class Options> struct pair_rules {
     return static_cast<double>(y);
   }
 
+  // The derivatives of that score: by the terms that are added, and by the scaled product that is soft-capped first.
+  struct derivatives {
+    double by_terms = 1, by_product = 1;
+  };
+  derivatives derivatives_of(const sequence& s, const position& at, double dot) const {
+    derivatives d;
+    const auto& function = heed::detail::parts(options.score);
+    if (function.map_derivative != nullptr) {
+      Acc y = static_cast<Acc>(terms(s, at, dot));
+      heed::detail::map_derivative(function, tile_of(y, at));
+      d.by_terms = static_cast<double>(y);
+    }
+    d.by_product = d.by_terms;
+    if (soft_capped()) d.by_product /= std::pow(std::cosh(scale() * dot / options.softcap), 2);  // 1 - tanh^2
+    return d;
+  }
+  double scale() const { return options.scale.value_or(1 / std::sqrt(static_cast<double>(head_dim))); }
+
+  // What is an error of backward alone
+  void check_derivative() const {
+    const auto& function = heed::detail::parts(options.score);
+    if (function.map_value != nullptr && function.map_derivative == nullptr)
+      heed::detail::fail("score has no derivative, which backward needs: give it as score_function(f, df_ds)");
+  }
+
  private:
+  bool soft_capped() const { return options.softcap > 0 && options.softcap < infinity; }
+
+  // The score of a visible pair before the caller's function
+  double terms(const sequence& s, const position& at, double dot) const {
+    double x = scale() * dot;
+    if (soft_capped()) x = options.softcap * std::tanh(x / options.softcap);
+    if (options.alibi_slopes.set()) {
+      const index_t distance = place_of(s, at.query) - at.key;
+      x -= options.alibi_slopes.at(at.head) * static_cast<double>(std::abs(distance));
+    }
+    if (options.bias.data() == nullptr) return x;
+    const double bias =
+        number(broadcast_element(options.bias, s.batch, at.head, s.first_query + at.query, s.first_key + at.key));
+    return heed::detail::equals(bias, -infinity) ? bias : x + bias;  // it hides the key, whatever the key holds
+  }
+
   // User functions are called per tile: here a tile of one pair.
   static heed::detail::score_tile<Acc> tile_of(Acc& score, const position& at) {
     return {&score, 1, at.key, 1, 1, at.batch, &at.head, &at.query, &at.place};

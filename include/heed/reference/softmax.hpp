@@ -14,6 +14,7 @@
 
 #include "heed/reference/cache.hpp"
 #include "heed/reference/rules.hpp"
+#include "heed/reference/softmax_backward.hpp"
 #include "heed/softmax/options.hpp"
 
 namespace heed::reference::softmax {
@@ -85,13 +86,9 @@ struct row_sums {
   bool sees_nothing() const { return heed::detail::equals(denominator, 0); }
   double lse() const { return sees_nothing() ? -infinity : row_max + std::log(denominator); }
 };
-template <class Acc> double sink_of(const heed::softmax::options<Acc>& options, index_t head) {
-  return options.sink_logits.set() ? options.sink_logits.at(head) : -infinity;
-}
 
 // What each_row calls to write o and lse
-template <class O, class Acc>
-auto row_writer(const tensor_view<O, 4>& o, const heed::softmax::options<Acc>& options) {
+template <class O, class Acc> auto row_writer(const tensor_view<O, 4>& o, const heed::softmax::options<Acc>& options) {
   return [o, &options](const sequence& s, index_t head, index_t i, const auto& scores, const row_major& values) {
     const row_sums sums(scores, values, sink_of(options, head));
     for (index_t e = 0; e < sums.values.size(); ++e)

@@ -8,6 +8,6 @@
 
 namespace heed::reference::sparse_query {
 
-using softmax::decode, softmax::forward;
+using softmax::backward, softmax::decode, softmax::forward;
 
 }  // namespace heed::reference::sparse_query

@@ -19,6 +19,7 @@
 namespace heed::sparse_query {
 
 using softmax::options, softmax::gradients;
+using softmax::backward, softmax::plan_backward;
 using softmax::decode, softmax::plan_decode, softmax::prepare_decode;
 using softmax::forward, softmax::plan_forward, softmax::prepare;
 

@@ -55,6 +55,26 @@ HEED_INLINE void scatter_square(const lane_block<const T>& in, simd::batch<T> fa
   }
 }
 
+// The same, added to what the rows hold
+template <class T, int... I>
+HEED_INLINE void add_square(const lane_block<const T>& in, simd::batch<T> factor, T* const* rows, index_t lanes,
+                            index_t d, std::integer_sequence<int, I...>) {
+  const simd::batch<T> zero(T(0));
+  simd::square<T> r;
+  if (lanes >= simd::width<T> && in.rows == simd::width<T>) {
+    ((r[I] = simd::load(in.row(I))), ...);
+    simd::transpose<T>(r);
+    (simd::store(rows[I] + d, simd::fma(r[I], factor, simd::load(rows[I] + d))), ...);
+  } else {
+    ((r[I] = I < in.rows ? simd::load(in.row(I)) : zero), ...);
+    simd::transpose<T>(r);
+    ((I < lanes
+          ? simd::store_partial(rows[I] + d, simd::fma(r[I], factor, simd::load_partial(rows[I] + d, in.rows)), in.rows)
+          : void()),
+     ...);
+  }
+}
+
 template <class T> using lanes_of_vector = std::make_integer_sequence<int, static_cast<int>(simd::width<T>)>;
 
 }  // namespace detail
@@ -97,6 +117,16 @@ HEED_NOINLINE void scatter(const T* in, index_t in_stride, const T* factor, std:
       detail::scatter_square<T, S>({in + d * in_stride + lane, in_stride, std::min(w, dim - d), w}, f, rows + lane,
                                    lanes - lane, d, detail::lanes_of_vector<T>{});
   }
+}
+
+// rows[lane][d] += factor * in[d][lane] for d < dim, lane < lanes
+template <class T>
+HEED_NOINLINE void scatter_add(const lane_block<const T>& in, T factor, T* const* rows, index_t lanes) {
+  constexpr index_t w = simd::width<T>;
+  for (index_t lane = 0; lane < lanes; lane += w)
+    for (index_t d = 0; d < in.rows; d += w)
+      detail::add_square<T>(in.part(d, std::min(w, in.rows - d), lane, w), simd::batch<T>(factor), rows + lane,
+                            lanes - lane, d, detail::lanes_of_vector<T>{});
 }
 
 // out[r][c] = rows[r][c] for r < count, c < dim

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Backward of mixture-of-head attention: that of softmax for the rows whose gate is not 0, with gate dout in place of
+// dout. Since o is gate times the head, gate dout . head = dout . o, and dgate = dout . o / gate.
+
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/mixture_of_head/options.hpp"
+#include "heed/pairwise/gradient_call.hpp"
+#include "heed/tile/verb.hpp"
+
+namespace heed::mixture_of_head {
+namespace detail {
+inline namespace HEED_ISA {
+
+template <class T> struct backward_call : pairwise::gradient_call<T> {
+  template <class Options>
+  backward_call(const Options& opt, const pairwise::gradient_rows<T>& x, const tensor_view<const T, 3>& gates,
+                const gradients<T>& wanted)
+      : pairwise::gradient_call<T>{{opt, x}} {
+    this->p.dq = wanted.dq, this->p.dk = wanted.dk, this->p.dv = wanted.dv, this->p.dbias = wanted.dbias;
+    this->p.gates = gates, this->p.dgates = wanted.dgates;
+  }
+
+  void check(heed::detail::checker& check) const {
+    const pairwise::gradient_problem<T>& x = this->p;
+    const heed::detail::named_tensor q("q", x.q), gates("gates", x.gates), dgates("dgates", x.dgates);
+    check.require(x.query_heads == 0 || (x.kv_heads > 0 && x.query_heads % x.kv_heads == 0),
+                  "q has % heads, k has %, q's must be a multiple of k's", x.query_heads, x.kv_heads);
+    check.tensor(gates, false);
+    for (int axis = 0; axis < 3; ++axis)
+      check.require(gates.extent(axis) == q.extent(axis), "gates has extent % on axis %, q has %", gates.extent(axis),
+                    axis, q.extent(axis));
+    pairwise::check_softmax_gradients(check, x);
+    heed::detail::check_gradient(check, dgates, gates, false);
+    const pairwise::gradient_shapes shapes(x);
+    heed::detail::check_gradients_apart(check, {&dgates, &shapes.dq, &shapes.dk, &shapes.dv, &shapes.dbias}, {&gates});
+    check.distinct({&dgates}, {&shapes.q, &shapes.k, &shapes.v, &shapes.o, &shapes.dout, &shapes.lse, &shapes.bias});
+  }
+
+  void describe(plan& out) const {
+    pairwise::gradient_call<T>::describe(out);
+    if (out.path[0] != 0)
+      out.path = this->cut.one_pass ? "mixture of head backward: one pass"
+                                    : "mixture of head backward: by rows and by blocks of keys";
+  }
+};
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// Says what backward would do with the same arguments, or why it would throw; never throws itself.
+template <viewable Q, viewable K, viewable V, viewable G, viewable O, viewable D>
+plan plan_backward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const D& dout,
+                   const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt = {},
+                   const context& context = {}) noexcept {
+  static_assert(heed::detail::input_tensors<Q, K, V, O, D>() && heed::detail::summed_elements<Q, G>());
+  using T = acc_of<Q>;
+  return tile::plan_call(detail::backward_call<T>(opt, pairwise::rows_of_gradients(q, k, v, o, dout),
+                                                  tensor_view<const T, 3>(gates), wanted),
+                         context);
+}
+
+// Computes the gradients of a loss with respect to q, k, v, bias and gates of forward, from dout (B, H, N, E), that with
+// respect to o. q, k, v, gates and the options are those of forward; o and lse are what it wrote. Gradients are
+// overwritten; those left out are not computed. Rows whose gate is 0 cost nothing: their dq and dgate are 0. dgates is
+// (B, H, N) in any strides. Throws heed::error, before anything is written, where shapes or options do not fit, lse is
+// missing, or a score function has no derivative. Jin et al. (arXiv 2410.11842).
+template <viewable Q, viewable K, viewable V, viewable G, viewable O, viewable D>
+void backward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const D& dout,
+              const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
+  static_assert(heed::detail::input_tensors<Q, K, V, O, D>() && heed::detail::summed_elements<Q, G>());
+  using T = acc_of<Q>;
+  tile::run_call(detail::backward_call<T>(opt, pairwise::rows_of_gradients(q, k, v, o, dout),
+                                          tensor_view<const T, 3>(gates), wanted),
+                 context);
+}
+
+// Refuses a pointer in place of a tensor.
+template <class Q, class K, class V, class G, class O, class D, class Gradients = gradients<>,
+          class Options = options<>>
+  requires heed::detail::any_pointer<Q, K, V, G, O, D>
+void backward(const Q&, const K&, const V&, const G&, const O&, const D&, const Gradients& = {}, const Options& = {},
+              const context& = {}) {
+  static_assert(heed::detail::no_pointers<Q, K, V, G, O, D>());
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::mixture_of_head

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// How backward of softmax attention is cut into tasks.
+//
+// One pass: a task has all rows of a head of q, and all keys that they share. It goes over blocks of keys, and over the
+// tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has a
+// tile of rows and makes dq, or a block of keys and makes dk and dv; scores and weights are computed twice, 7 products
+// instead of 5, but there are more tasks. Every element is summed in the same order in both, so that the choice depends
+// on the number of workers and no bit depends on the choice.
+
+#include <algorithm>
+
+#include "heed/pairwise/gradient_tile.hpp"
+#include "heed/pairwise/tasks.hpp"
+
+namespace heed::pairwise {
+inline namespace HEED_ISA {
+
+// Rows that take part: all, or those of a list, see mixture of head
+template <class T> struct listed_rows {
+  const std::int32_t* rows = nullptr;  // numbers as in row_tile, of each (batch, key/value head); null: all rows
+  const index_t* count = nullptr;      // of each (sequence, key/value head)
+};
+
+// The list of a call with gates: a task for each (sequence, key/value head)
+template <class T> class active_list {
+ public:
+  active_list(const gradient_problem<T>& p, heed::detail::arena& memory)
+      : p_(p),
+        rows_(memory.take<std::int32_t>(wanted() ? p.all_rows() : 0)),
+        count_(memory.take<index_t>(wanted() ? p.sequences() * p.kv_heads : 0)) {}
+
+  bool wanted() const { return p_.gates.data() != nullptr; }
+  index_t tasks() const { return p_.sequences() * p_.kv_heads; }
+  void run(index_t pair) const {
+    const sequence s = p_.sequence_at(pair / p_.kv_heads);
+    const index_t kv_head = pair % p_.kv_heads;
+    std::int32_t* const list = rows_ + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group;
+    index_t count = 0;
+    for (index_t i = 0; i < s.queries; ++i)
+      for (index_t g = 0; g < p_.group; ++g)
+        if (is_active(p_.gates(s.batch, kv_head * p_.group + g, s.first_query + i)))
+          list[count++] = static_cast<std::int32_t>(i * p_.group + g);
+    count_[pair] = count;
+  }
+  listed_rows<T> rows() const { return wanted() ? listed_rows<T>{rows_, count_} : listed_rows<T>{}; }
+
+ private:
+  const gradient_problem<T>& p_;
+  std::int32_t* rows_;
+  index_t* count_;
+};
+
+// The heads of q, or groups of them, whose gradients no other task may add to
+struct gradient_unit {
+  index_t first_sequence, end_sequence, first_cluster, end_cluster;
+};
+
+struct gradient_cut {
+  bool one_pass = true;
+  index_t units = 0, unit_tasks = 0, row_tasks = 0;  // unit_tasks: in one pass the units, else their blocks of keys
+  index_t tasks() const { return unit_tasks + row_tasks; }
+};
+
+// The (sequence, head) pairs of a call as units and tasks
+template <class T> class gradient_units {
+ public:
+  static constexpr index_t lanes = score_tiles<T>::most_rows;
+
+  explicit gradient_units(const gradient_problem<T>& p)
+      : p_(p),
+        clusters_(std::min(p.query_heads, p.kv_heads)),
+        block_(gradient_tile<T>::block_keys(p)),
+        one_batch_(p.wants_pair_bias() && p.dbias.extent(0) == 1 && !p.packed()),
+        one_head_(p.wants_pair_bias() && p.dbias.extent(1) == 1) {}
+
+  index_t clusters() const { return clusters_; }
+  index_t pairs() const { return p_.sequences() * clusters_; }
+  index_t units() const {
+    return (one_batch_ ? std::min<index_t>(1, p_.sequences()) : p_.sequences()) *
+           (one_head_ ? std::min<index_t>(1, clusters_) : clusters_);
+  }
+  gradient_unit unit(index_t number) const {
+    const index_t heads = one_head_ ? 1 : clusters_, s = number / heads, c = number % heads;
+    return {one_batch_ ? 0 : s, one_batch_ ? p_.sequences() : s + 1, one_head_ ? 0 : c, one_head_ ? clusters_ : c + 1};
+  }
+  // Blocks of the longest sequence
+  index_t blocks(const gradient_unit& u) const { return (p_.sequence_at(u.first_sequence).keys + block_ - 1) / block_; }
+  index_t block_keys() const { return block_; }
+  index_t kv_heads_of_cluster() const { return p_.repeat; }
+  index_t row_tiles(const sequence& s) const { return (p_.rows(s) + lanes - 1) / lanes; }
+
+  // What a unit costs in one product, and all of them; equal: units cost the same
+  struct costs {
+    double all = 0, largest = 0;
+    bool equal = true;
+  };
+  costs measure() const {
+    costs x;
+    const index_t count = p_.packed() ? units() : std::min<index_t>(1, units());
+    double least = 0;
+    for (index_t u = 0; u < count; ++u) {
+      const double cost = cost_of(unit(u));
+      x.all += cost, x.largest = std::max(x.largest, cost), least = u == 0 ? cost : std::min(least, cost);
+    }
+    if (!p_.packed()) x.all *= static_cast<double>(units());
+    x.equal = !(least < x.largest);
+    return x;
+  }
+
+ private:
+  double cost_of(const gradient_unit& u) const {
+    const sequence s = p_.sequence_at(u.first_sequence);
+    return static_cast<double>(s.queries) * static_cast<double>(s.keys) *
+           static_cast<double>((u.end_sequence - u.first_sequence) * (u.end_cluster - u.first_cluster));
+  }
+
+  const gradient_problem<T>& p_;
+  index_t clusters_, block_;
+  bool one_batch_, one_head_;
+};
+
+template <class T> gradient_cut cut_gradients(const gradient_problem<T>& p, index_t workers) {
+  const gradient_units<T> units(p);
+  gradient_cut cut;
+  cut.units = units.units();
+  const bool rows = p.has_row_pass(), keys = p.has_key_pass();
+  if (rows && keys) {
+    const auto cost = units.measure();
+    const double w = static_cast<double>(workers), even = cost.all / w;
+    const double rounds = std::ceil(static_cast<double>(cut.units) / w) * cost.largest;
+    cut.one_pass = 5 * (cost.equal ? rounds : std::max(even, cost.largest)) <= 7 * even;
+  } else {
+    cut.one_pass = false;
+  }
+  if (cut.one_pass) {
+    cut.unit_tasks = cut.units;
+    return cut;
+  }
+  const index_t sequences = p.sequences(), different = p.packed() ? sequences : std::min<index_t>(1, sequences);
+  for (index_t u = 0; keys && u < (p.packed() ? cut.units : std::min<index_t>(1, cut.units)); ++u)
+    cut.unit_tasks += units.blocks(units.unit(u)) * (p.packed() ? 1 : cut.units);
+  for (index_t s = 0; rows && s < different; ++s)
+    cut.row_tasks += units.row_tiles(p.sequence_at(s)) * units.clusters() * (p.packed() ? 1 : sequences);
+  return cut;
+}
+
+// The tasks of one worker, claimed in ascending order
+template <class T> class gradient_worker {
+ public:
+  gradient_worker(const gradient_problem<T>& p, const gradient_cut& cut, const row_sums<T>& sums,
+                  const listed_rows<T>& listed, heed::detail::arena& memory)
+      : p_(p), cut_(cut), units_(p), listed_(listed), tile_(p, sums, memory) {}
+
+  void run(index_t task) {
+    if (cut_.one_pass) return visit_unit(units_.unit(task), {true, true});
+    if (task < cut_.unit_tasks) return visit_block(task);
+    visit_tile(task - cut_.unit_tasks);
+  }
+
+ private:
+  // f(sequence, key/value head) for all of a unit
+  template <class F> void each_head(const gradient_unit& u, F f) const {
+    for (index_t number = u.first_sequence; number < u.end_sequence; ++number) {
+      const sequence s = p_.sequence_at(number);
+      for (index_t head = u.first_cluster * p_.repeat; head < u.end_cluster * p_.repeat; ++head) f(s, head);
+    }
+  }
+
+  void visit_unit(const gradient_unit& u, const gradient_pass& pass) {
+    each_head(u, [&](const sequence& s, index_t kv_head) {
+      for (index_t first = 0; first < s.keys; first += units_.block_keys()) visit_keys(s, kv_head, first, pass);
+    });
+  }
+  void visit_block(index_t task) {
+    while (task >= block_end_) block_end_ += units_.blocks(units_.unit(++unit_));
+    const gradient_unit u = units_.unit(unit_);
+    const index_t first = (task - (block_end_ - units_.blocks(u))) * units_.block_keys();
+    each_head(u, [&](const sequence& s, index_t kv_head) {
+      if (first < s.keys) visit_keys(s, kv_head, first, {false, true});
+    });
+  }
+  // All rows with the block of keys from `first` on
+  void visit_keys(const sequence& s, index_t kv_head, index_t first, const gradient_pass& pass) {
+    tile_.begin(s, kv_head, first, std::min(units_.block_keys(), s.keys - first), pass);
+    const index_t rows = rows_of(s, kv_head);
+    for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) take(s, kv_head, r), tile_.visit(rows_, gates());
+    tile_.finish();
+  }
+  // A tile of rows with all keys; the last tiles, under causal masks the longest, come first.
+  void visit_tile(index_t task) {
+    while (task >= tile_end_) tile_end_ += units_.row_tiles(p_.sequence_at(++pair_ / units_.clusters()));
+    const sequence s = p_.sequence_at(pair_ / units_.clusters());
+    const index_t number = tile_end_ - 1 - task, cluster = pair_ % units_.clusters();
+    for (index_t head = cluster * p_.repeat; head < (cluster + 1) * p_.repeat; ++head) {
+      if (number * gradient_units<T>::lanes >= rows_of(s, head)) continue;
+      take(s, head, number * gradient_units<T>::lanes);
+      for (index_t first = 0; first < s.keys; first += units_.block_keys()) {
+        tile_.begin(s, head, first, std::min(units_.block_keys(), s.keys - first), {true, false});
+        tile_.visit(rows_, gates());
+      }
+    }
+  }
+
+  index_t rows_of(const sequence& s, index_t kv_head) const {
+    return listed_.rows == nullptr ? p_.rows(s) : listed_.count[s.number * p_.kv_heads + kv_head];
+  }
+  void take(const sequence& s, index_t kv_head, index_t first) {
+    const index_t count = std::min(gradient_units<T>::lanes, rows_of(s, kv_head) - first);
+    if (listed_.rows == nullptr) return rows_.take(kv_head, p_.group, first, count);
+    const std::int32_t* const list =
+        listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group + first;
+    rows_.count = count;
+    for (index_t l = 0; l < count; ++l) {
+      rows_.row[l] = {kv_head * p_.group + list[l] % p_.group, list[l] / p_.group};
+      gates_[l] = p_.gates(s.batch, rows_.row[l].head, s.first_query + rows_.row[l].query);
+    }
+  }
+  const T* gates() const { return listed_.rows == nullptr ? nullptr : gates_.data(); }
+
+  const gradient_problem<T>& p_;
+  const gradient_cut& cut_;
+  gradient_units<T> units_;
+  listed_rows<T> listed_;
+  gradient_tile<T> tile_;
+  row_tile rows_;
+  tile::lane_array<T, lane_capacity> gates_;
+  index_t unit_ = -1, block_end_ = 0, pair_ = -1, tile_end_ = 0;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::pairwise

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/pairwise/gradient_call.hpp"
+#include "heed/softmax/options.hpp"
+#include "heed/tile/verb.hpp"
+
+namespace heed::softmax {
+namespace detail {
+inline namespace HEED_ISA {
+
+template <class T, class Options>
+pairwise::gradient_problem<T> backward_problem(const Options& opt, const pairwise::gradient_rows<T>& x,
+                                               const gradients<T>& wanted) {
+  pairwise::gradient_problem<T> p(opt, x);
+  p.dq = wanted.dq, p.dk = wanted.dk, p.dv = wanted.dv, p.dbias = wanted.dbias;
+  p.dsink_logits = wanted.dsink_logits, p.dalibi_slopes = wanted.dalibi_slopes, p.dlse = wanted.dlse;
+  return p;
+}
+
+template <class T> struct backward_call : pairwise::gradient_call<T> {
+  void check(heed::detail::checker& check) const { pairwise::check_softmax_gradients(check, this->p); }
+};
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// Says what backward would do with the same arguments, or why it would throw; never throws itself.
+template <viewable Q, viewable K, viewable V, viewable O, viewable D>
+plan plan_backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& wanted,
+                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
+  static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
+  using T = acc_of<Q>;
+  return tile::plan_call(detail::backward_call<T>{{detail::backward_problem<T>(
+                             opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
+                         context);
+}
+
+// Computes the gradients of a loss with respect to the inputs of forward, from dout (B, max(H, Hk), N, E), the gradient
+// with respect to o, and dlse, if given, that with respect to lse. q, k, v and the options are those of forward; o and
+// lse are what it wrote. Gradients are overwritten; those left out are not computed. dq, dk, dv, dbias have the shapes of
+// q, k, v, bias (sums where a bias is broadcast), dsink_logits and dalibi_slopes one number for each head of o. Rows that
+// see no key, and keys that no row sees, get 0, even where q, k, v or dout hold NaN. Scratch: a few numbers per row.
+// Throws heed::error, before anything is written, where shapes or options do not fit, lse is missing, or a score
+// function has no derivative. Dao et al. (arXiv 2205.14135), Dao (arXiv 2307.08691).
+template <viewable Q, viewable K, viewable V, viewable O, viewable D>
+void backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& wanted,
+              const options<acc_of<Q>>& opt = {}, const context& context = {}) {
+  static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
+  using T = acc_of<Q>;
+  tile::run_call(detail::backward_call<T>{{detail::backward_problem<T>(
+                     opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
+                 context);
+}
+
+// Refuses a pointer in place of a tensor.
+template <class Q, class K, class V, class O, class D, class Gradients = gradients<>, class Options = options<>>
+  requires heed::detail::any_pointer<Q, K, V, O, D>
+void backward(const Q&, const K&, const V&, const O&, const D&, const Gradients& = {}, const Options& = {},
+              const context& = {}) {
+  static_assert(heed::detail::no_pointers<Q, K, V, O, D>());
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::softmax
