@@ -19,9 +19,10 @@ using heed::index_t;
 template <class T> using matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 template <class T> using column = Eigen::Matrix<T, Eigen::Dynamic, 1>;
 
-enum class kernel { softmax, linear, lightning, local_linear, mixture_of_head, sparse_query };
+enum class kernel : std::size_t { softmax, linear, lightning, local_linear, mixture_of_head, sparse_query };
 inline constexpr std::array kernel_names{"softmax",      "linear",          "lightning",
                                          "local_linear", "mixture_of_head", "sparse_query"};
+constexpr const char* name_of(kernel kind) { return kernel_names[static_cast<std::size_t>(kind)]; }
 
 // Writes y = x / its root mean square, row by row; returns the reciprocals of these.
 template <class X, class Y> auto normalise(const X& x, Y&& y) {
@@ -38,20 +39,18 @@ template <class D, class Y, class S> auto normalise_backward(const D& product, c
   return matrix<T>(scale.asDiagonal() * (dy - along.asDiagonal() * y));
 }
 
-// Counts of heads. A row of the fused projection holds q, k, v and, for mixture of head, the logits of the router:
-// routed heads, shared heads, the two kinds.
+// Counts of heads. A row of the fused projection holds q, k, v and, for mixture of head, the logits of the router.
 struct heads {
-  index_t query, kv, out, dim, shared = 0, routed = 0;
+  index_t query, kv, out, dim, routed = 0;
 
   heads(kernel kind, index_t width, index_t count) : query(count), kv(count), out(count), dim(width / count) {
     if (kind == kernel::sparse_query) {
       const heed::sparse_query::layout fewer = heed::sparse_query::choose_heads({.width = width, .heads = count});
       query = fewer.query_heads, kv = fewer.kv_heads, out = fewer.out_heads;
     }
-    if (kind == kernel::mixture_of_head) shared = count / 4, routed = count - shared;
+    if (kind == kernel::mixture_of_head) routed = count;
   }
-  index_t qkv() const { return (query + 2 * kv) * dim; }
-  index_t columns() const { return qkv() + (routed > 0 ? routed + shared + 2 : 0); }
+  index_t columns() const { return (query + 2 * kv) * dim + routed; }
 };
 
 template <class T> class attention_layer {
@@ -74,7 +73,6 @@ template <class T> class attention_layer {
   void forward(matrix<T>& x, matrix<T>& o) {
     const auto [q, k, v] = qkv(x);
     const tensor out = heed::split_heads(o, h_.out);
-    const auto logits = [&](index_t first, index_t n) { return x.middleCols(h_.qkv() + first, n).transpose(); };
     if (cache_) cache_->append(k, v);
     switch (kind_) {
       case kernel::softmax:
@@ -92,8 +90,8 @@ template <class T> class attention_layer {
         return cache_ ? heed::local_linear::decode(q, *cache_, ridge, out, local_)
                       : heed::local_linear::forward(q, k, v, ridge, out, local_);
       case kernel::mixture_of_head:
-        heed::mixture_of_head::route_trained(logits(0, h_.routed), logits(h_.routed, h_.shared), logits(h_.query, 2),
-                                             {.shared = h_.shared, .active = h_.query / 2}, gates_.transpose());
+        heed::mixture_of_head::route_trained(x.rightCols(h_.routed).transpose(), unused, unused,
+                                             {.active = h_.routed / 2}, gates_.transpose());
         return cache_ ? heed::mixture_of_head::decode(q, *cache_, gates_.transpose(), out, soft_)
                       : heed::mixture_of_head::forward(q, k, v, gates_.transpose(), out, soft_);
     }
@@ -118,38 +116,24 @@ template <class T> class attention_layer {
       case kernel::mixture_of_head:
         heed::mixture_of_head::backward(q, k, v, gates_.transpose(), out, d,
                                         {.dq = dq, .dk = dk, .dv = dv, .dgates = dgates_.transpose()}, soft_);
-        return route_backward(dx.rightCols(h_.query + 2));
+        dgates_.array() *= gates_.array();  // gates are c softmax(logits) over those kept, and c is their sum
+        dx.rightCols(h_.routed) =
+            dgates_ - (dgates_.rowwise().sum().cwiseQuotient(gates_.rowwise().sum())).asDiagonal() * gates_;
     }
   }
 
  private:
   using tensor = heed::tensor_view<T, 4>;
   static constexpr double ridge = 1;
+  static constexpr heed::tensor_view<const T, 3> unused = {};
 
   std::array<tensor, 3> qkv(matrix<T>& x) const {
-    const auto part = [&](index_t first, index_t n) { return x.middleCols(first * h_.dim, n * h_.dim); };
-    return {heed::split_heads(part(0, h_.query), h_.query), heed::split_heads(part(h_.query, h_.kv), h_.kv),
-            heed::split_heads(part(h_.query + h_.kv, h_.kv), h_.kv)};
+    const tensor all = heed::split_heads(x.leftCols(x.cols() - h_.routed), h_.query + 2 * h_.kv);
+    return {heed::slice(all, 1, 0, h_.query), heed::slice(all, 1, h_.query, h_.kv),
+            heed::slice(all, 1, h_.query + h_.kv, h_.kv)};
   }
   auto by_head(matrix<T>& x) const { return Eigen::Map<matrix<T>>(x.data(), x.size() / h_.dim, h_.dim); }
   heed::decay<T> slopes() const { return heed::alibi_slopes(h_.query); }
-
-  // The gates of a kind are c softmax(logits), over those kept, and the c of both kinds are count * 2 softmax(mix). So
-  // with t = gate * dgate: dlogit = t - gate / (sum of the gates) * (sum of t).
-  template <class X> void route_backward(X dlogits) const {
-    const matrix<T> t = gates_.cwiseProduct(dgates_);
-    const auto kind = [&](index_t first, index_t count, auto out) {
-      const auto gates = gates_.middleCols(first, count), part = t.middleCols(first, count);
-      const column<T> sum = part.rowwise().sum();
-      out = part - sum.cwiseQuotient(gates.rowwise().sum()).asDiagonal() * gates;
-      return sum;
-    };
-    const column<T> of_shared = kind(0, h_.shared, dlogits.middleCols(h_.routed, h_.shared));
-    const column<T> of_routed = kind(h_.shared, h_.routed, dlogits.leftCols(h_.routed));
-    const column<T> p = gates_.leftCols(h_.shared).rowwise().sum() / static_cast<T>(2 * h_.shared);  // softmax(mix)_0
-    dlogits.col(h_.query) = of_shared - p.cwiseProduct(of_shared + of_routed);
-    dlogits.col(h_.query + 1) = -dlogits.col(h_.query);
-  }
 
   kernel kind_;
   heads h_;

@@ -19,6 +19,7 @@ namespace byte_lm {
 
 inline std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
 inline double real(index_t i) { return static_cast<double>(i); }
+inline const unsigned char* bytes(const std::string& x) { return reinterpret_cast<const unsigned char*>(x.data()); }
 inline double now() {  // seconds
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -33,11 +34,17 @@ template <class T> std::vector<matrix<T>> parameters(const settings& s) {
   const heads h(s.kind, s.width, s.heads);
   std::vector<matrix<T>> w{matrix<T>::Zero(256, s.width)};
   for (index_t l = 0; l < s.layers; ++l)
-    for (const auto [rows, columns] : {std::pair(s.width, h.columns()), std::pair(h.out * h.dim, s.width),
-                                       std::pair(s.width, 4 * s.width), std::pair(4 * s.width, s.width)})
-      w.push_back(matrix<T>::Zero(rows, columns));
+    w.insert(w.end(), {matrix<T>::Zero(s.width, h.columns()), matrix<T>::Zero(h.out * h.dim, s.width),
+                       matrix<T>::Zero(s.width, 4 * s.width), matrix<T>::Zero(4 * s.width, s.width)});
   w.push_back(matrix<T>::Zero(s.width, 256));
   return w;
+}
+
+// Names the matrix of a place in that list.
+inline std::string name_of(const settings& s, index_t i) {
+  constexpr std::array parts{".qkv", ".out", ".up", ".down"};
+  if (i == 0 || i > 4 * s.layers) return i == 0 ? "embedding" : "head";
+  return "layers." + std::to_string((i - 1) / 4) + parts[at((i - 1) % 4)];
 }
 
 template <class T> class transformer {
@@ -45,7 +52,7 @@ template <class T> class transformer {
   // Refers to the weights. capacity: 0 to train, else forward takes the next tokens, of so many in all.
   transformer(const settings& s, const std::vector<matrix<T>>& weights, index_t capacity = 0)
       : gradient(parameters<T>(s)), w_(&weights), seq_(s.seq), h_(s.kind, s.width, s.heads) {
-    for (index_t l = 0; l < s.layers; ++l) tape_.emplace_back(attention_layer<T>(s.kind, h_, s.seq, capacity));
+    for (index_t l = 0; l < s.layers; ++l) tape_.push_back({attention_layer<T>(s.kind, h_, s.seq, capacity)});
     const index_t places = std::max(capacity, s.seq), half = h_.dim / 2;
     const auto place = Eigen::VectorXd::LinSpaced(places, 0, real(places - 1));
     const auto rate = Eigen::ArrayXd::LinSpaced(half, 0, std::log(1e4) * (1 / real(half) - 1)).exp();
@@ -119,16 +126,15 @@ template <class T> class transformer {
     for (index_t t = 0; t < seq_; ++t) gradient[0].row(text[t]) += dx.row(t);
   }
 
-  double attention_seconds = 0;
+  double attention_seconds = 0, seconds = 0;
   std::vector<matrix<T>> gradient;
   matrix<T> logits;
 
  private:
   struct layer {  // what forward keeps
-    explicit layer(attention_layer<T>&& a) : attention(std::move(a)) {}
     attention_layer<T> attention;
-    matrix<T> h1, h2, qkv, o, z;
-    column<T> scale1, scale2;
+    matrix<T> h1 = {}, h2 = {}, qkv = {}, o = {}, z = {};
+    column<T> scale1 = {}, scale2 = {};
   };
 
   // Turns the pairs (d, d + dim/2) of every head of q and k; sign -1 turns gradients back.
