@@ -14,6 +14,9 @@ template <class T> bool use_references(const every_verb<T>& x, const heed::per_h
   namespace reference = heed::reference;
   const heed::decay<T> decay = heed::log_gates(x.given);
   reference::softmax::forward(x.q, x.k, x.v, x.o);
+  reference::softmax::backward(x.q, x.k, x.v, x.o, x.o, {.dq = x.o});
+  reference::sparse_query::backward(x.q, x.k, x.v, x.o, x.o, {.dq = x.o});
+  reference::mixture_of_head::backward(x.q, x.k, x.v, x.given, x.o, x.o, {.dgates = x.written});
   reference::softmax::merge(x.o, x.written, x.v, x.given);
   const heed::cache::ring<T> cache(x.q.extent(0), x.k.extent(1), 9, x.k.extent(3), x.v.extent(3));
   reference::softmax::decode(x.q, cache, x.o);

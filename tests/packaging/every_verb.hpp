@@ -29,7 +29,9 @@ template <class T> struct every_verb {
     heed::softmax::merge(o, written, v, given, 0.5);
     auto again = heed::softmax::prepare(q, k, v, o, how, where);
     again(), again(q, k, v, o);
-    return heed::softmax::plan_forward(q, k, v, o, how, where);
+    heed::softmax::backward(q, k, v, o, o, {.dq = o}, how, where);
+    const heed::plan backward = heed::softmax::plan_backward(q, k, v, o, o, {.dq = o}, how, where);
+    return backward.ok() ? heed::softmax::plan_forward(q, k, v, o, how, where) : backward;
   }
   // Each verb with each kind of cache
   template <class Cache> heed::plan use_cache(const Cache& cache, const heed::per_head& ridge) const {
@@ -85,7 +87,9 @@ template <class T> struct every_verb {
     heed::mixture_of_head::route_by_norm(q, {.active = 2}, written);
     heed::mixture_of_head::route_trained(given, given, given, {.active = 2}, written);
     heed::mixture_of_head::forward(q, k, v, given, o, how, where);
-    return heed::mixture_of_head::plan_forward(q, k, v, given, o, how, where);
+    heed::mixture_of_head::backward(q, k, v, given, o, o, {.dgates = written}, how, where);
+    const heed::plan backward = heed::mixture_of_head::plan_backward(q, k, v, given, o, o, {}, how, where);
+    return backward.ok() ? heed::mixture_of_head::plan_forward(q, k, v, given, o, how, where) : backward;
   }
 
   static bool use(const every_verb& x) {

@@ -39,6 +39,12 @@ template <class T> struct gradient_problem : attention<T> {
   bool wants_pair_bias() const { return wants_bias() && dbias.extent(3) > 1; }
   bool wants_row_bias() const { return wants_bias() && dbias.extent(3) <= 1; }
   bool wants_slopes() const { return dalibi_slopes.data() != nullptr; }
+  // Whether pairs of a head share a number, as along the diagonals of a bias by distance: one task sums them.
+  bool overlaps_bias() const {
+    if (!wants_pair_bias() || dbias.extent(2) <= 1) return false;
+    const index_t row = std::abs(dbias.stride(2)), key = std::abs(dbias.stride(3));
+    return row <= key * (dbias.extent(3) - 1) && key <= row * (dbias.extent(2) - 1);
+  }
   // What goes key by key, and what goes row by row
   bool has_key_pass() const { return wants_keys() || wants_pair_bias(); }
   bool has_row_pass() const { return dq.data() != nullptr || wants_row_bias() || wants_slopes(); }

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Before and after the passes of backward: delta of every row, zeros where nothing will be added, and the gradients that
-// are sums over rows.
+// Before and after the passes of backward: delta of every row, zeros where nothing will be added, and the gradients
+// that are sums over rows.
 
 #include <cmath>
 

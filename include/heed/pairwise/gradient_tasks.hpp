@@ -4,10 +4,10 @@
 // How backward of softmax attention is cut into tasks.
 //
 // One pass: a task has all rows of a head of q, and all keys that they share. It goes over blocks of keys, and over the
-// tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has a
-// tile of rows and makes dq, or a block of keys and makes dk and dv; scores and weights are computed twice, 7 products
-// instead of 5, but there are more tasks. Every element is summed in the same order in both, so that the choice depends
-// on the number of workers and no bit depends on the choice.
+// tiles of rows in each: dk and dv are ready when a block is done, dq grows from block to block. Two passes: a task has
+// a tile of rows and makes dq, or a block of keys and makes dk and dv. Scores and weights are computed twice: 7
+// products instead of 5, but more tasks. Every element is summed in the same order in both: the choice depends on the
+// number of workers, and no bit depends on the choice.
 
 #include <algorithm>
 
@@ -126,7 +126,9 @@ template <class T> gradient_cut cut_gradients(const gradient_problem<T>& p, inde
   gradient_cut cut;
   cut.units = units.units();
   const bool rows = p.has_row_pass(), keys = p.has_key_pass();
-  if (rows && keys) {
+  if (p.overlaps_bias()) {
+    cut.one_pass = true;
+  } else if (rows && keys) {
     const auto cost = units.measure();
     const double w = static_cast<double>(workers), even = cost.all / w;
     const double rounds = std::ceil(static_cast<double>(cut.units) / w) * cost.largest;
@@ -154,7 +156,7 @@ template <class T> class gradient_worker {
       : p_(p), cut_(cut), units_(p), listed_(listed), tile_(p, sums, memory) {}
 
   void run(index_t task) {
-    if (cut_.one_pass) return visit_unit(units_.unit(task), {true, true});
+    if (cut_.one_pass) return visit_unit(units_.unit(task), {p_.has_row_pass(), p_.has_key_pass()});
     if (task < cut_.unit_tasks) return visit_block(task);
     visit_tile(task - cut_.unit_tasks);
   }

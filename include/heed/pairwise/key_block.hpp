@@ -3,7 +3,8 @@
 
 // A block of keys in backward: their rows of K and V, and the sums of dK and dV,
 //
-//   dv[key][e] += sum over lanes of p[key][lane] dout[lane][e],   dk[key][d] += sum over lanes of ds[key][lane] q[lane][d]
+//   dv[key][e] += sum over lanes of p[key][lane] dout[lane][e]
+//   dk[key][d] += sum over lanes of ds[key][lane] q[lane][d]
 //
 // Queries in lanes are the depth of these products; their rows, copied side by side, are the other operand.
 

@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "heed/simd/math.hpp"
 #include "heed/tile/multiply.hpp"
 
 namespace heed::tile {
