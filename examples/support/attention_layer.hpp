@@ -41,14 +41,14 @@ template <class D, class Y, class S> auto normalise_backward(const D& product, c
 
 // Counts of heads. A row of the fused projection holds q, k, v and, for mixture of head, the logits of the router.
 struct heads {
-  index_t query, kv, out, dim, routed = 0;
+  index_t query, kv, out, dim, routed = 0, active = 0;
 
   heads(kernel kind, index_t width, index_t count) : query(count), kv(count), out(count), dim(width / count) {
     if (kind == kernel::sparse_query) {
       const heed::sparse_query::layout fewer = heed::sparse_query::choose_heads({.width = width, .heads = count});
       query = fewer.query_heads, kv = fewer.kv_heads, out = fewer.out_heads;
     }
-    if (kind == kernel::mixture_of_head) routed = count;
+    if (kind == kernel::mixture_of_head) routed = count, active = count / 2;
   }
   index_t columns() const { return (query + 2 * kv) * dim + routed; }
 };
@@ -90,8 +90,8 @@ template <class T> class attention_layer {
         return cache_ ? heed::local_linear::decode(q, *cache_, ridge, out, local_)
                       : heed::local_linear::forward(q, k, v, ridge, out, local_);
       case kernel::mixture_of_head:
-        heed::mixture_of_head::route_trained(x.rightCols(h_.routed).transpose(), unused, unused,
-                                             {.active = h_.routed / 2}, gates_.transpose());
+        heed::mixture_of_head::route_trained(x.rightCols(h_.routed).transpose(), unused, unused, {.active = h_.active},
+                                             gates_.transpose());
         return cache_ ? heed::mixture_of_head::decode(q, *cache_, gates_.transpose(), out, soft_)
                       : heed::mixture_of_head::forward(q, k, v, gates_.transpose(), out, soft_);
     }
@@ -116,9 +116,8 @@ template <class T> class attention_layer {
       case kernel::mixture_of_head:
         heed::mixture_of_head::backward(q, k, v, gates_.transpose(), out, d,
                                         {.dq = dq, .dk = dk, .dv = dv, .dgates = dgates_.transpose()}, soft_);
-        dgates_.array() *= gates_.array();  // gates are c softmax(logits) over those kept, and c is their sum
-        dx.rightCols(h_.routed) =
-            dgates_ - (dgates_.rowwise().sum().cwiseQuotient(gates_.rowwise().sum())).asDiagonal() * gates_;
+        dgates_.array() *= gates_.array();  // gates = active * softmax(logits kept)
+        dx.rightCols(h_.routed) = dgates_ - (dgates_.rowwise().sum() / static_cast<T>(h_.active)).asDiagonal() * gates_;
     }
   }
 

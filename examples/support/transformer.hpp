@@ -32,7 +32,7 @@ struct settings {
 // Weights, or their gradients: the embedding, qkv, out, up and down of every layer, the head.
 template <class T> std::vector<matrix<T>> parameters(const settings& s) {
   const heads h(s.kind, s.width, s.heads);
-  std::vector<matrix<T>> w{matrix<T>::Zero(256, s.width)};
+  std::vector<matrix<T>> w{matrix<T>::Zero(512, s.width)};
   for (index_t l = 0; l < s.layers; ++l)
     w.insert(w.end(), {matrix<T>::Zero(s.width, h.columns()), matrix<T>::Zero(h.out * h.dim, s.width),
                        matrix<T>::Zero(s.width, 4 * s.width), matrix<T>::Zero(4 * s.width, s.width)});
@@ -63,7 +63,10 @@ template <class T> class transformer {
   // Computes the logits of the bytes after text[0 .. seq - 1], which are at the places from `place` on.
   void forward(const unsigned char* text, index_t place = 0) {
     x_.resize(seq_, w_->front().cols());
-    for (index_t t = 0; t < seq_; ++t) x_.row(t) = w_->front().row(text[t]);
+    for (index_t t = 0; t < seq_; ++t) {
+      x_.row(t) = w_->front().row(text[t]);
+      if (place + t > 0) x_.row(t) += w_->front().row(256 + text[t - 1]);
+    }
     for (std::size_t l = 0; l < tape_.size(); ++l) {
       layer& a = tape_[l];
       const auto &qkv = (*w_)[4 * l + 1], &out = (*w_)[4 * l + 2], &up = (*w_)[4 * l + 3], &down = (*w_)[4 * l + 4];
@@ -123,7 +126,10 @@ template <class T> class transformer {
       dx += normalise_backward(dqkv * qkv.transpose(), a.h1, a.scale1);
     }
     gradient[0].setZero();
-    for (index_t t = 0; t < seq_; ++t) gradient[0].row(text[t]) += dx.row(t);
+    for (index_t t = 0; t < seq_; ++t) {
+      gradient[0].row(text[t]) += dx.row(t);
+      if (t > 0) gradient[0].row(256 + text[t - 1]) += dx.row(t);
+    }
   }
 
   double attention_seconds = 0, seconds = 0;
