@@ -31,6 +31,23 @@ heed::plan run_mixture_plan(input<T> q, input<T> k, input<T> v, heads_in<T> gate
   return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);
 }
 template <class T>
+void run_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
+                  const heed::softmax::options<T>& options, const heed::context& ctx) {
+  heed::softmax::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
+}
+template <class T>
+void run_mixture_backward(const backward_tensors<T>& x, heads_in<T> gates,
+                          const heed::mixture_of_head::gradients<T>& gradients,
+                          const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
+  heed::mixture_of_head::backward(x.q, x.k, x.v, gates, x.o, x.dout, gradients, options, ctx);
+}
+template <class T>
+heed::plan run_mixture_plan_backward(const backward_tensors<T>& x, heads_in<T> gates,
+                                     const heed::mixture_of_head::gradients<T>& gradients,
+                                     const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
+  return heed::mixture_of_head::plan_backward(x.q, x.k, x.v, gates, x.o, x.dout, gradients, options, ctx);
+}
+template <class T>
 double run_route_trained(heads_in<T> routed, heads_in<T> shared, heads_in<T> mix,
                          const heed::mixture_of_head::routing& how, heads_out<T> gates) {
   return heed::mixture_of_head::route_trained(routed, shared, mix, how, gates);
@@ -48,6 +65,14 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
                                const heed::mixture_of_head::options<T>&, const heed::context&);                      \
   template heed::plan run_mixture_plan<T>(input<T>, input<T>, input<T>, heads_in<T>, output<T>,                      \
                                           const heed::mixture_of_head::options<T>&, const heed::context&);           \
+  template void run_backward<T>(const backward_tensors<T>&, const heed::softmax::gradients<T>&,                      \
+                                const heed::softmax::options<T>&, const heed::context&);                             \
+  template void run_mixture_backward<T>(const backward_tensors<T>&, heads_in<T>,                                     \
+                                        const heed::mixture_of_head::gradients<T>&,                                  \
+                                        const heed::mixture_of_head::options<T>&, const heed::context&);             \
+  template heed::plan run_mixture_plan_backward<T>(const backward_tensors<T>&, heads_in<T>,                          \
+                                                   const heed::mixture_of_head::gradients<T>&,                       \
+                                                   const heed::mixture_of_head::options<T>&, const heed::context&);  \
   template double run_route_trained<T>(heads_in<T>, heads_in<T>, heads_in<T>, const heed::mixture_of_head::routing&, \
                                        heads_out<T>);                                                                \
   template void run_route_by_norm<T>(input<T>, const heed::mixture_of_head::routing&, heads_out<T>);
@@ -66,6 +91,14 @@ heed::plan plan_stored_mixture(const stored_call& x, gate_view gates, const heed
                                const heed::context& ctx) {
   return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
     return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);
+  });
+}
+
+void run_stored_mixture_backward(const stored_backward& x, gate_view gates,
+                                 const heed::mixture_of_head::gradients<float>& gradients,
+                                 const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    heed::mixture_of_head::backward(q, k, v, gates, o, dout, gradients, options, ctx);
   });
 }
 

@@ -25,6 +25,17 @@ void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::te
 }
 
 template <class T>
+void run_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
+                  const heed::softmax::options<T>& options, const heed::context& ctx) {
+  heed::softmax::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
+}
+template <class T>
+heed::plan run_plan_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
+                             const heed::softmax::options<T>& options, const heed::context& ctx) {
+  return heed::softmax::plan_backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
+}
+
+template <class T>
 void run_prepared(const std::vector<prepared_memory<T>>& memory, const heed::softmax::options<T>& options,
                   const heed::context& ctx, const std::function<void(std::size_t)>& before) {
   const auto& [q, k, v, o] = memory.front();
@@ -43,6 +54,10 @@ void run_prepared(const std::vector<prepared_memory<T>>& memory, const heed::sof
   template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,       \
                                   const heed::context&);                                                           \
   template void run_merge<T>(output<T>, heed::tensor_view<T, 3>, input<T>, heed::tensor_view<const T, 3>, double); \
+  template void run_backward<T>(const backward_tensors<T>&, const heed::softmax::gradients<T>&,                    \
+                                const heed::softmax::options<T>&, const heed::context&);                           \
+  template heed::plan run_plan_backward<T>(const backward_tensors<T>&, const heed::softmax::gradients<T>&,         \
+                                           const heed::softmax::options<T>&, const heed::context&);                \
   template void run_prepared<T>(const std::vector<prepared_memory<T>>&, const heed::softmax::options<T>&,          \
                                 const heed::context&, const std::function<void(std::size_t)>&);
 INSTANTIATE(float)
@@ -54,6 +69,15 @@ void run_stored(const stored_call& x, const heed::softmax::options<float>& optio
 heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
   return visit_stored(
       x, [&](auto q, auto k, auto v, auto o) { return heed::softmax::plan_forward(q, k, v, o, options, ctx); });
+}
+void run_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                         const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto... tensors) { heed::softmax::backward(tensors..., gradients, options, ctx); });
+}
+heed::plan plan_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                                const heed::softmax::options<float>& options, const heed::context& ctx) {
+  return visit_stored(
+      x, [&](auto... tensors) { return heed::softmax::plan_backward(tensors..., gradients, options, ctx); });
 }
 void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
                          const heed::context& ctx, const std::function<void(std::size_t)>& before) {

@@ -23,6 +23,26 @@ inline const char* name_of(gating how) {
   return names[static_cast<int>(how)];
 }
 
+// Gates (batch, head, seq) of a pattern
+template <class T> void fill_gates(const buffer<T>& gates, gating how, std::uint32_t seed = 1) {
+  random_numbers random(seed + 100);
+  const auto [batches, heads, queries, one] = gates.size();
+  for (index_t b = 0; b < batches; ++b)
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < queries; ++i) {
+        const double x = random.uniform();
+        bool on = true;
+        if (how == gating::random) on = x < 0.5;
+        if (how == gating::sparse) on = x < 0.1;
+        if (how == gating::few) on = i % 97 == 5;  // and less than a vector of them
+        if (how == gating::one_head) on = h == heads / 2;
+        if (how == gating::clustered) on = (i / 37 + h) % 2 == 0;
+        if (how == gating::none) on = false;
+        const double zero = random.uniform() < 0.5 ? 0.0 : -0.0;
+        gates(b, h, i) = static_cast<T>(!on ? zero : how == gating::all_ones ? 1 : random.normal() + 0.01);
+      }
+}
+
 template <class T> struct mixture_case : softmax_case<T> {
   buffer<T> gates;  // (batch, head, seq)
 
@@ -33,23 +53,7 @@ template <class T> struct mixture_case : softmax_case<T> {
     set(how, seed);
   }
 
-  void set(gating how, std::uint32_t seed = 1) {
-    random_numbers random(seed + 100);
-    for (index_t b = 0; b < this->s.batch; ++b)
-      for (index_t h = 0; h < this->s.heads; ++h)
-        for (index_t i = 0; i < this->s.queries; ++i) {
-          const double x = random.uniform();
-          bool on = true;
-          if (how == gating::random) on = x < 0.5;
-          if (how == gating::sparse) on = x < 0.1;
-          if (how == gating::few) on = i % 97 == 5;  // and less than a vector of them
-          if (how == gating::one_head) on = h == this->s.heads / 2;
-          if (how == gating::clustered) on = (i / 37 + h) % 2 == 0;
-          if (how == gating::none) on = false;
-          const double zero = random.uniform() < 0.5 ? 0.0 : -0.0;
-          gates(b, h, i) = static_cast<T>(!on ? zero : how == gating::all_ones ? 1 : random.normal() + 0.01);
-        }
-  }
+  void set(gating how, std::uint32_t seed = 1) { fill_gates(gates, how, seed); }
 
   void mix(const heed::context& ctx = {}) {
     run_mixture<T>(this->q.cview(), this->k.cview(), this->v.cview(), gates.view3(), this->o.view(), this->options,

@@ -25,6 +25,16 @@ template <class T>
 void run_merge(output<T> o, heed::tensor_view<T, 3> lse, input<T> part, heed::tensor_view<const T, 3> part_lse,
                double log_weight);
 
+template <class T> struct backward_tensors {
+  input<T> q, k, v, o, dout;
+};
+template <class T>
+void run_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
+                  const heed::softmax::options<T>& options, const heed::context& ctx);
+template <class T>
+heed::plan run_plan_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
+                             const heed::softmax::options<T>& options, const heed::context& ctx);
+
 // Prepares a call for the first memory, runs it there, and then on all others; before(i) is called before run i.
 template <class T> struct prepared_memory {
   input<T> q, k, v;

@@ -64,4 +64,35 @@ template <class Acc> double recurrent_tolerance(heed::index_t tokens, heed::inde
   return static_cast<double>(std::numeric_limits<Acc>::epsilon()) * (8 + std::log2(n) + std::sqrt(d));
 }
 
+// Of their gradients, in the same units. A term of such a sum is a product with a number that is a sum itself: a score
+// (depth dim) or a state (over tokens) beside a product with dout (depth value_dim). The errors of both add up.
+template <class Acc> double gradient_tolerance(heed::index_t tokens, heed::index_t dim, heed::index_t value_dim) {
+  return recurrent_tolerance<Acc>(tokens, dim) + recurrent_tolerance<Acc>(tokens, value_dim);
+}
+
+// Of gradients with softmax weights, element by element. Backward takes lse and o as forward left them, and every
+// number in it is a sum of products, so that the first-order errors are, with A_ij = sum_d |scale q_id k_jd| and
+// B_ij = sum_e |dout_ie v_je|:
+//
+//   score      e_ij  = f'_ij (dot(D) A_ij + eps (|ALiBi| + |bias|)) + eps |s_ij|     f': slope of the score function
+//   weight     r_ij  = e_ij + sum_j p_ij e_ij + exponent                      relative; the sum: error of lse
+//   delta      d_i   = sum_j p_ij (r_ij + dot(E)) B_ij + eps |dlse_i|               and what storing o has changed
+//   ds         u_ij  = p_ij (r_ij |b_ij - delta_i| + dot(E) B_ij + d_i)
+//   dx, dy     u_ij f'_ij, and |ds_ij| times the error of f'_ij, of the slope of the soft-cap
+//   a gradient: the sum of errors of its terms times what they are multiplied with, plus sum(terms) of their magnitudes
+//
+// No constant depends on the call; a wrong term shows (softmax/backward_tolerance_test.cpp).
+struct gradient_rounding {
+  double eps, exponent;  // exponent: exp2, and the sum of the weights
+  double least;          // what is flushed to 0
+
+  double dot(heed::index_t depth) const { return eps * (4 + std::sqrt(static_cast<double>(depth))); }
+  double sum(double terms) const { return eps * (4 + std::sqrt(terms)); }  // one by one: a random walk
+};
+template <class Acc> gradient_rounding gradient_rounding_of(heed::index_t keys) {
+  const double eps = static_cast<double>(std::numeric_limits<Acc>::epsilon());
+  return {eps, eps * (16 + std::log2(static_cast<double>(keys < 1 ? 1 : keys))),
+          static_cast<double>(std::numeric_limits<Acc>::min())};
+}
+
 }  // namespace heed_test

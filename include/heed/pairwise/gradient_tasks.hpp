@@ -185,9 +185,16 @@ template <class T> class gradient_worker {
   }
   // All rows with the block of keys from `first` on
   void visit_keys(const sequence& s, index_t kv_head, index_t first, const gradient_pass& pass) {
-    tile_.begin(s, kv_head, first, std::min(units_.block_keys(), s.keys - first), pass);
-    const index_t rows = rows_of(s, kv_head);
-    for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) take(s, kv_head, r), tile_.visit(rows_, gates());
+    const index_t end = std::min(first + units_.block_keys(), s.keys), rows = rows_of(s, kv_head);
+    tile_.begin(s, kv_head, first, end - first, pass);
+    const key_rule rule = make_rule(p_.mask, s.number, s.keys);
+    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
+    for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) {
+      const index_t last = std::min(r + gradient_units<T>::lanes, rows) - 1;
+      const index_t from = place + query_of(s, kv_head, r), to = place + query_of(s, kv_head, last);
+      if (hides_keys(rule, from, to, first, end)) continue;
+      take(s, kv_head, r), tile_.visit(rows_, gates());
+    }
     tile_.finish();
   }
   // A tile of rows with all keys; the last tiles, under causal masks the longest, come first.
@@ -205,14 +212,19 @@ template <class T> class gradient_worker {
     }
   }
 
+  const std::int32_t* list_of(const sequence& s, index_t kv_head) const {
+    return listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group;
+  }
+  index_t query_of(const sequence& s, index_t kv_head, index_t row) const {
+    return (listed_.rows == nullptr ? row : list_of(s, kv_head)[row]) / p_.group;
+  }
   index_t rows_of(const sequence& s, index_t kv_head) const {
     return listed_.rows == nullptr ? p_.rows(s) : listed_.count[s.number * p_.kv_heads + kv_head];
   }
   void take(const sequence& s, index_t kv_head, index_t first) {
     const index_t count = std::min(gradient_units<T>::lanes, rows_of(s, kv_head) - first);
     if (listed_.rows == nullptr) return rows_.take(kv_head, p_.group, first, count);
-    const std::int32_t* const list =
-        listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group + first;
+    const std::int32_t* const list = list_of(s, kv_head) + first;
     rows_.count = count;
     for (index_t l = 0; l < count; ++l) {
       rows_.row[l] = {kv_head * p_.group + list[l] % p_.group, list[l] / p_.group};

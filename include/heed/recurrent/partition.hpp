@@ -141,20 +141,28 @@ template <class T> chunk_task task_at(const recurrence<T>& p, const chunk_cut& c
   return x;
 }
 
-template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
-  chunk_cut cut;
-  const index_t count = p.sequences() * p.states;
-  const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
-  if (count <= 0 || p.query_heads == 0 || nothing) return cut;
+template <class T> sequence longest_sequence(const recurrence<T>& p) {
   sequence longest;
   const bool differ = p.packed() || p.mask.has(p.mask.key_lengths);
   for (index_t number = 0; number < (differ ? p.sequences() : 1); ++number) {
     const sequence s = p.sequence_at(number);
     if (number == 0 || std::max(s.queries, s.keys) > std::max(longest.queries, longest.keys)) longest = s;
   }
+  return longest;
+}
+// Returns the chunk length that is asked for, or else best, but no more than the longest sequence has.
+template <class T> index_t chunk_length(const recurrence<T>& p, const sequence& longest, index_t best) {
   constexpr index_t most = 4096;  // what a caller asks for beyond it is cut: scratch grows with the chunk
-  cut.chunk = std::min({p.chunk > 0 ? p.chunk : chunk_of<T>(p.d, p.features, p.e),
-                        std::max<index_t>({1, longest.queries, longest.keys}), most});
+  return std::min({p.chunk > 0 ? p.chunk : best, std::max<index_t>({1, longest.queries, longest.keys}), most});
+}
+
+template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
+  chunk_cut cut;
+  const index_t count = p.sequences() * p.states;
+  const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
+  if (count <= 0 || p.query_heads == 0 || nothing) return cut;
+  const sequence longest = longest_sequence(p);
+  cut.chunk = chunk_length(p, longest, chunk_of<T>(p.d, p.features, p.e));
   cut_sequences(p, count, longest, workers, cut);
   if (cut.blocks * cut.pieces == 1) cut.states = states_together(p, cut.chunk, workers);
   cut.tasks = p.sequences() * cut.groups(p.states) * cut.blocks * cut.pieces;

@@ -31,7 +31,7 @@ void backward(const Q& q, const K& k, const V& v, const G& gates, [[maybe_unused
   parts::each_gradient_row(
       view(q), view(k), view(v), view(dout), tensor_view<const T, 3>{}, options,
       [&](index_t b, index_t h, index_t i) { return parts::number(gates3(b, h, i)); },
-      [&](const parts::gradient_row& row, const parts::row_major& keys) {
+      [&](const parts::gradient_row& row, const parts::row_major& keys, const parts::row_major&) {
         sums.add(row, keys);
         dgates.add(row.head_gradient, row.s.batch, row.head, row.s.first_query + row.query);
       });

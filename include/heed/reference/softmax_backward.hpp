@@ -63,7 +63,8 @@ template <class Values> void differentiate(gradient_row& row, const Values& valu
   for (seen_key& x : row.seen) x.ds = x.p * (row.gate * x.b - row.delta);
 }
 
-// Calls visit(row) for every row that gates(batch, head, query of the tensor), 1 or a gate, does not switch off.
+// Calls visit(row, keys, values) for every row that gates(batch, head, query of the tensor), 1 or a gate, does not
+// switch off.
 // Null dlse: zeros.
 template <class Q, class K, class V, class D, class Acc, class Gates, class Visit>
 void each_gradient_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,
@@ -96,7 +97,7 @@ void each_gradient_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, c
           const auto d = rules.derivatives_of(s, rules.at(s, head, i, x.key), keys.row(x.key).dot(row.q));
           x.dx = x.ds * d.by_terms, x.dy = x.ds * d.by_product;
         }
-        visit(row, keys);
+        visit(row, keys, values);
       }
     }
 }
@@ -147,7 +148,7 @@ void backward(const Q& q, const K& k, const V& v, [[maybe_unused]] const O& o, c
   detail::gradient_sum<T, 1> dsinks(gradients.dsink_logits), dslopes(gradients.dalibi_slopes);
   detail::each_gradient_row(
       view(q), view(k), view(v), view(dout), gradients.dlse, options, [](index_t, index_t, index_t) { return 1.0; },
-      [&](const detail::gradient_row& row, const detail::row_major& keys) {
+      [&](const detail::gradient_row& row, const detail::row_major& keys, const detail::row_major&) {
         sums.add(row, keys);
         if (!heed::detail::equals(row.p_sink, 0)) dsinks.add(-row.p_sink * row.delta, row.head);
         for (const detail::seen_key& x : row.seen)
