@@ -90,7 +90,8 @@ struct expected_gradients {
   expected_gradient dq, dk, dv, dbias, dsinks, dslopes, dgates;
 };
 
-// how: the exactness of o and lse, which forward wrote and backward reads. Compiled once for all tests, in softmax_backward_expected.cpp.
+// how: the exactness of o and lse, which forward wrote and backward reads. Compiled once for all tests, in
+// softmax_backward_expected.cpp.
 template <class T>
 expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options,
                             const exactness& how = {}, const heed::tensor_view<const T, 3>* gates = nullptr);

@@ -81,6 +81,30 @@ void run_stored_decode(const stored_call& x, const heed::decay<float>& decay, he
 heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
                               const lightning_options& options, const heed::context& ctx);
 
+// o: of forward, of the type of q; lightning reads none. dout: of any type
+struct stored_backward_call {
+  any_input q, k, v, o, dout;
+};
+void run_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                         const linear_options& options, const heed::context& ctx);
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                                const linear_options& options, const heed::context& ctx);
+void run_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                         const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                         const heed::context& ctx);
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                                const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                                const heed::context& ctx);
+
+// f(q, k, v, o, dout) with the tensors as they are typed
+template <class F> auto visit_stored(const stored_backward_call& x, F f) {
+  return std::visit(
+      [&](const auto& q, const auto& k, const auto& dout) {
+        return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), std::get<std::decay_t<decltype(q)>>(x.o), dout);
+      },
+      x.q, x.k, x.dout);
+}
+
 // f(q, k, v, o) with the tensors as they are typed
 template <class F> auto visit_stored(const stored_call& x, F f) {
   return std::visit(

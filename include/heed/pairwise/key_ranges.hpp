@@ -60,6 +60,11 @@ HEED_INLINE key_rule make_rule(const heed::detail::mask_parts& mask, index_t b, 
   return rule;
 }
 
+// Whether no query at a place from first to last sees any of the keys [a, b): ranges ascend with the places.
+HEED_INLINE bool hides_keys(const key_rule& rule, index_t first, index_t last, index_t a, index_t b) {
+  return a >= rule.at(last).hi || (b <= rule.at(first).lo && a >= rule.keep_first);
+}
+
 // What lanes see of some keys: nothing, a part, everything
 enum class coverage : unsigned char { empty, partial, full };
 
