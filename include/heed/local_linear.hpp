@@ -5,6 +5,7 @@
 #include "heed/core/factories.hpp"
 #include "heed/core/kv_cache.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/local_linear/backward.hpp"
 #include "heed/local_linear/decode.hpp"
 #include "heed/local_linear/forward.hpp"
 #include "heed/local_linear/options.hpp"

@@ -75,11 +75,13 @@ template <class T> HEED_NOINLINE void update_p(const cg_vectors<T>& v, const T* 
   }
 }
 
-// The systems of a tile: C y = q - mean, with one ridge per lane; everything else is [d][lane].
+// The systems of a tile: C y = r, with one ridge per lane; everything else is [d][lane].
 template <class T> struct lane_systems {
   const T *q, *mean, *ridge;
-  T* r;  // q - mean; the solver overwrites it
-  T* y;  // written
+  T* r;                     // q - mean, or q where not `centred`; the solver overwrites it
+  T* y;                     // written
+  bool centred = true;      // backward solves for other right sides
+  const T* unit = nullptr;  // what (k - mean) . y is added to, per lane; null: 1
 };
 
 // Solves C y = r, r = q - mean, for the lanes of a tile by conjugate gradients, without forming C: with the weights w_j
@@ -233,9 +235,10 @@ template <class T> class conjugate_gradients {
       const double slope = slopes[l] / static_cast<double>(y_unit_[l]), offset = offsets[l];
       const double spread = std::sqrt(eigenvalue_[l]);
       if (!(eps * slope * spread * (spread + offset) <= tolerance * std::sqrt(first_rr_[l]))) inexact |= bit(l);
-      const double one = static_cast<double>(r_unit_[l]);  // 1 in units of (k - mean) . y
+      // 1, or what takes its place, in units of (k - mean) . y
+      const double one = static_cast<double>(r_unit_[l]) * (c.unit == nullptr ? 1 : static_cast<double>(c.unit[l]));
       const double change = slope * std::sqrt(std::max(0.0, eigenvalue_[l] - static_cast<double>(c.ridge[l])));
-      if (!heed::detail::equals(weights.l()[l], T(1))) out.residual[l] = eps * slope * offset / std::max(one, change);
+      if (!weights.on_one_key(l)) out.residual[l] = eps * slope * offset / std::max(one, change);
     }
     return inexact;
   }
@@ -259,7 +262,7 @@ template <class T> class conjugate_gradients {
     for (index_t l = 0; l < row; ++l) length[l] = unit[l] * std::sqrt(length[l]);
   }
 
-  // r <- q - mean - C y, in the units of r: the recursion of the residual may have drifted from it.
+  // r <- r - C y as it was at first, in its units: the recursion of the residual may have drifted from it.
   void true_residual(tile_weights<T>& weights, const lane_systems<T>& c) {
     const index_t row = weights.row();
     lane_dot<T>(c.mean, c.y, row, d_, row, mean_p_);
@@ -267,7 +270,7 @@ template <class T> class conjugate_gradients {
     for (index_t d = 0; d < d_; ++d)
       for (index_t l = 0; l < row; l += w) {
         const index_t i = d * row + l;
-        const simd::batch<T> r = simd::load(c.q + i) - simd::load(c.mean + i);
+        const simd::batch<T> q = simd::load(c.q + i), r = c.centred ? q - simd::load(c.mean + i) : q;
         simd::store(c.r + i, simd::load(r_unit_ + l) * r - simd::load(Ap_.data() + i) / simd::load(y_unit_ + l));
       }
   }
@@ -281,7 +284,7 @@ template <class T> class conjugate_gradients {
       for (index_t i = 0; i < keys.count; ++i) {
         const pairwise::weight_block& b = keys.block[i];
         const index_t lane = b.from * w;
-        key_products<T>(keys, b, {x, row, d_, row}, t_);
+        row_products<T>(keys.k, b, {x, row, d_, row}, t_);
         tile::product(known.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, mean_p_ + lane,
                       sum_ + lane);
         Ap_.add(keys.k, {t_, row, keys.keys, row}, b);

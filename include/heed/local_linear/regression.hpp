@@ -12,32 +12,12 @@
 // N x M is ever formed. A row's numbers depend on no other row of its tile, but how many keys the tile has
 // says by which solver they are found.
 
-#include <bit>
 #include <cmath>
 
-#include "heed/local_linear/conjugate_gradients.hpp"
-#include "heed/local_linear/direct.hpp"
+#include "heed/local_linear/tile_solver.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
-
-// What a report is made of; sums and maxima, so that no order of tasks shows.
-struct tally {
-  index_t rows = 0, iterations = 0, tiles = 0, tile_iterations = 0, most = 0, unconverged = 0, direct = 0;
-  double residual = 0;
-
-  void add(const tally& x) {
-    rows += x.rows, iterations += x.iterations, tiles += x.tiles, tile_iterations += x.tile_iterations;
-    most = std::max(most, x.most), unconverged += x.unconverged, direct += x.direct;
-    residual = std::max(residual, x.residual);
-  }
-  local_linear::report report() const {
-    const auto mean = [](index_t sum, index_t count) {
-      return count == 0 ? 0 : static_cast<double>(sum) / static_cast<double>(count);
-    };
-    return {residual, mean(iterations, rows), mean(tile_iterations, tiles), most, unconverged, direct};
-  }
-};
 
 template <class T> class lanes_driver {
  public:
@@ -55,13 +35,10 @@ template <class T> class lanes_driver {
         q_(memory.take<T>(lanes * p.d)),
         t_(memory.take<T>(lanes * tile_type::most_keys)),
         finite_(memory.take<T>(tile_type::most_keys * pairwise::weighted_sums<T>::slice)),
-        ridge_(memory.take<T>(lanes)),
-        exact_ridge_(memory.take<double>(lanes)),
         shift_(memory.take<T>(lanes)),
         total_(memory.take<T>(lanes)),
         factor_(memory.take<T>(lanes)),
-        cg_(with<conjugate_gradients<T>>(p, p.solves && p.opt.solver != solver::direct, memory)),
-        direct_(with<direct_solver<T>>(p, p.solves && p.opt.solver != solver::conjugate_gradient, memory)) {}
+        solver_(p, memory) {}
 
   void run(const pairwise::sequence& s, index_t kv_head, index_t number) {
     const index_t first = number * lanes;
@@ -77,17 +54,10 @@ template <class T> class lanes_driver {
     make_sums_one();
     finish(s);
   }
-  const tally& counts() const { return counts_; }
+  const tally& counts() const { return solver_.counts(); }
 
  private:
-  static constexpr std::size_t at(index_t l) { return static_cast<std::size_t>(l); }
   static constexpr std::uint64_t bit(index_t l) { return std::uint64_t{1} << l; }
-
-  // A solver that the call does not need has no scratch.
-  template <class Solver> static Solver with(const problem<T>& p, bool needed, heed::detail::arena& memory) {
-    heed::detail::arena none;
-    return needed ? Solver(p, memory) : Solver(p, none);
-  }
 
   void gather_queries(const pairwise::sequence& s) {
     p_.q_format->gather(pairwise::find_rows(rows_, p_.q, s, p_.repeat).data(), rows_.count, p_.d, T(1), q_,
@@ -101,76 +71,15 @@ template <class T> class lanes_driver {
   void solve(const pairwise::sequence& s) {
     const index_t row = weights_.row();
     gather_queries(s);
-    std::uint64_t open = 0;  // lanes that have something to solve
+    const std::uint64_t open = solver_.begin(weights_, rows_);
     for (index_t l = 0; l < row; ++l) {
-      const double ridge = l < rows_.count ? p_.ridge.at(rows_.row[l].head) : 1;
-      const bool finite = std::isfinite(ridge);
-      exact_ridge_[l] = finite ? ridge : 1;
-      ridge_[l] = static_cast<T>(
-          std::clamp<double>(exact_ridge_[l], std::numeric_limits<T>::min(), std::numeric_limits<T>::max() / 4));
-      if (l < rows_.count && finite && weights_.l()[l] > T(0)) open |= bit(l);
       const bool lost = (weights_.nonfinite_rows() & bit(l)) != 0 || std::isnan(weights_.l()[l]);
       for (index_t d = 0; d < p_.d; ++d) y_[d * row + l] = lost ? std::numeric_limits<T>::quiet_NaN() : T(0);
     }
-    open &= ~weights_.nonfinite_rows();
-    if (open == 0) return;
-    if (p_.opt.solver != solver::direct && !(p_.opt.solver == solver::automatic && few_keys())) iterate(open);
-    if (open != 0 && p_.opt.solver != solver::conjugate_gradient) solve_directly(open);
-  }
-
-  // With so few keys the matrices cost about what the iterations do, and small ridges make iterations fail.
-  // bench/local_linear_bench.cpp, rows solver.
-  bool few_keys() const { return weights_.keys() <= p_.d / 4; }
-
-  // Leaves in `open` what has not converged.
-  void iterate(std::uint64_t& open) {
-    const index_t row = weights_.row();
-    subtract_mean();
-    const auto out = cg_.solve(weights_, open, {q_, mean_, ridge_, r_, y_}, p_.opt.tolerance, p_.opt.max_iterations);
-    counts_.tiles += 1, counts_.tile_iterations += out.iterations;
-    std::uint64_t unconverged = 0;
-    for (index_t l = 0; l < row; ++l) {
-      if ((open & bit(l)) == 0) continue;
-      counts_.rows += 1, counts_.iterations += out.each[l];
-      counts_.most = std::max(counts_.most, out.each[l]);
-      if (!(out.residual[l] <= p_.opt.tolerance)) unconverged |= bit(l);
-      if (p_.opt.solver != solver::automatic || (unconverged & bit(l)) == 0) settle(out.residual[l]);
-    }
-    open = unconverged;
-  }
-  void subtract_mean() {
-    for (index_t i = 0; i < p_.d * weights_.row(); i += w)
-      simd::store(r_ + i, simd::load(q_ + i) - simd::load(mean_ + i));
-  }
-  void settle(double residual) {
-    const bool converged = residual <= p_.opt.tolerance;  // NaN has not
-    counts_.residual = std::max(counts_.residual, std::isnan(residual) ? HUGE_VAL : residual);
-    counts_.unconverged += converged ? 0 : 1;
-  }
-
-  void solve_directly(std::uint64_t open) {
-    constexpr index_t wide = direct_solver<T>::wide;
-    solved_directly_ = open;
-    counts_.direct += std::popcount(open);
-    each_group(open, [&](index_t g) {
-      direct_.solve(weights_, g, q_, mean_, exact_ridge_);
-      for (index_t l = g * wide; l < (g + 1) * wide; ++l)
-        for (index_t d = 0; (open & bit(l)) != 0 && d < p_.d; ++d)
-          y_[d * weights_.row() + l] = nearest(direct_.slope(l, d));
+    for (index_t i = 0; i < p_.d * row; i += w) simd::store(r_ + i, simd::load(q_ + i) - simd::load(mean_ + i));
+    solved_directly_ = solver_.solve(weights_, open, {q_, mean_, solver_.ridge(), r_, y_}, [&](index_t group) {
+      solver_.direct().solve(weights_, group, q_, mean_, solver_.exact_ridge());
     });
-  }
-  static T nearest(double x) {
-    constexpr double most = std::numeric_limits<T>::max();
-    return static_cast<T>(std::clamp(x, -most, most));
-  }
-  // f(group) for the groups of lanes that have some of `which`
-  template <class F> void each_group(std::uint64_t which, F f) const {
-    for (index_t g = 0; g * direct_solver<T>::wide < weights_.row(); ++g)
-      if (in_group(which, g)) f(g);
-  }
-  static bool in_group(std::uint64_t which, index_t g) {
-    constexpr index_t wide = direct_solver<T>::wide;
-    return (which >> (g * wide) & ((std::uint64_t{1} << wide) - 1)) != 0;
   }
 
   // sums = sum_j p_j (1 + (k_j - mean) . y) v_j, total the sum of these weights; flat: as if y were 0
@@ -179,7 +88,7 @@ template <class T> class lanes_driver {
     lane_dot(mean_, y_, row, p_.d, row, shift_);
     for (index_t l = 0; l < row; ++l) shift_[l] = flat ? T(-1) : shift_[l] - T(1);
     std::fill(total_, total_ + row, T(0));
-    each_group(solved_directly_, [&](index_t g) { direct_.begin_weights(g); });
+    solver_.each_group(weights_, solved_directly_, [&](index_t g) { solver_.direct().begin_weights(g); });
     sums.begin(weights_.vectors(), factor_);
     const auto visit = [&](pairwise::key_tile<T>& keys, const tile::known_weights<T>& p) {
       weights_.copy_values(keys);
@@ -209,15 +118,16 @@ template <class T> class lanes_driver {
     if (flat)
       tile::fill(t_ + b.first * row + lane, row, b.keys, end - lane, T(0));
     else
-      key_products<T>(keys, b, {y_, row, p_.d, row}, t_);
+      row_products<T>(keys.k, b, {y_, row, p_.d, row}, t_);
     tile::product(p.at(b.first, lane), b.keys, b.to - b.from, t_ + b.first * row + lane, shift_ + lane, total_ + lane);
     for (index_t g = lane / wide; !flat && g * wide < end; ++g)
-      if (in_group(solved_directly_, g)) direct_.weigh(g, solved_directly_, b, p, keys.k, t_);
+      if (solver_.in_group(solved_directly_, g)) solver_.direct().weigh(g, solved_directly_, b, p, keys.k, t_);
   }
 
   void settle_direct() {
     for (index_t l = 0; l < rows_.count; ++l)
-      if ((solved_directly_ & bit(l)) != 0) settle(direct_.residual(l, q_, weights_.row(), exact_ridge_[l]));
+      if ((solved_directly_ & bit(l)) != 0)
+        solver_.settle(solver_.direct().residual(l, q_, weights_.row(), solver_.exact_ridge()[l]));
   }
 
   // The weights of a row add up to 1 whatever y is, but where (k_j - mean) . y is large its rounding moves all of them
@@ -265,15 +175,12 @@ template <class T> class lanes_driver {
   const problem<T>& p_;
   tile_weights<T> weights_;
   pairwise::weighted_sums<T> out_, mean_values_;
-  T *mean_, *y_, *r_, *q_, *t_, *finite_, *ridge_;
-  double* exact_ridge_;
+  T *mean_, *y_, *r_, *q_, *t_, *finite_;
   T *shift_, *total_, *factor_;
-  conjugate_gradients<T> cg_;
-  direct_solver<T> direct_;
+  tile_solver<T> solver_;
   pairwise::row_tile rows_;
   pairwise::seen_keys<T> seen_;
   std::uint64_t solved_directly_ = 0;
-  tally counts_;
 };
 
 }  // namespace HEED_ISA
