@@ -80,8 +80,10 @@ template <class T> struct every_verb {
   heed::plan use_local_linear(const heed::local_linear::options<T>& how, const heed::per_head& ridge) const {
     heed::local_linear::forward(q, k, v, ridge, o, how, where);
     heed::local_linear::apply(q, k, v, q, o, how, where);
-    const heed::plan apply = heed::local_linear::plan_apply(q, k, v, q, o, how, where);
-    return apply.ok() ? heed::local_linear::plan_forward(q, k, v, ridge, o, how, where) : apply;
+    heed::local_linear::backward(q, k, v, ridge, o, {.dq = o}, how, where);
+    const heed::plan plans[] = {heed::local_linear::plan_apply(q, k, v, q, o, how, where),
+                                heed::local_linear::plan_backward(q, k, v, ridge, o, {.dq = o}, how, where)};
+    return plans[0].ok() && plans[1].ok() ? heed::local_linear::plan_forward(q, k, v, ridge, o, how, where) : plans[0];
   }
   heed::plan use_mixture_of_head(const heed::mixture_of_head::options<T>& how) const {
     heed::mixture_of_head::route_by_norm(q, {.active = 2}, written);

@@ -36,7 +36,7 @@ template <class T> struct gradient_problem : problem<T> {
         dbias(heed::detail::with_canonical_strides(wanted.dbias)),
         dridge(wanted.dridge),
         scale_of_products(given_options.scale ? pairwise::finite_factor<T>(*given_options.scale)
-                                   : static_cast<T>(1 / std::sqrt(static_cast<double>(this->d)))) {}
+                                              : static_cast<T>(1 / std::sqrt(static_cast<double>(this->d)))) {}
 
   bool wants_queries() const { return dq.data() != nullptr; }
   bool wants_keys() const { return dk.data() != nullptr; }

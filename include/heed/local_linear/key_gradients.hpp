@@ -40,8 +40,7 @@ template <class T> class key_gradients {
     dout_lanes_ = memory.take<T>(lanes * p.e);
     const index_t pairs = lanes * most_keys;
     for (T** x : {&s_, &t_, &r_, &b_}) *x = memory.take<T>(pairs);
-    slopes_ = {s_, memory.take<T>(p.scores.has_cap() ? pairs : 0),
-               memory.take<T>(p.scores.has_function() ? pairs : 0)};
+    slopes_ = {s_, memory.take<T>(p.scores.has_cap() ? pairs : 0), memory.take<T>(p.scores.has_function() ? pairs : 0)};
     if (adjoint_ && p.has_slopes()) tile_.record_slopes(slopes_);
   }
 
@@ -117,8 +116,8 @@ template <class T> class key_gradients {
     }
     const tile::known_weights<T> scores{s_, row, of(rows::inv_l), of(rows::m)};
     const lane_offsets<T> offsets{of(rows::a), of(rows::c), of(rows::b_mean), of(rows::delta)};
-    pair_gradients(scores.at(b.first, lane), b.keys, b.to - b.from,
-                   pair_products<T>{t_, r_, b_, row}.at(b.first, lane), offsets.at(lane), adjoint_);
+    pair_gradients(scores.at(b.first, lane), b.keys, b.to - b.from, pair_products<T>{t_, r_, b_, row}.at(b.first, lane),
+                   offsets.at(lane), adjoint_);
     if (!adjoint_) return;
     const tile::lane_block<T> ds = b.of(tile_.lanes_of(r_, keys.keys));
     const index_t at = ds.data - r_;

@@ -46,9 +46,7 @@ HEED_INLINE simd::batch<T> weight_at(const T* p, simd::batch<T> m, simd::batch<T
 
 // f(vectors, whether p are scores), both as constants
 template <class T, class F> HEED_INLINE void with_weights(const tile::known_weights<T>& p, index_t vectors, F f) {
-  tile::with_vectors(vectors, [&](auto n) {
-    p.m != nullptr ? f(n, std::true_type{}) : f(n, std::false_type{});
-  });
+  tile::with_vectors(vectors, [&](auto n) { p.m != nullptr ? f(n, std::true_type{}) : f(n, std::false_type{}); });
 }
 
 // sum(lane) += sum over keys of p b
@@ -91,8 +89,7 @@ HEED_NOINLINE void weigh_about(const tile::known_weights<T>& p, index_t keys, co
     const T* x = p.p;
     for (; keys > 0; --keys, x += p.stride, b += p.stride, out += p.stride) {
       std::array<batch, std::size_t{NR}> y{weight_at<Scores>(x + N * w, m[N], f[N])...};
-      const std::array<batch, std::size_t{NR}> d{
-          simd::select<T>(y[N] == zero, zero, simd::load(b + N * w) - c[N])...};
+      const std::array<batch, std::size_t{NR}> d{simd::select<T>(y[N] == zero, zero, simd::load(b + N * w) - c[N])...};
       ((y[N] = y[N] * d[N]), ...);
       ((total[N] += y[N]), ...);
       ((square[N] = simd::fma(y[N], d[N], square[N])), ...);
@@ -106,8 +103,7 @@ HEED_NOINLINE void weigh_about(const tile::known_weights<T>& p, index_t keys, co
 template <class T>
 void weigh_about(const tile::known_weights<T>& p, index_t keys, index_t vectors, const T* b, const T* about, T* out,
                  T* sum, T* squares) {
-  with_weights(p, vectors,
-               [&](auto n, auto scores) { weigh_about<scores, n>(p, keys, b, about, out, sum, squares); });
+  with_weights(p, vectors, [&](auto n, auto scores) { weigh_about<scores, n>(p, keys, b, about, out, sum, squares); });
 }
 
 // Sums over the keys of a row, one number per lane

@@ -6,9 +6,9 @@
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
 
-// What the row pass of backward finds out for the key pass, of every row of all heads: two vectors of D and six numbers.
-// Rows that are not finite have y = w = 0 here, and NaN in the numbers: products with them stay clean, and their weights
-// are NaN for the keys that they see.
+// What the row pass of backward finds out for the key pass: two vectors of D and six numbers for every row of all
+// heads. Rows that are not finite have y = w = 0 and NaN in the numbers: products with them stay clean, and their
+// weights are NaN for the keys that they see.
 template <class T> class saved_rows {
  public:
   enum number { m, inv_l, a, c, b_mean, delta, numbers };  // a, c, b_mean, delta: see lane_offsets
@@ -33,7 +33,8 @@ template <class T> class saved_rows {
   void sum_ridges(const gradient_problem<T>& p) const {
     for (index_t h = 0; h < p.heads; ++h) {
       double sum = 0;
-      each_row(p, h, [&](index_t, index_t, index_t row) { sum += static_cast<double>(dridge_[row]); });
+      for (index_t b = 0; b < p.q.extent(0); ++b)
+        each_row(p, b, h, [&](index_t, index_t row) { sum += static_cast<double>(dridge_[row]); });
       p.dridge(h) = static_cast<T>(sum);
     }
   }
@@ -47,18 +48,24 @@ template <class T> class saved_rows {
       for (index_t h = 0; h < out.extent(1); ++h)
         for (index_t i = 0; i < out.extent(2); ++i) out(b, h, i, 0) = T(0);
     for (index_t h = 0; h < p.heads; ++h)
-      each_row(p, h, [&](index_t batch, index_t query, index_t row) {
-        out(all_batches ? 0 : batch, all_heads ? 0 : h, all_queries ? 0 : query, 0) += dbias_[row];
-      });
+      for (index_t b = 0; b < p.q.extent(0); ++b) {
+        double sum = 0;  // of the queries
+        const auto at = [&](index_t i) -> T& { return out(all_batches ? 0 : b, all_heads ? 0 : h, i, 0); };
+        each_row(p, b, h, [&](index_t query, index_t row) {
+          sum += static_cast<double>(dbias_[row]);
+          if (!all_queries) at(query) += dbias_[row];
+        });
+        if (all_queries) at(0) += static_cast<T>(sum);
+      }
   }
 
  private:
-  // f(batch, query of it, row) for the rows of a head, in their order
-  template <class F> static void each_row(const gradient_problem<T>& p, index_t head, F f) {
-    for (index_t number = 0; number < p.sequences(); ++number) {
-      const pairwise::sequence s = p.sequence_at(number);
+  // f(query, row) for the rows of a head of one batch entry, in their order
+  template <class F> static void each_row(const gradient_problem<T>& p, index_t batch, index_t head, F f) {
+    for (index_t i = p.packed() ? 0 : batch; i < (p.packed() ? p.sequences() : batch + 1); ++i) {
+      const pairwise::sequence s = p.sequence_at(i);
       const index_t first = p.row_number(s, head / p.group, head % p.group);
-      for (index_t i = 0; i < s.queries; ++i) f(s.batch, s.first_query + i, first + i * p.group);
+      for (index_t r = 0; r < s.queries; ++r) f(s.first_query + r, first + r * p.group);
     }
   }
 

@@ -7,7 +7,7 @@
 #include <cmath>
 
 #include "heed/local_linear/conjugate_gradients.hpp"
-#include "heed/local_linear/direct.hpp"
+#include "heed/local_linear/direct_adjoint.hpp"
 
 namespace heed::local_linear::detail {
 inline namespace HEED_ISA {
@@ -34,14 +34,14 @@ struct tally {
 template <class T> class tile_solver {
  public:
   static constexpr index_t w = simd::width<T>, lanes = pairwise::score_tiles<T>::most_rows;
-  static constexpr index_t wide = direct_solver<T>::wide;
+  static constexpr index_t wide = adjoint_solver<T>::wide;
 
   tile_solver(const problem<T>& p, heed::detail::arena& memory)
       : p_(p),
         ridge_(memory.take<T>(lanes)),
         exact_ridge_(memory.take<double>(lanes)),
         cg_(with<conjugate_gradients<T>>(p, p.solves && p.opt.solver != solver::direct, memory)),
-        direct_(with<direct_solver<T>>(p, p.solves && p.opt.solver != solver::conjugate_gradient, memory)) {}
+        direct_(with<adjoint_solver<T>>(p, p.solves && p.opt.solver != solver::conjugate_gradient, memory)) {}
 
   // Reads the ridges of a tile. Returns the lanes that have something to solve: some key and a finite ridge.
   std::uint64_t begin(const tile_weights<T>& weights, const pairwise::row_tile& rows) {
@@ -91,7 +91,7 @@ template <class T> class tile_solver {
   }
   static constexpr std::uint64_t bit(index_t l) { return std::uint64_t{1} << l; }
 
-  direct_solver<T>& direct() { return direct_; }
+  adjoint_solver<T>& direct() { return direct_; }
   const T* ridge() const { return ridge_; }
   const double* exact_ridge() const { return exact_ridge_; }
   const tally& counts() const { return counts_; }
@@ -130,7 +130,7 @@ template <class T> class tile_solver {
   T* ridge_;
   double* exact_ridge_;
   conjugate_gradients<T> cg_;
-  direct_solver<T> direct_;
+  adjoint_solver<T> direct_;
   tally counts_;
 };
 

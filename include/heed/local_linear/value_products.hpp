@@ -40,8 +40,7 @@ template <class T> class value_products {
     if (keep && next_ <= known_) return b;
     weights.copy_values(keys);
     nonfinite_ = nonfinite_ || !tile::all_finite(keys.v.data, keys.v.stride, keys.keys, p_.e);
-    for (index_t i = 0; i < keys.count; ++i)
-      row_products<T>(keys.v, keys.block[i], {dout_, row_, p_.e, row_}, b);
+    for (index_t i = 0; i < keys.count; ++i) row_products<T>(keys.v, keys.block[i], {dout_, row_, p_.e, row_}, b);
     if (keep) known_ = next_;
     return b;
   }
