@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// local_linear::backward beside the reference: shapes, solvers, ridges, layouts, what forward has left and what has not,
-// and any choice of gradients.
+// local_linear::backward beside the reference: shapes, solvers, ridges, layouts, what forward has left and what it has
+// not, and any choice of gradients.
 
 #include <algorithm>
 #include <array>

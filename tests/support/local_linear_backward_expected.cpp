@@ -2,8 +2,8 @@
 
 // What the reference of backward of local linear attention says, and what a correct kernel may be off.
 //
-// Errors of scores, weights and of b_j = dout.v_j are those of softmax (gradient_rounding in tolerance.hpp). To them come
-// the two solves. With a residual e of C y = r the slope is off by C^-1 e, so that
+// Errors of scores, weights and of b_j = dout.v_j are those of softmax (gradient_rounding in tolerance.hpp). To them
+// come the two solves. With a residual e of C y = r the slope is off by C^-1 e, so that
 //
 //   |dy| <= |e| / ridge,  and  p_j |x_j.C^-1 e| <= |e| min(p_j |x_j| / ridge, sqrt(p_j) / (2 sqrt(ridge)))
 //
