@@ -10,10 +10,10 @@
 //   threads/H<H>/D<D>           two threads at N = 65536      decode/D<D>          one token, 8 heads
 //   softmax/D<D>/N<N>           beside causal softmax         zeros/D<D>           10^5 tokens of zeros
 //   accuracy/D<D>               error against double          numbers/             long decays, subnormal numbers, NaN
-//   layout/...                  see support/layout.hpp
+//   layout/...                  see support/layout.hpp     backward/...          see support/backward_rows.hpp
 // The softmax rows of 65536 and 262144 tokens run once and take five minutes. --benchmark_filter=REGEX chooses rows,
 // --benchmark_out=FILE writes JSON for plot.py.
-#include "support/recurrent.hpp"
+#include "support/backward_rows.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "heed/reference/lightning.hpp"
+#include "heed/reference/lightning_backward.hpp"
 #include "heed/simd/batch.hpp"
 #include "support/layout.hpp"
 #include "support/numbers.hpp"
@@ -309,6 +310,24 @@ void add_layouts() {
       [](const laid_shape& s) { return recurrent_shape{.n = s.n, .d = s.d, .e = s.d}.flops(); });
 }
 
+struct backward_calls {
+  static constexpr bool normalised = false;
+
+  static void forward(const backward_tensors<float>& x, const heed::context& where) { run(x, {}, where); }
+  static void backward(const backward_tensors<float>& x, const heed::context& where) {
+    heed::lightning::backward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.dout_view(),
+                              x.gradients<heed::lightning::gradients<float>>(), {}, where);
+  }
+  static heed::plan plan(const backward_tensors<float>& x) {
+    return heed::lightning::plan_backward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.dout_view(),
+                                          x.gradients<heed::lightning::gradients<float>>());
+  }
+  static void reference(const backward_tensors<double>& x) {
+    heed::reference::lightning::backward(x.q_view(), x.k_view(), x.v_view(), x.slopes, x.dout_view(),
+                                         x.gradients<heed::lightning::gradients<double>>());
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -321,5 +340,6 @@ int main(int argc, char** argv) {
   add_layouts();
   add_accuracy_rows();
   add_numbers_rows();
+  backward_rows<backward_calls>::add_all();
   return run_all(argc, argv);
 }

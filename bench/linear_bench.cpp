@@ -6,11 +6,13 @@
 //   numbers/<feature>/            causal: small scales, subnormal numbers, NaN
 //   taylor/D<D>                   N = 4096, E = 64: tokens/s       decode/D<D>                  one token, 8 heads
 //   layout/<mask>/...             feature elu_plus_one, see support/layout.hpp
-#include "support/recurrent.hpp"
+//   backward/...                  causal, elu_plus_one, see support/backward_rows.hpp
+#include "support/backward_rows.hpp"
 
 #include <string>
 #include <vector>
 
+#include "heed/reference/linear_backward.hpp"
 #include "support/layout.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
@@ -104,6 +106,26 @@ void add_layouts() {
   }
 }
 
+struct backward_calls {
+  static constexpr bool normalised = true;
+
+  static void forward(const backward_tensors<float>& x, const heed::context& where) {
+    run(x, {.mask = heed::causal()}, where);
+  }
+  static void backward(const backward_tensors<float>& x, const heed::context& where) {
+    heed::linear::backward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), x.dout_view(),
+                           x.gradients<heed::linear::gradients<float>>(), {.mask = heed::causal()}, where);
+  }
+  static heed::plan plan(const backward_tensors<float>& x) {
+    return heed::linear::plan_backward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), x.dout_view(),
+                                       x.gradients<heed::linear::gradients<float>>(), {.mask = heed::causal()});
+  }
+  static void reference(const backward_tensors<double>& x) {
+    heed::reference::linear::backward(x.q_view(), x.k_view(), x.v_view(), x.o_view(), x.dout_view(),
+                                      x.gradients<heed::linear::gradients<double>>(), {.mask = heed::causal()});
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -111,5 +133,6 @@ int main(int argc, char** argv) {
   add_decode_rows();
   add_numbers_rows();
   add_layouts();
+  backward_rows<backward_calls>::add_all();
   return run_all(argc, argv);
 }

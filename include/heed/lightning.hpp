@@ -4,6 +4,7 @@
 #include "heed/core/context.hpp"
 #include "heed/core/factories.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/lightning/backward.hpp"
 #include "heed/lightning/decode.hpp"
 #include "heed/lightning/forward.hpp"
 #include "heed/lightning/options.hpp"

@@ -29,6 +29,19 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, const heed::decay<T>& dec
   return heed::lightning::plan_decode(x.q, x.k, x.v, decay, memory, x.o, options, ctx);
 }
 
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                  const heed::lightning::gradients<T>& gradients, const heed::lightning::options<T>& options,
+                  const heed::context& ctx) {
+  heed::lightning::backward(x.q, x.k, x.v, decay, x.dout, gradients, options, ctx);
+}
+template <class T>
+heed::plan run_plan_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                             const heed::lightning::gradients<T>& gradients,
+                             const heed::lightning::options<T>& options, const heed::context& ctx) {
+  return heed::lightning::plan_backward(x.q, x.k, x.v, decay, x.dout, gradients, options, ctx);
+}
+
 // For what the two kernels have in common
 template <class T>
 void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
@@ -37,6 +50,11 @@ void run_forward(const recurrent_call<T>& x, const heed::linear::options<T>& opt
 template <class T>
 heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& options, const heed::context& ctx) {
   return heed::linear::plan_forward(x.q, x.k, x.v, x.o, options, ctx);
+}
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                  const heed::linear::options<T>& options, const heed::context& ctx) {
+  heed::linear::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
 }
 
 #define INSTANTIATE(T)                                                                                                 \
@@ -49,7 +67,14 @@ heed::plan run_plan(const recurrent_call<T>& x, const heed::linear::options<T>& 
   template heed::plan run_plan_decode<T>(const recurrent_call<T>&, const heed::decay<T>&, heed::state_view<T>,         \
                                          const heed::lightning::options<T>&, const heed::context&);                    \
   template void run_forward<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);       \
-  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);
+  template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);    \
+  template void run_backward<T>(const backward_call<T>&, const heed::decay<T>&, const heed::lightning::gradients<T>&,  \
+                                const heed::lightning::options<T>&, const heed::context&);                             \
+  template heed::plan run_plan_backward<T>(const backward_call<T>&, const heed::decay<T>&,                             \
+                                           const heed::lightning::gradients<T>&,                                       \
+                                           const heed::lightning::options<T>&, const heed::context&);                  \
+  template void run_backward<T>(const backward_call<T>&, const heed::linear::gradients<T>&,                            \
+                                const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
@@ -72,6 +97,21 @@ heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& de
                               const lightning_options& options, const heed::context& ctx) {
   return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
     return heed::lightning::plan_decode(q, k, v, decay, memory, o, options, ctx);
+  });
+}
+
+void run_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                         const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                         const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto, auto dout) {
+    heed::lightning::backward(q, k, v, decay, dout, gradients, options, ctx);
+  });
+}
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                                const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                                const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto, auto dout) {
+    return heed::lightning::plan_backward(q, k, v, decay, dout, gradients, options, ctx);
   });
 }
 

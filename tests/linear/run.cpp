@@ -26,13 +26,28 @@ heed::plan run_plan_decode(const recurrent_call<T>& x, heed::state_view<T> memor
   return heed::linear::plan_decode(x.q, x.k, x.v, memory, x.o, options, ctx);
 }
 
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                  const heed::linear::options<T>& options, const heed::context& ctx) {
+  heed::linear::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
+}
+template <class T>
+heed::plan run_plan_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                             const heed::linear::options<T>& options, const heed::context& ctx) {
+  return heed::linear::plan_backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
+}
+
 #define INSTANTIATE(T)                                                                                              \
   template void run_forward<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&);    \
   template heed::plan run_plan<T>(const recurrent_call<T>&, const heed::linear::options<T>&, const heed::context&); \
   template void run_decode<T>(const recurrent_call<T>&, heed::state_view<T>, const heed::linear::options<T>&,       \
                               const heed::context&);                                                                \
   template heed::plan run_plan_decode<T>(const recurrent_call<T>&, heed::state_view<T>,                             \
-                                         const heed::linear::options<T>&, const heed::context&);
+                                         const heed::linear::options<T>&, const heed::context&);                    \
+  template void run_backward<T>(const backward_call<T>&, const heed::linear::gradients<T>&,                         \
+                                const heed::linear::options<T>&, const heed::context&);                             \
+  template heed::plan run_plan_backward<T>(const backward_call<T>&, const heed::linear::gradients<T>&,              \
+                                           const heed::linear::options<T>&, const heed::context&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
@@ -51,6 +66,19 @@ heed::plan plan_stored_decode(const stored_call& x, heed::state_view<float> memo
                               const heed::context& ctx) {
   return visit_stored(
       x, [&](auto q, auto k, auto v, auto o) { return heed::linear::plan_decode(q, k, v, memory, o, options, ctx); });
+}
+
+void run_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                         const linear_options& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    heed::linear::backward(q, k, v, o, dout, gradients, options, ctx);
+  });
+}
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                                const linear_options& options, const heed::context& ctx) {
+  return visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    return heed::linear::plan_backward(q, k, v, o, dout, gradients, options, ctx);
+  });
 }
 
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {

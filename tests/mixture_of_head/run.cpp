@@ -94,6 +94,14 @@ heed::plan plan_stored_mixture(const stored_call& x, gate_view gates, const heed
   });
 }
 
+void run_stored_mixture_backward(const stored_backward& x, gate_view gates,
+                                 const heed::mixture_of_head::gradients<float>& gradients,
+                                 const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto q, auto k, auto v, auto o, auto dout) {
+    heed::mixture_of_head::backward(q, k, v, gates, o, dout, gradients, options, ctx);
+  });
+}
+
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> one(1, 1.f);
   return said_of_vectors(

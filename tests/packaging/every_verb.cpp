@@ -4,7 +4,9 @@
 #include "every_verb.hpp"
 
 #include "heed/reference/lightning.hpp"
+#include "heed/reference/lightning_backward.hpp"
 #include "heed/reference/linear.hpp"
+#include "heed/reference/linear_backward.hpp"
 #include "heed/reference/local_linear.hpp"
 #include "heed/reference/mixture_of_head.hpp"
 #include "heed/reference/softmax.hpp"
@@ -25,9 +27,11 @@ template <class T> bool use_references(const every_verb<T>& x, const heed::per_h
   reference::mixture_of_head::decode(x.q, cache, x.given, x.o);
   reference::sparse_query::forward(x.q, x.k, x.v, x.o);
   reference::linear::forward(x.q, x.k, x.v, x.o);
+  reference::linear::backward(x.q, x.k, x.v, x.q, x.q, {.dq = x.o});
   reference::linear::quadratic(x.q, x.k, x.v, x.o);
   reference::linear::decode(x.q, x.k, x.v, memory, x.o);
   reference::lightning::forward(x.q, x.k, x.v, decay, x.o);
+  reference::lightning::backward(x.q, x.k, x.v, decay, x.q, {.dv = x.o});
   reference::lightning::quadratic(x.q, x.k, x.v, decay, x.o);
   reference::lightning::decode(x.q, x.k, x.v, decay, memory, x.o);
   reference::local_linear::forward(x.q, x.k, x.v, ridge, x.o);

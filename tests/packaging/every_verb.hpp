@@ -67,15 +67,19 @@ template <class T> struct every_verb {
   heed::plan use_linear(const heed::linear::options<T>& how, heed::state<T>& memory) const {
     heed::linear::forward(q, k, v, o, how, where);
     heed::linear::decode(q, k, v, memory, o, how, where);
-    const heed::plan decode = heed::linear::plan_decode(q, k, v, memory, o, how, where);
-    return decode.ok() ? heed::linear::plan_forward(q, k, v, o, how, where) : decode;
+    heed::linear::backward(q, k, v, q, q, {.dq = o, .dinitial_state = memory}, how, where);
+    const heed::plan plans[] = {heed::linear::plan_backward(q, k, v, q, q, {.dq = o}, how, where),
+                                heed::linear::plan_decode(q, k, v, memory, o, how, where)};
+    return plans[0].ok() && plans[1].ok() ? heed::linear::plan_forward(q, k, v, o, how, where) : plans[0];
   }
   heed::plan use_lightning(const heed::lightning::options<T>& how, heed::state<T>& memory) const {
     const heed::decay<T> decay = heed::log_gates(given);
     heed::lightning::forward(q, k, v, decay, o, how, where);
     heed::lightning::decode(q, k, v, decay, memory, o, how, where);
-    const heed::plan decode = heed::lightning::plan_decode(q, k, v, decay, memory, o, how, where);
-    return decode.ok() ? heed::lightning::plan_forward(q, k, v, decay, o, how, where) : decode;
+    heed::lightning::backward(q, k, v, decay, q, {.dk = o, .dlog_gates = written}, how, where);
+    const heed::plan plans[] = {heed::lightning::plan_backward(q, k, v, decay, q, {.dq = o}, how, where),
+                                heed::lightning::plan_decode(q, k, v, decay, memory, o, how, where)};
+    return plans[0].ok() && plans[1].ok() ? heed::lightning::plan_forward(q, k, v, decay, o, how, where) : plans[0];
   }
   heed::plan use_local_linear(const heed::local_linear::options<T>& how, const heed::per_head& ridge) const {
     heed::local_linear::forward(q, k, v, ridge, o, how, where);

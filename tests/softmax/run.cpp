@@ -70,6 +70,15 @@ heed::plan plan_stored(const stored_call& x, const heed::softmax::options<float>
   return visit_stored(
       x, [&](auto q, auto k, auto v, auto o) { return heed::softmax::plan_forward(q, k, v, o, options, ctx); });
 }
+void run_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                         const heed::softmax::options<float>& options, const heed::context& ctx) {
+  visit_stored(x, [&](auto... tensors) { heed::softmax::backward(tensors..., gradients, options, ctx); });
+}
+heed::plan plan_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                                const heed::softmax::options<float>& options, const heed::context& ctx) {
+  return visit_stored(
+      x, [&](auto... tensors) { return heed::softmax::plan_backward(tensors..., gradients, options, ctx); });
+}
 void run_stored_prepared(const std::vector<stored_call>& memory, const heed::softmax::options<float>& options,
                          const heed::context& ctx, const std::function<void(std::size_t)>& before) {
   heed::softmax::prepared<float> call = visit_stored(

@@ -51,15 +51,12 @@ template <class T> struct golden_tensor {
 class golden_file {
  public:
   explicit golden_file(const std::string& family) {
-    std::ifstream file(std::string(HEED_GOLDEN_DIR) + "/" + family + ".safetensors", std::ios::binary);
-    if (!file) throw std::runtime_error("no golden file " + family);
-    const std::string all((std::istreambuf_iterator<char>(file)), {});
-    std::uint64_t header = 0;
-    std::memcpy(&header, all.data(), 8);
-    json_ = nlohmann::json::parse(all.substr(8, header));
-    numbers_ = all.substr(8 + header);
-    for (const auto& [name, entry] : json_.items())
-      if (name != "__metadata__") cases_.insert(name.substr(0, name.find('/')));
+    read(std::string(HEED_GOLDEN_DIR) + "/" + family + ".safetensors");
+  }
+  static golden_file at(const std::string& path) {
+    golden_file x;
+    x.read(path);
+    return x;
   }
 
   const std::set<std::string>& cases() const { return cases_; }
@@ -96,6 +93,20 @@ class golden_file {
   }
 
  private:
+  golden_file() = default;
+
+  void read(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error("no file " + path);
+    const std::string all((std::istreambuf_iterator<char>(file)), {});
+    std::uint64_t header = 0;
+    std::memcpy(&header, all.data(), 8);
+    json_ = nlohmann::json::parse(all.substr(8, header));
+    numbers_ = all.substr(8 + header);
+    for (const auto& [name, entry] : json_.items())
+      if (name != "__metadata__") cases_.insert(name.substr(0, name.find('/')));
+  }
+
   template <class Stored, class T> void append(std::vector<T>& to, std::size_t first, std::size_t last) const {
     for (std::size_t at = first; at < last; at += sizeof(Stored)) {
       Stored x;

@@ -33,9 +33,9 @@ template <class T> struct mixture_backward_case : backward_case<T> {
   heed::plan mix_back_plan(const heed::context& ctx = {}) const {
     return run_mixture_plan_backward<T>(this->tensors(), gates.view3(), asked, this->options, ctx);
   }
-  expected_gradients want(const storage_rounding& stored = {}) const {
+  expected_gradients want(const exactness& how = {}) const {
     const heed::tensor_view<const T, 3> view(gates.view3());
-    return expected(*this, this->options, stored, &view);
+    return expected(*this, this->options, how, &view);
   }
 };
 

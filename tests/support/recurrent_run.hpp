@@ -43,6 +43,26 @@ template <class T>
 heed::plan run_plan_decode(const recurrent_call<T>& x, const heed::decay<T>& decay, heed::state_view<T> memory,
                            const heed::lightning::options<T>& options, const heed::context& ctx);
 
+// o: of forward; lightning does not read it
+template <class T> struct backward_call {
+  heed::tensor_view<const T, 4> q, k, v, o, dout;
+};
+
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                  const heed::linear::options<T>& options, const heed::context& ctx);
+template <class T>
+heed::plan run_plan_backward(const backward_call<T>& x, const heed::linear::gradients<T>& gradients,
+                             const heed::linear::options<T>& options, const heed::context& ctx);
+template <class T>
+void run_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                  const heed::lightning::gradients<T>& gradients, const heed::lightning::options<T>& options,
+                  const heed::context& ctx);
+template <class T>
+heed::plan run_plan_backward(const backward_call<T>& x, const heed::decay<T>& decay,
+                             const heed::lightning::gradients<T>& gradients,
+                             const heed::lightning::options<T>& options, const heed::context& ctx);
+
 // Whether the plan gives this as one of its reasons
 inline bool says(const heed::plan& plan, const char* what) {
   return std::string(plan.why.data()).find(what) != std::string::npos;

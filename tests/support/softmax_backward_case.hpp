@@ -90,10 +90,11 @@ struct expected_gradients {
   expected_gradient dq, dk, dv, dbias, dsinks, dslopes, dgates;
 };
 
-// o: how forward stored it, which backward reads. Compiled once for all tests, in softmax_backward_expected.cpp.
+// how: the exactness of o and lse, which forward wrote and backward reads. Compiled once for all tests, in
+// softmax_backward_expected.cpp.
 template <class T>
 expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options,
-                            const storage_rounding& o = {}, const heed::tensor_view<const T, 3>* gates = nullptr);
+                            const exactness& how = {}, const heed::tensor_view<const T, 3>* gates = nullptr);
 
 // Every element of `got`; where the reference has no number there must be none, of whichever kind.
 template <class T> void compare(const buffer<T>& got, const expected_gradient& want, verdict& result) {

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "heed/reference/mixture_of_head.hpp"
+#include "support/gradient_errors.hpp"
 #include "support/softmax_backward_case.hpp"
 
 namespace heed_test {
@@ -77,38 +78,21 @@ template <class T> struct row_errors {
     for (index_t e = 0; e < values.cols(); ++e) sum += std::abs(row.dout(e) * values(key.key, e));
     return sum;
   }
-  double added(const reference::seen_key& key) const {
-    double sum = 0;
-    const index_t distance = row.place - key.key;
-    if (options.alibi_slopes.set()) sum += std::abs(options.alibi_slopes.at(row.head) * static_cast<double>(distance));
-    if (options.bias.data() != nullptr)
-      sum += std::abs(reference::number(reference::broadcast_element(
-          options.bias, row.s.batch, row.head, row.s.first_query + row.query, row.s.first_key + key.key)));
-    return sum;
-  }
-  static double ratio(double a, double b) { return b > 0 || b < 0 ? std::abs(a / b) : 0; }
-
-  // o: how it was stored, dlse: the incoming gradient
-  void find(const storage_rounding& o, double dlse) {
-    const double of_product = unit.dot(x.s.dim), of_gain = unit.dot(x.s.value_dim);
-    const bool has_function = heed::detail::parts(options.score).map_value != nullptr;
-    const bool capped = options.softcap > 0 && std::isfinite(options.softcap);
+  // how: what forward has left in lse and o; dlse: the incoming gradient
+  void find(const exactness& how, double dlse) {
+    const storage_rounding& o = how.o;
+    const double of_gain = unit.dot(x.s.value_dim);
     const reference::pair_rules<T, heed::softmax::options<T>> rules{options, x.s.dim};
-    std::vector<double> score, slope, slope_error;
+    std::vector<score_errors> pairs;
     for (const reference::seen_key& key : row.seen) {
       const auto at = rules.at(row.s, row.head, row.query, key.key);
-      const double dot = keys.row(key.key).dot(row.q), a = product(key);
-      const auto by = rules.derivatives_of(row.s, at, dot);
-      const double f = std::abs(by.by_terms);
-      score.push_back(f * (of_product * a + unit.eps * added(key)) + unit.eps * std::abs(key.score));
-      slope.push_back(f);
-      slope_error.push_back((has_function ? std::max(1.0, f) * score.back() + 8 * unit.eps * f : 0) +
-                            (capped ? f * (8 * unit.eps + 2 * of_product * a / options.softcap) : 0));
-      lse += key.p * score.back();
+      pairs.push_back(errors_of_score(unit, rules, row.s, at, keys.row(key.key).dot(row.q), product(key), key.score));
+      lse += key.p * pairs.back().score;
     }
+    lse += how.weights;
     double l1 = unit.eps * std::abs(dlse);
     for (std::size_t j = 0; j < row.seen.size(); ++j) {
-      weight.push_back(score[j] + lse + unit.exponent);
+      weight.push_back(pairs[j].score + lse + unit.exponent);
       head_gradient += row.seen[j].p * (weight[j] + of_gain) * gain(row.seen[j]);
     }
     const double gate = std::abs(row.gate);
@@ -124,15 +108,15 @@ template <class T> struct row_errors {
       const double difference = std::abs(gate * key.b - row.delta);
       ds.push_back(key.p * (weight[j] * difference + gate * of_gain * gain(key) + delta) +
                    unit.least * (1 + difference));
-      dx.push_back(ds[j] * slope[j] + (has_function ? std::abs(key.ds) * slope_error[j] : 0));
-      dy.push_back(ds[j] * slope[j] + std::abs(key.ds) * slope_error[j]);
+      dx.push_back(ds[j] * pairs[j].slope + std::abs(key.ds) * pairs[j].term_error);
+      dy.push_back(ds[j] * pairs[j].slope + std::abs(key.ds) * pairs[j].slope_error);
     }
   }
 };
 
 template <class T>
-expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options,
-                            const storage_rounding& o, const heed::tensor_view<const T, 3>* gates) {
+expected_gradients expected(const backward_case<T>& x, const heed::softmax::options<T>& options, const exactness& how,
+                            const heed::tensor_view<const T, 3>* gates) {
   expected_gradients all = values(x, options, gates);
   const gradient_rounding unit = gradient_rounding_of<T>(x.s.keys);
   const double scale = options.scale.value_or(1 / std::sqrt(static_cast<double>(x.s.dim)));
@@ -151,7 +135,7 @@ expected_gradients expected(const backward_case<T>& x, const heed::softmax::opti
     const double dlse =
         x.wanted.dlse.data() != nullptr ? std::abs(reference::number(x.wanted.dlse(b, row.head, query))) : 0.0;
     row_errors<T> error{x, options, unit, row, keys, v, scale, {}, {}, {}, {}};
-    error.find(o, gates == nullptr ? dlse : 0);
+    error.find(how, gates == nullptr ? dlse : 0);
     if (gates != nullptr) all.dgates.allowed[all.dgates.at(b, row.head, query, 0)] += error.head_gradient + unit.least;
     const double sink_weight =
         row.p_sink * (error.lse + unit.exponent + unit.eps * std::abs(reference::sink_of(options, row.head)));
@@ -186,9 +170,9 @@ expected_gradients expected(const backward_case<T>& x, const heed::softmax::opti
   return all;
 }
 
-#define INSTANTIATE(T)                                                                               \
-  template expected_gradients expected<T>(const backward_case<T>&, const heed::softmax::options<T>&, \
-                                          const storage_rounding&, const heed::tensor_view<const T, 3>*);
+#define INSTANTIATE(T)                                                                                                 \
+  template expected_gradients expected<T>(const backward_case<T>&, const heed::softmax::options<T>&, const exactness&, \
+                                          const heed::tensor_view<const T, 3>*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 

@@ -15,6 +15,7 @@
 #include "heed/lightning/options.hpp"
 #include "heed/linear/options.hpp"
 #include "heed/local_linear/options.hpp"
+#include "heed/mixture_of_head/options.hpp"
 #include "heed/softmax/options.hpp"
 #include "support/stored.hpp"
 
@@ -37,6 +38,23 @@ void run_stored_mixture(const stored_call& x, gate_view gates, const heed::softm
                         const heed::context& ctx);
 heed::plan plan_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                                const heed::context& ctx);
+
+// q, k, v and o of forward, dout of the type of o or float; gradients are float
+struct stored_backward {
+  stored_call x;
+  any_input dout;
+};
+void run_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                         const heed::softmax::options<float>& options, const heed::context& ctx);
+heed::plan plan_stored_backward(const stored_backward& x, const heed::softmax::gradients<float>& gradients,
+                                const heed::softmax::options<float>& options, const heed::context& ctx);
+void run_stored_mixture_backward(const stored_backward& x, gate_view gates,
+                                 const heed::mixture_of_head::gradients<float>& gradients,
+                                 const heed::softmax::options<float>& options, const heed::context& ctx);
+// x.o is not read
+void run_stored_local_linear_backward(const stored_backward& x, const heed::per_head& ridge,
+                                      const heed::local_linear::gradients<float>& gradients,
+                                      const heed::local_linear::options<float>& options, const heed::context& ctx);
 
 // slope: none for forward
 void run_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
@@ -63,11 +81,45 @@ void run_stored_decode(const stored_call& x, const heed::decay<float>& decay, he
 heed::plan plan_stored_decode(const stored_call& x, const heed::decay<float>& decay, heed::state_view<float> memory,
                               const lightning_options& options, const heed::context& ctx);
 
+// o: of forward, of the type of q; lightning reads none. dout: of any type
+struct stored_backward_call {
+  any_input q, k, v, o, dout;
+};
+void run_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                         const linear_options& options, const heed::context& ctx);
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::linear::gradients<float>& gradients,
+                                const linear_options& options, const heed::context& ctx);
+void run_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                         const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                         const heed::context& ctx);
+heed::plan plan_stored_backward(const stored_backward_call& x, const heed::decay<float>& decay,
+                                const heed::lightning::gradients<float>& gradients, const lightning_options& options,
+                                const heed::context& ctx);
+
+// f(q, k, v, o, dout) with the tensors as they are typed
+template <class F> auto visit_stored(const stored_backward_call& x, F f) {
+  return std::visit(
+      [&](const auto& q, const auto& k, const auto& dout) {
+        return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), std::get<std::decay_t<decltype(q)>>(x.o), dout);
+      },
+      x.q, x.k, x.dout);
+}
+
 // f(q, k, v, o) with the tensors as they are typed
 template <class F> auto visit_stored(const stored_call& x, F f) {
   return std::visit(
       [&](const auto& q, const auto& k, const auto& o) { return f(q, k, std::get<std::decay_t<decltype(k)>>(x.v), o); },
       x.q, x.k, x.o);
+}
+
+// f(q, k, v, o, dout) likewise; o as an input
+template <class F> auto visit_stored(const stored_backward& at, F f) {
+  return visit_stored(at.x, [&](auto q, auto k, auto v, auto o) {
+    using type = typename decltype(o)::element_type;
+    const input<type> read = o;
+    if (const auto* const same = std::get_if<input<type>>(&at.dout)) return f(q, k, v, read, *same);
+    return f(q, k, v, read, std::get<input<float>>(at.dout));
+  });
 }
 
 }  // namespace heed_test

@@ -64,12 +64,18 @@ template <class Acc> double recurrent_tolerance(heed::index_t tokens, heed::inde
   return static_cast<double>(std::numeric_limits<Acc>::epsilon()) * (8 + std::log2(n) + std::sqrt(d));
 }
 
-// Of gradients with softmax weights, element by element. Backward takes lse and o as forward left them, and every number
-// in it is a sum of products, so that the first-order errors are, with A_ij = sum_d |scale q_id k_jd| and
+// Of their gradients, in the same units. A term of such a sum is a product with a number that is a sum itself: a score
+// (depth dim) or a state (over tokens) beside a product with dout (depth value_dim). The errors of both add up.
+template <class Acc> double gradient_tolerance(heed::index_t tokens, heed::index_t dim, heed::index_t value_dim) {
+  return recurrent_tolerance<Acc>(tokens, dim) + recurrent_tolerance<Acc>(tokens, value_dim);
+}
+
+// Of gradients with softmax weights, element by element. Backward takes lse and o as forward left them, and every
+// number in it is a sum of products, so that the first-order errors are, with A_ij = sum_d |scale q_id k_jd| and
 // B_ij = sum_e |dout_ie v_je|:
 //
 //   score      e_ij  = f'_ij (dot(D) A_ij + eps (|ALiBi| + |bias|)) + eps |s_ij|     f': slope of the score function
-//   weight     r_ij  = e_ij + sum_j p_ij e_ij + exponent                            relative; the sum is the error of lse
+//   weight     r_ij  = e_ij + sum_j p_ij e_ij + exponent                      relative; the sum: error of lse
 //   delta      d_i   = sum_j p_ij (r_ij + dot(E)) B_ij + eps |dlse_i|               and what storing o has changed
 //   ds         u_ij  = p_ij (r_ij |b_ij - delta_i| + dot(E) B_ij + d_i)
 //   dx, dy     u_ij f'_ij, and |ds_ij| times the error of f'_ij, of the slope of the soft-cap

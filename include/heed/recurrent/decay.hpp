@@ -14,6 +14,11 @@
 // large sums is exact. A gate of -inf is a reset: G starts again from 0 there, and pairs across it are hidden.
 //
 // Only products of factors are formed, never a quotient. Everything below 2^-126.5 (2^-1022.5 for double) is 0.
+//
+// Backward goes through the tokens from the last to the first, and a chunk looks the same in reverse: row r is query
+// n - 1 - r, lane l is key n - 1 - l, and a lane sees the rows up to its own. Then k_decay is by row W(i, -1), the
+// share of query i in the gradient of the state before the chunk; q_decay is by lane W(n - 1, j), the share of key j
+// in the state after it.
 
 #include <algorithm>
 #include <cmath>
@@ -89,12 +94,12 @@ template <class T> class chunk_decay {
   // Begins the chunks of one state.
   void begin_state(const sequence& s, index_t state) {
     sequence_ = s, state_ = state;
-    decays_ = p_.decay != nullptr;
-    has_reset_ = false, block_decay_ = T(1), first_kept_ = 0;
-    if (!decays_ || p_.decay->gated) return;
+    state_decays_ = p_.decay != nullptr;
+    begin_undecayed();
+    if (!state_decays_ || p_.decay->gated) return;
     const double lambda = std::exp(-p_.decay->slopes.at(state));
-    decays_ = lambda < 1;
-    if (!decays_) return;
+    state_decays_ = lambda < 1;
+    if (!state_decays_) return;
     std::fill(powers_ - padded_, powers_, T(0));
     reach_ = padded_ + 1;
     double power = 1;
@@ -105,24 +110,31 @@ template <class T> class chunk_decay {
     for (index_t j = 0; j < padded_; ++j) end_[j] = static_cast<T>(j + reach_);
   }
 
-  // Begins the chunk of tokens [first, first + n), n > 0.
-  void begin_chunk(index_t first, index_t n) {
+  // Begins the chunk of tokens [first, first + n), n > 0; reversed: in reverse.
+  void begin_chunk(index_t first, index_t n, bool reversed = false) {
+    decays_ = state_decays_;
     if (!decays_) return;
     if (p_.decay->gated) {
       sum_gates(first, n);
+      if (reversed) reverse(n);
     } else {
-      for (index_t i = 0; i < n; ++i) k_decay_[i] = powers_[n - 1 - i];
-      block_decay_ = powers_[n], has_reset_ = reach_ <= n;
+      const index_t last = reversed ? 1 : 0;  // exponent of the last token
+      for (index_t i = 0; i < n; ++i) k_decay_[i] = powers_[n - 1 - i + last];
+      block_decay_ = powers_[n], has_reset_ = reach_ <= n, lane_decay_ = powers_ + 1 - last;
     }
-    for (first_kept_ = 0; heed::detail::equals(k_decay_[first_kept_], T(0));) ++first_kept_;  // the last is 1
+    for (first_kept_ = 0; first_kept_ < n && heed::detail::equals(k_decay_[first_kept_], T(0));) ++first_kept_;
   }
+  // Begins queries without tokens of their own, which all read the same state.
+  void begin_undecayed() { decays_ = has_reset_ = false, block_decay_ = T(1), first_kept_ = 0; }
 
   bool decays() const { return decays_; }
-  const T* q_decay(index_t lane) const { return p_.decay->gated ? q_decay_ + lane : powers_ + 1 + lane; }
+  const T* q_decay(index_t lane) const { return lane_decay_ + lane; }
   const T* k_decay() const { return k_decay_; }
   T block_decay() const { return block_decay_; }
   index_t first_kept() const { return first_kept_; }  // k_decay is 0 for all tokens before it
   bool has_reset() const { return has_reset_; }       // some W(i, j) with j <= i is 0, and hides the pair
+
+  static bool resets(T gate) { return static_cast<double>(gate) * std::numbers::log2e < lowest; }  // the state
 
   bool sees(index_t lane, index_t key) const {
     return lane >= key && (!has_reset_ || static_cast<T>(lane) < end_[key]);
@@ -134,6 +146,10 @@ template <class T> class chunk_decay {
       decay_by_sums(s, high_ + lane, low_ + lane, key - lane);
     else if (decays_)
       decay_by_powers(s, powers_ + lane - key);
+    hide(s, key, lane);
+  }
+  // Sets the scores of pairs that are not seen to 0, whatever they are.
+  void hide(tile::lane_block<T> s, index_t key, index_t lane) const {
     const index_t before = (key + s.rows - 1 - lane + w - 1) / w * w;  // lanes before the last key, in whole vectors
     if (has_reset_)
       hide_unseen(s, key, lane, end_);
@@ -172,8 +188,22 @@ template <class T> class chunk_decay {
     factors_of_sums(n);
     std::fill(q_decay_ + first_reset, q_decay_ + n, T(0));
     std::fill(k_decay_, k_decay_ + last_reset, T(0));
-    has_reset_ = first_reset < n, block_decay_ = q_decay_[n - 1];
+    has_reset_ = first_reset < n, block_decay_ = q_decay_[n - 1], lane_decay_ = q_decay_;
     k_decay_[n - 1] = T(1);
+  }
+  // Turns the sums of a chunk into those of its reverse: W(i, j) = exp(-G_j - -G_i).
+  void reverse(index_t n) {
+    for (T* const x : {high_, low_}) {
+      std::reverse(x, x + n);
+      for (index_t i = 0; i < n; ++i) x[i] = -x[i];
+    }
+    for (index_t i = 0; i < n; ++i) std::swap(q_decay_[i], k_decay_[i]);
+    std::reverse(q_decay_, q_decay_ + n), std::reverse(k_decay_, k_decay_ + n);
+    for (index_t begin = 0, end = 0; begin < n; begin = end) {  // what no reset cuts
+      end = static_cast<index_t>(end_[begin]);
+      std::fill(end_ + begin, end_ + end, static_cast<T>(n - begin));
+    }
+    std::reverse(end_, end_ + n);
   }
   void factors_of_sums(index_t n) {
     const index_t whole = tile::whole_vectors<T>(n);
@@ -191,8 +221,9 @@ template <class T> class chunk_decay {
   sequence sequence_ = {};
   T *end_ = nullptr, *k_decay_ = nullptr, *q_decay_ = nullptr;  // end: the first lane that does not see a token
   T *high_ = nullptr, *low_ = nullptr, *powers_ = nullptr;
+  const T* lane_decay_ = nullptr;
   T block_decay_ = T(1);
-  bool decays_ = false, has_reset_ = false;
+  bool state_decays_ = false, decays_ = false, has_reset_ = false;  // decays: state_decays, but in begin_undecayed()
 };
 
 }  // namespace HEED_ISA

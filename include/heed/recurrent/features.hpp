@@ -128,8 +128,10 @@ template <class T> HEED_NOINLINE void taylor_weights(tile::lane_block<T> s) {
 }
 
 // The tokens of a chunk: keys [token][dim], through the feature map unless it is taylor, and values [token][column].
+// z_weight: by token, what its features are multiplied with on their way into z; null: 1
 template <class T> struct chunk_tokens {
   tile::lane_block<const T> keys, values;
+  const T* z_weight = nullptr;
 };
 
 // Features [first, first + count); of the squares among the taylor features: those of x_a and on
@@ -148,6 +150,8 @@ template <class T> class chunk_features {
         capacity_(p.taylor() ? std::max<index_t>(1, 64 / p.d) * p.d : p.features),
         q_block_(memory.take<T>(p.taylor() ? tile::max_lanes<T> * capacity_ : 0)),
         k_block_(memory.take<T>(p.taylor() || p.decay != nullptr ? chunk * odd_lines<T>(capacity_) : 0)) {}
+
+  index_t capacity() const { return capacity_; }
 
   // Calls f for every feature_block, in ascending order.
   template <class F> void each_block(F f) const {

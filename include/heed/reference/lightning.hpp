@@ -7,7 +7,8 @@
 //   quadratic   o_i = scale sum_{j <= i} (product of lambda_t, j < t <= i) (q_i.k_j) v_j, one pair after the other
 //
 // with lambda_t = exp(-slope) or exp(log_gate_t). The kernels are tested against them, and they against each other.
-// They share no arithmetic with the kernels: see reference/rules.hpp. Slow on purpose.
+// They share no arithmetic with the kernels: see reference/rules.hpp. Slow on purpose. backward is in
+// lightning_backward.hpp.
 
 #include <algorithm>
 #include <cmath>
@@ -127,3 +128,5 @@ void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, s
 
 }  // namespace HEED_ISA
 }  // namespace heed::reference::lightning
+
+#include "heed/reference/lightning_backward.hpp"

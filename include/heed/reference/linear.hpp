@@ -8,7 +8,7 @@
 //   quadratic   o_i = scale sum_j (phi(q_i).phi(k_j)) v_j / (scale sum_j phi(q_i).phi(k_j) + eps), pair by pair
 //
 // over the keys that query i sees. The kernels are tested against them, and they against each other. They share
-// no arithmetic with the kernels: see reference/rules.hpp. Slow on purpose.
+// no arithmetic with the kernels: see reference/rules.hpp. Slow on purpose. backward is in linear_backward.hpp.
 
 #include <algorithm>
 #include <cmath>
@@ -181,3 +181,5 @@ void decode(const Q& q, const K& k, const V& v, state_view<acc_of<Q>> memory, O&
 
 }  // namespace HEED_ISA
 }  // namespace heed::reference::linear
+
+#include "heed/reference/linear_backward.hpp"

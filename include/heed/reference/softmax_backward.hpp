@@ -63,7 +63,8 @@ template <class Values> void differentiate(gradient_row& row, const Values& valu
   for (seen_key& x : row.seen) x.ds = x.p * (row.gate * x.b - row.delta);
 }
 
-// Calls visit(row, keys, values) for every row that gates(batch, head, query of the tensor), 1 or a gate, does not switch off.
+// Calls visit(row, keys, values) for every row that gates(batch, head, query of the tensor), 1 or a gate, does not
+// switch off.
 // Null dlse: zeros.
 template <class Q, class K, class V, class D, class Acc, class Gates, class Visit>
 void each_gradient_row(const tensor_view<Q, 4>& q, const tensor_view<K, 4>& k, const tensor_view<V, 4>& v,

@@ -161,11 +161,12 @@ HEED_INLINE void touch_pages(const row_span& rows) {
   for (index_t r = 0; r < rows.count; r += apart) simd::prefetch(rows.first, r * rows.row_bytes);
 }
 
-// As many rows that come after these
-HEED_INLINE row_span after(const row_span& rows) {
+// As many rows that come after these, or before them
+HEED_INLINE row_span after(const row_span& rows, bool before = false) {
   row_span next = rows;
+  const index_t all = rows.count * rows.row_bytes;
   next.first = reinterpret_cast<const std::byte*>(reinterpret_cast<std::uintptr_t>(rows.first) +
-                                                  static_cast<std::uintptr_t>(rows.count * rows.row_bytes));
+                                                  static_cast<std::uintptr_t>(before ? -all : all));
   return next;
 }
 
@@ -174,9 +175,10 @@ template <class T> class prefetch_queue {
  public:
   void clear() { next_ = 0, all_ = {}; }
 
-  // Sets entry `number` (0 to 3); entries run in ascending order. pages: nobody has touched the rows' pages yet
-  void set(index_t number, const row_span& rows, bool pages) {
-    if (pages) touch_pages(after(rows));
+  // Sets entry `number` (0 to 6); entries run in ascending order. pages: nobody has touched the rows' pages yet;
+  // reversed: the rows before these come next
+  void set(index_t number, const row_span& rows, bool pages, bool reversed = false) {
+    if (pages) touch_pages(after(rows, reversed));
     all_[number] = row_prefetcher<T>(rows);
   }
 
@@ -189,7 +191,7 @@ template <class T> class prefetch_queue {
   }
 
  private:
-  static constexpr index_t size = 4;
+  static constexpr index_t size = 7;
 
   lane_array<row_prefetcher<T>, size> all_ = {};
   index_t next_ = size;

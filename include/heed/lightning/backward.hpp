@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+#include "heed/core/context.hpp"
+#include "heed/core/decay.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/lightning/problem.hpp"
+#include "heed/recurrent/backward_partition.hpp"
+
+namespace heed::lightning {
+namespace detail {
+inline namespace HEED_ISA {
+
+// What the engine asks of this kernel
+struct backward_kernel {
+  template <class T> static const char* path(const recurrent::recurrence<T>& p) {
+    return p.decay->gated ? "lightning: backward in chunks, two sweeps, log_gates"
+                          : "lightning: backward in chunks, two sweeps";
+  }
+  static void check(heed::detail::checker& checker, recurrent::backward_shapes p) {
+    p.o.name = "dout";  // there is no o
+    kernel::check(checker, p);
+    if (checker.ok()) recurrent::check_gradients(checker, p);
+  }
+};
+
+template <class Q, class K, class V, class D>
+HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(
+    const Q& q, const K& k, const V& v, const heed::decay<acc_of<Q>>& decay, const D& dout,
+    const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  recurrent::backward_problem<T> x(make_problem(decay, opt, tile::rows_of_call(q, k, v, dout)),
+                                   recurrent::gradient_rows(dout), out);
+  x.dslopes = heed::detail::with_canonical_strides(out.dslopes);
+  x.dlog_gates = heed::detail::with_canonical_strides(out.dlog_gates);
+  return {x, opt.final_state};
+}
+
+}  // namespace HEED_ISA
+}  // namespace detail
+
+inline namespace HEED_ISA {
+
+// Says what backward would do with the same arguments, or why it would throw; never throws itself.
+template <viewable Q, viewable K, viewable V, viewable D>
+plan plan_backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const D& dout,
+                   const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt = {},
+                   const context& context = {}) noexcept {
+  static_assert(heed::detail::input_tensors<Q, K, V, D>());
+  return tile::plan_call(detail::backward_call(q, k, v, decay, dout, out, opt), context);
+}
+
+// The gradients of sum(dout * o) + sum(dfinal_state * final state), for o of forward with the same options; forward
+// need not have run. dout (B, H, N, E) is of any type that o may have; gradients (in float, or double for double) have
+// the shapes of what they are the gradients of: dq, dk, dv with unit stride on the last axis, dslopes (heads of the
+// decay) for slopes, dlog_gates (B, heads of the decay, N) for log_gates, dinitial_state and dfinal_state those of
+// states, which may be the same memory. They are overwritten, never added to; what is null is not computed. dk and dv
+// sum over the query heads of a group, dslopes over the batch; gradients are 0 where key_lengths hides a token, and
+// that of a gate of -inf is 0. initial_state is read: final_state must not be its memory, and is not written. Scratch
+// does not grow with N. Throws heed::error, before anything is written, where shapes or options do not fit.
+template <viewable Q, viewable K, viewable V, viewable D>
+void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const D& dout,
+              const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
+  static_assert(heed::detail::input_tensors<Q, K, V, D>());
+  tile::run_call(detail::backward_call(q, k, v, decay, dout, out, opt), context);
+}
+
+// Refuses a pointer in place of a tensor.
+template <class Q, class K, class V, class A, class D, class Gradients = gradients<>, class Options = options<>>
+  requires heed::detail::any_pointer<Q, K, V, D>
+void backward(const Q&, const K&, const V&, const A&, const D&, const Gradients& = {}, const Options& = {},
+              const context& = {}) {
+  static_assert(heed::detail::no_pointers<Q, K, V, D>());
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::lightning

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// Gradients of log-gates. That of gate t sums m_ij = scale W(i, j) (q_i.k_j) (dout_i.v_j) over the pairs j < t <= i, on
+// both sides of it. For a chunk of tokens 0 .. n - 1 these are
+//
+//   pairs inside          sum_{i >= t} (row sum of m)_i - sum_{j >= t} (column sum of m)_j
+//   queries inside        sum_{i >= t} a_i     a_i = scale W(i, -1) q_i^T S dout_i, by the forward sweep
+//   keys inside           sum_{j < t} b_j      b_j = W(n-1, j) k_j^T R v_j
+//   neither inside        x = y - sum_j b_j, with y what crosses the end of the chunk
+//
+// and x + sum_i a_i crosses its beginning. What crosses the last token is <gradient of the final state, final state>.
+// So nothing of the size of a state is stored, and rounding errors do not add up over the pairs inside chunks. Where
+// the chunk's decay is below the rounding of T, x is 0, and errors do not go past it. All sums are in double.
+
+#include <algorithm>
+#include <limits>
+
+#include "heed/core/context.hpp"
+#include "heed/recurrent/backward_problem.hpp"
+#include "heed/recurrent/decay.hpp"
+#include "heed/recurrent/pair_sums.hpp"
+#include "heed/tile/lanes.hpp"
+#include "heed/tile/multiply.hpp"
+
+namespace heed::recurrent {
+inline namespace HEED_ISA {
+
+template <class T> class gate_gradients {
+ public:
+  static constexpr index_t w = simd::width<T>;
+
+  gate_gradients(const backward_problem<T>& x, index_t chunk, heed::detail::arena& memory)
+      : x_(x), padded_(tile::whole_vectors<T>(chunk) + tile::max_lanes<T>) {
+    if (!x.wants_gates()) return;
+    for (T** const each : {&keys_, &rows_, &lanes_}) *each = memory.take<T>(padded_);
+  }
+
+  bool wanted() const { return x_.wants_gates(); }
+
+  // Begins with what crosses the last token of a sequence: queries [i, i + count) read the final state. term: of the
+  // final state
+  void begin(const sequence& s, index_t state, double term, index_t i, index_t count) {
+    sequence_ = s, state_ = state, crossing_ = term;
+    for (index_t t = i; t < i + count; ++t) {
+      T& query = gradient(t);
+      crossing_ += static_cast<double>(query), query = T(0);
+    }
+  }
+
+  void begin_chunk() { std::fill(rows_, rows_ + padded_, T(0)), std::fill(lanes_, lanes_ + padded_, T(0)); }
+
+  // Sets b of `count` lanes from lane `at` on of the chunk in reverse; dots: k.(R v)
+  void set_keys(const chunk_decay<T>& decay, index_t at, index_t count, const T* dots) {
+    for (index_t l = 0; l < count; ++l) {
+      const T left = decay.decays() ? decay.q_decay(at)[l] : T(1);
+      keys_[at + l] = left > T(0) ? left * dots[l] : T(0);
+    }
+  }
+
+  // Adds the products a b of a block from (row, lane) on of the chunk in reverse; a pair of a token with itself has no
+  // gate.
+  HEED_NOINLINE void add_pairs(const tile::lane_block<T>& a, const tile::lane_block<T>& b, index_t row, index_t lane) {
+    const simd::batch<T> zero(T(0));
+    for (index_t r = 0; r < a.rows; ++r) {
+      simd::batch<T> sum = zero;
+      for (index_t l = 0; l < a.lanes; l += w) {
+        const simd::batch<T> product = simd::load(a.row(r) + l) * simd::load(b.row(r) + l);
+        const simd::batch<T> m = simd::select<T>(lanes_after<T>(row + r, lane + l) > zero, product, zero);
+        T* const lanes = lanes_ + lane + l;
+        simd::store(lanes, simd::load(lanes) + m);
+        sum += m;
+      }
+      rows_[row + r] += sum_of(sum);
+    }
+  }
+
+  // Writes the gradients of the gates of tokens [j, j + n), where the forward sweep has left a.
+  void write(const chunk_decay<T>& decay, index_t j, index_t n) {
+    constexpr double rounding = std::numeric_limits<T>::epsilon() / T(4);
+    double before = 0, after = 0, inside = 0;  // sums of b of the tokens before t, of a from t on, of pairs
+    for (index_t l = 0; l < n; ++l) before += static_cast<double>(keys_[l]);
+    crossing_ = static_cast<double>(decay.block_decay()) < rounding ? 0 : crossing_ - before;
+    for (index_t t = n - 1; t >= 0; --t) {
+      const index_t r = n - 1 - t;
+      T& g = gradient(j + t);
+      after += static_cast<double>(g), before -= static_cast<double>(keys_[r]);
+      inside += static_cast<double>(rows_[r]) - static_cast<double>(lanes_[r]);
+      if (decay.resets(*x_.p.gate(sequence_, state_, j + t))) inside = 0, before = 0;
+      g = static_cast<T>(crossing_ + after + before + inside);
+    }
+    crossing_ += after;
+  }
+
+ private:
+  static T sum_of(simd::batch<T> x) {
+    alignas(64) tile::lane_array<T, w> lanes;
+    simd::store(lanes.data(), x);
+    T sum = 0;
+    for (const T each : lanes) sum += each;
+    return sum;
+  }
+  T& gradient(index_t t) const { return x_.dlog_gates(sequence_.batch, state_, sequence_.first_key + t); }
+
+  const backward_problem<T>& x_;
+  index_t padded_;
+  T *keys_ = nullptr, *rows_ = nullptr, *lanes_ = nullptr;  // of the chunk in reverse: b, sums of rows, sums of lanes
+  sequence sequence_ = {};
+  index_t state_ = 0;
+  double crossing_ = 0;
+};
+
+}  // namespace HEED_ISA
+}  // namespace heed::recurrent
