@@ -17,6 +17,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <sstream>
 #include <stdexcept>
 #include <thread>
 
@@ -151,17 +152,17 @@ class trainer {
       for (index_t i = 0; i < std::ssize(*list); ++i) f(kind + name_of(s, i), (*list)[at(i)]);
   }
   std::string header() {
-    std::string head = R"({"__metadata__":{"kernel":")" + std::string(name_of(s.kind)) + '"';
-    for (const auto& [name, member] : numbers)
-      head += std::string(",\"") + name + "\":\"" + std::to_string(s.*member) + '"';
-    head += '}';
+    std::ostringstream head;
+    head << R"({"__metadata__":{"kernel":")" << name_of(s.kind);
+    for (const auto& [name, member] : numbers) head << R"(",")" << name << R"(":")" << s.*member;
+    head << R"("})";
     index_t end = 0;
     each_tensor([&](const std::string& name, const matrix<float>& x) {
-      head += ",\"" + name + R"(":{"dtype":"F32","shape":[)" + std::to_string(x.rows()) + ',' +
-              std::to_string(x.cols()) + R"(],"data_offsets":[)" + std::to_string(end) + ',';
-      head += std::to_string(end += 4 * x.size()) + "]}";
+      head << R"(,")" << name << R"(":{"dtype":"F32","shape":[)" << x.rows() << ',' << x.cols();
+      head << R"(],"data_offsets":[)" << end << ',' << end + 4 * x.size() << "]}";
+      end += 4 * x.size();
     });
-    return head + '}' + std::string((7 - head.size() % 8), ' ');
+    return head.str() + '}' + std::string(7 - head.str().size() % 8, ' ');  // the numbers begin at a multiple of 8
   }
 
   std::vector<matrix<float>> mean_, square_;
@@ -257,26 +258,18 @@ bool check() {
 
 // ---- the program ---------------------------------------------------------------------------------------------------
 
-constexpr const char
-    *log_line =
-        R"({"kernel":"%s","step":%td,"trained":%.9g,"held_out":%.9g,"tokens_per_second":%.0f,"attention_share":%.3f}
-)",
-    *last_line = R"({"kernel":"%s","all_held_out":%.9g,"witten_bell":%.9g,"witten_bell_learning":%.9g}
-)";
-
-int run(const std::map<std::string, std::string>& o, const settings& s) {
-  const std::string path = o.at("FILE"),
-                    text = path.empty() ? next_byte::read_repository() : next_byte::read_file(path);
-  const int count = std::stoi(o.at("--threads"));
-  Eigen::ThreadPool pool(count - 1);
-  trainer t(s, text, executor(pool, count));
-  if (!o.at("--resume").empty()) t.load(o.at("--resume"));
-  const index_t until = std::min<index_t>(s.steps, std::stol(o.at("--until"))),
-                every = std::max<index_t>(1, s.steps / 24);
-  std::FILE* const log = o.at("--log").empty() ? nullptr : std::fopen(o.at("--log").c_str(), t.s.step > 0 ? "a" : "w");
-  std::printf("%s attention, %td bytes to learn from, %td held out; bits per byte\n", name_of(s.kind), t.learnt,
-              std::ssize(text) - t.learnt);
-  std::printf("%6s %9s %9s %9s %12s\n", "step", "trained", "held out", "tokens/s", "in attention");
+int run(const settings& s, const std::map<std::string, std::string>& option) {
+  const auto value = [&](const char* name) { return option.at(name); };
+  const std::string text = value("FILE").empty() ? next_byte::read_repository() : next_byte::read_file(value("FILE"));
+  Eigen::ThreadPool pool(std::stoi(value("--threads")) - 1);
+  trainer t(s, text, executor(pool, std::stoi(value("--threads"))));
+  if (!value("--resume").empty()) t.load(value("--resume"));
+  std::FILE* const log =
+      value("--log").empty() ? nullptr : std::fopen(value("--log").c_str(), t.s.step > 0 ? "a" : "w");
+  std::printf("%s attention, %td bytes to learn from, %td held out\n%6s %9s %9s %9s %12s   bits per byte\n",
+              name_of(s.kind), t.learnt, std::ssize(text) - t.learnt, "step", "trained", "held out", "tokens/s",
+              "in attention");
+  const index_t until = std::min<index_t>(s.steps, std::stol(value("--until"))), every = (s.steps + 19) / 20;
   double cost = 0, start = now();
   for (index_t steps = 1; t.s.step < until; ++steps) {
     cost += t.step();
@@ -285,18 +278,25 @@ int run(const std::map<std::string, std::string>& o, const settings& s) {
     const double trained = cost / real(steps), held_out = t.held_out(8);
     std::printf("%6td %9.3f %9.3f %9.0f %10.1f %%\n", t.s.step, trained, held_out, rate, 100 * share);
     std::fflush(stdout);
-    if (log != nullptr) std::fprintf(log, log_line, name_of(s.kind), t.s.step, trained, held_out, rate, share);
-    if (!o.at("--save").empty()) t.save(o.at("--save"));
+    if (log != nullptr)
+      std::fprintf(log,
+                   "{\"kernel\":\"%s\",\"step\":%td,\"trained\":%.9g,\"held_out\":%.9g,"
+                   "\"tokens_per_second\":%.0f,\"attention_share\":%.3f}\n",
+                   name_of(s.kind), t.s.step, trained, held_out, rate, share);
+    if (!value("--save").empty()) t.save(value("--save"));
     t.attention_share(), cost = 0, steps = 0, start = now();
   }
-  const double all = t.held_out(1), counts = next_byte::witten_bell(text, at(t.learnt), 3, false),
-               learning = next_byte::witten_bell(text, at(t.learnt), 3);
-  std::printf("all of the held-out text: %.3f; Witten-Bell order 3: %.3f, %.3f if it learns on there\n", all, counts,
-              learning);
-  if (log != nullptr) std::fprintf(log, last_line, name_of(s.kind), all, counts, learning), std::fclose(log);
+  const double all = t.held_out(1), counts = next_byte::witten_bell(text, at(t.learnt), 3, false);
+  const double learning = next_byte::witten_bell(text, at(t.learnt), 3);
+  std::printf("all of the held-out text: %.3f; Witten-Bell order 3: %.3f, %.3f if it goes on learning there\n", all,
+              counts, learning);
+  if (log != nullptr)
+    std::fprintf(log, "{\"kernel\":\"%s\",\"all_held_out\":%.9g,\"witten_bell\":%.9g,\"and_learning\":%.9g}\n",
+                 name_of(s.kind), all, counts, learning),
+        std::fclose(log);
   const std::string prompt = text.substr(at(t.learnt), at(s.seq / 2));
-  std::printf("--- held-out text, >>> and what follows by decode ---\n%s>>>%s\n", prompt.c_str(),
-              continuation(t, prompt, std::stol(o.at("--write"))).c_str());
+  std::printf("--- held-out text, >>> and what the model writes ---\n%s>>>%s\n", prompt.c_str(),
+              continuation(t, prompt, std::stol(value("--write"))).c_str());
   return 0;
 }
 
@@ -322,8 +322,12 @@ int main(int argc, char** argv) try {
   const auto kind = std::find(kernel_names.begin(), kernel_names.end(), o["--kernel"]) - kernel_names.begin();
   if (kind == std::ssize(kernel_names)) throw std::runtime_error("no kernel " + o["--kernel"]);
   s.kind = static_cast<kernel>(kind);
-  for (const auto& [name, member] : numbers) s.*member = std::stol(o[std::string("--") + name]);
-  return run(o, s);
+  for (const auto& [name, member] : numbers)
+    if ((s.*member = std::stol(o[std::string("--") + name])) < (member == &settings::step ? 0 : 1))
+      throw std::runtime_error(name + std::string(" is too small"));
+  if (s.width % (2 * s.heads) != 0 || s.heads % 2 != 0 || s.seq % 2 != 0)
+    throw std::runtime_error("heads and seq must be even, and width a multiple of 2 * heads");
+  return run(s, o);
 } catch (const std::exception& error) {
   return std::fprintf(stderr, "byte_lm: %s\n", error.what()), 2;
 }

@@ -26,7 +26,7 @@ inline double now() {  // seconds
 
 struct settings {
   kernel kind = kernel::softmax;
-  index_t layers = 4, width = 128, heads = 4, seq = 256, batch = 4, steps = 2400, step = 0, seed = 1;
+  index_t layers = 4, width = 128, heads = 4, seq = 256, batch = 4, steps = 1600, step = 0, seed = 1;
 };
 
 // Weights, or their gradients: the embedding, qkv, out, up and down of every layer, the head.
