@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/context.hpp"
 #include "heed/local_linear/gradient_problem.hpp"
 
 namespace heed::local_linear::detail {

@@ -84,10 +84,12 @@ struct gradient_shapes : attention_shapes {
         dsink_logits("dsink_logits", p.dsink_logits),
         dalibi_slopes("dalibi_slopes", p.dalibi_slopes),
         dlse("dlse", p.dlse),
+        sinks("sink_logits", p.sink_logits),
+        slopes_given("alibi_slopes", p.scores.slopes),
         has_sinks(p.sink_logits.set()),
         lacks_slope(p.scores.has_function() && p.scores.function->map_derivative == nullptr) {}
 
-  heed::detail::named_tensor dout, dq, dk, dv, dbias, dsink_logits, dalibi_slopes, dlse;
+  heed::detail::named_tensor dout, dq, dk, dv, dbias, dsink_logits, dalibi_slopes, dlse, sinks, slopes_given;
   bool has_sinks, lacks_slope;
 };
 
@@ -118,8 +120,9 @@ inline void check_gradients(heed::detail::checker& check, const gradient_shapes&
   if (p.bias.data != nullptr) heed::detail::check_gradient(check, p.dbias, p.bias, false);
   check_head_gradient(check, p.dsink_logits, p.has_sinks, "sink_logits", p);
   check_head_gradient(check, p.dalibi_slopes, p.slopes.set(), "alibi_slopes", p);
-  heed::detail::check_gradients_apart(check, {&p.dq, &p.dk, &p.dv, &p.dbias, &p.dsink_logits, &p.dalibi_slopes},
-                                      {&p.q, &p.k, &p.v, &p.o, &p.dout, &p.lse, &p.dlse, &p.bias});
+  heed::detail::check_gradients_apart(
+      check, {&p.dq, &p.dk, &p.dv, &p.dbias, &p.dsink_logits, &p.dalibi_slopes},
+      {&p.q, &p.k, &p.v, &p.o, &p.dout, &p.lse, &p.dlse, &p.bias, &p.sinks, &p.slopes_given});
 }
 
 template <class T> void check_softmax_gradients(heed::detail::checker& check, const gradient_problem<T>& p) {

@@ -59,7 +59,8 @@ template <class T> class gradient_start {
     T delta(0);
     if (active) {
       delta = dot(batch, head, i);
-      if (gated && p_.dgates.data() != nullptr) p_.dgates(batch, head, i) = delta / p_.gates(batch, head, i);
+      if (gated && p_.dgates.data() != nullptr)
+        p_.dgates(batch, head, i) = heed::detail::equals(delta, T(0)) ? T(0) : delta / p_.gates(batch, head, i);
       if (p_.dlse.data() != nullptr) delta -= p_.dlse(batch, head, i);
     } else if (p_.dgates.data() != nullptr) {
       p_.dgates(batch, head, i) = T(0);

@@ -25,7 +25,8 @@ HEED_NOINLINE void weigh(const lane_block<T>& s, T* dp, const T* lse, const T* d
     T* x = s.data;
     for (index_t j = s.rows; j > 0; --j, x += s.stride) {
       const std::array<batch, std::size_t{NR}> score{simd::load(x + N * w)...};
-      const std::array<batch, std::size_t{NR}> p{simd::exp2_nonpositive(score[N] - m[N])...};
+      const std::array<batch, std::size_t{NR}> p{
+          simd::select<T>(score[N] == hidden, zero, simd::exp2_nonpositive(score[N] - m[N]))...};
       (simd::store(x + N * w, p[N]), ...);
       if constexpr (Gradients) {
         (simd::store(dp + N * w, simd::select<T>(score[N] == hidden, zero, p[N] * (simd::load(dp + N * w) - d[N]))),
@@ -40,7 +41,7 @@ HEED_NOINLINE void weigh(const lane_block<T>& s, T* dp, const T* lse, const T* d
 }  // namespace detail
 
 // s = p = 2^(s - lse), and dp = p (dp - delta), with one lse and delta per lane. A pair whose score is -inf is hidden:
-// it gets 0 whatever dp is. dp: [key][lane] in the same stride; null: not wanted
+// both are 0, whatever dp and lse are. dp: [key][lane] in the same stride; null: not wanted
 template <class T> void weigh(const lane_block<T>& s, T* dp, const T* lse, const T* delta) {
   with_vectors(s.lanes / simd::width<T>, [&](auto n) {
     dp != nullptr ? detail::weigh<true, n>(s, dp, lse, delta) : detail::weigh<false, n>(s, dp, lse, delta);
