@@ -113,15 +113,16 @@ inline bool token_major(const heed::detail::input_tensor& x) {
 
 // Returns how many of `heads` heads a task takes through the tokens side by side. In token-major tensors each row is on
 // a page of its own, with the rows of other heads beside it: a task for several heads asks for the page once, and uses
-// the lines that the CPU fetches on its own behind a row. As many as keep states and rows, `each` bytes per head, in the
-// second-level cache, and no worker busy longer than with one head at a time. bench/lightning_bench.cpp, layout rows.
+// the lines that the CPU fetches on its own behind a row. As many as keep states and rows, `each` bytes per head, in
+// the second-level cache, and no worker busy longer than with one head at a time. bench/lightning_bench.cpp, layout
+// rows.
 inline index_t heads_together(index_t sequences, index_t heads, double each, index_t workers) {
   constexpr double cache = 640 * 1024;
   const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
   for (index_t most = std::min(max_states_per_task, heads); most > 1; --most) {
     const index_t groups = (heads + most - 1) / most, even = (heads + groups - 1) / groups;
     if (real(even) * each > cache) continue;
-    if (rounds(sequences * groups) * even <= rounds(sequences * heads)) return even;
+    if (workers == 1 || rounds(sequences * groups) * even <= rounds(sequences * heads)) return even;
   }
   return 1;
 }
