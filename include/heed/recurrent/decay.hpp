@@ -24,6 +24,7 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
+#include <utility>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/problem.hpp"
@@ -193,17 +194,19 @@ template <class T> class chunk_decay {
   }
   // Turns the sums of a chunk into those of its reverse: W(i, j) = exp(-G_j - -G_i).
   void reverse(index_t n) {
-    for (T* const x : {high_, low_}) {
-      std::reverse(x, x + n);
+    for (T* const x : {high_, low_})
       for (index_t i = 0; i < n; ++i) x[i] = -x[i];
-    }
+    reverse_numbers(high_, n), reverse_numbers(low_, n);
     for (index_t i = 0; i < n; ++i) std::swap(q_decay_[i], k_decay_[i]);
-    std::reverse(q_decay_, q_decay_ + n), std::reverse(k_decay_, k_decay_ + n);
+    reverse_numbers(q_decay_, n), reverse_numbers(k_decay_, n);
     for (index_t begin = 0, end = 0; begin < n; begin = end) {  // what no reset cuts
       end = static_cast<index_t>(end_[begin]);
       std::fill(end_ + begin, end_ + end, static_cast<T>(n - begin));
     }
-    std::reverse(end_, end_ + n);
+    reverse_numbers(end_, n);
+  }
+  static void reverse_numbers(T* x, index_t n) {
+    for (index_t i = 0; i < n / 2; ++i) std::swap(x[i], x[n - 1 - i]);
   }
   void factors_of_sums(index_t n) {
     const index_t whole = tile::whole_vectors<T>(n);

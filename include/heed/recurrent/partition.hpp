@@ -122,7 +122,7 @@ inline index_t heads_together(index_t sequences, index_t heads, double each, ind
   for (index_t most = std::min(max_states_per_task, heads); most > 1; --most) {
     const index_t groups = (heads + most - 1) / most, even = (heads + groups - 1) / groups;
     if (real(even) * each > cache) continue;
-    if (rounds(sequences * groups) * even <= rounds(sequences * heads)) return even;
+    if (workers == 1 || rounds(sequences * groups) * even <= rounds(sequences * heads)) return even;
   }
   return 1;
 }
