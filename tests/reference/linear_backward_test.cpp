@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// The gradients of the reference of linear attention beside central differences of its forward, and golden gradients.
+// The gradients of the reference of linear attention beside central differences of its forward, and golden ones.
 
 #include <string>
 #include <vector>
