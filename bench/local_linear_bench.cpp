@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 //
-// Times local_linear::forward beside softmax::forward on the same tensors, in the same iterations. Rows:
+// Times local_linear::forward beside softmax::forward on the same tensors, in the same iterations, and backward beside
+// forward. Rows:
 //   forward/<mask>/D<D>/N<N>/ridge<r>   automatic, tolerance 1e-5; one head, M = N, E = D
 //   eigen/D<D>/N<N>                     the formula with Eigen, float, a matrix and an LDLT per row; x_heed: over heed
 //   solver/<name>/D<D>/M<M>/ridge<r>    64 queries, few and many keys, each solver
@@ -8,6 +9,11 @@
 //   threads/D<D>                        two threads
 //   numbers/, numbers/apply/            sharp logits, subnormal numbers, NaN; ridge 1
 //   layout/...                          ridge 1, up to 1024 tokens, see support/layout.hpp
+//   backward/<mask>/D<D>/N<N>/ridge<r>  dq, dk, dv; x_forward: with lse, slope and mean_key of forward, x_forward_alone
+//                                       without; x_forward_dq: dq, with them. T, T_forward: mean iterations
+//   backward/eigen/D<D>/N<N>            the same gradients with Eigen, a matrix and an LDLT per row; x_heed: over heed
+//   backward/threads/D<D>               two threads
+//   accuracy/<solver>/D<D>/ridge<r>     RMS errors of gradients over those of plain float loops with the same solver
 // Counters: x_softmax is the time over softmax's, and T the mean iterations of a tile. budget is x_softmax over 1.5 T +
 // 2.5 (every pass computes its weights again), budget_kept over 1.05 T + 3 (heed keeps the weights). error is the
 // largest |o - reference| over the largest |o|, of 16 rows. scratch is the memory of one thread, naive_MB that of N D x
@@ -22,8 +28,10 @@
 
 #include "heed/local_linear.hpp"
 #include "heed/reference/local_linear.hpp"
+#include "heed/reference/local_linear_backward.hpp"
 #include "heed/softmax.hpp"
 #include "support/layout.hpp"
+#include "support/local_linear_backward.hpp"
 #include "support/numbers.hpp"
 #include "support/report.hpp"
 #include "support/rows.hpp"
@@ -252,6 +260,118 @@ void add_layouts() {
       1024);
 }
 
+void add_backward_rows() {
+  for (const masking mask : {masking::dense, masking::causal})
+    for (const index_t d : {64, 128})
+      for (const index_t n : {256, 1024, 2048})
+        for (const double ridge : {10.0, 1.0, 0.1})
+          add(std::string("backward/") + name(mask) + number("/D", d) + number("/N", n) + "/ridge" + text(ridge),
+              [=](State& state, const std::string& row) {
+                show_progress(row);
+                regression_tensors<float> x({.n = n, .m = n, .d = d, .e = d, .mask = mask});
+                heed::local_linear::report forward, backward;
+                const options first = x.with_saved(x.options(forward)), alone = x.options(backward),
+                              saved = x.with_saved(alone);
+                std::vector<double> with, without, only_q;
+                x.forward(ridge, first);
+                for (auto _ : state) {
+                  const double before = seconds_of([&] { x.forward(ridge, first); });
+                  const double ours = seconds_of([&] { x.backward(ridge, saved); });
+                  state.counters["T"] = backward.mean_tile_iterations;
+                  const double anew = seconds_of([&] { x.backward(ridge, alone); });
+                  const double dq = seconds_of([&] {
+                    heed::local_linear::backward(x.x.q_view(), x.x.k_view(), x.x.v_view(), ridge, x.dout_view(),
+                                                 {.dq = x.wanted().dq}, saved);
+                  });
+                  const double after = seconds_of([&] { x.forward(ridge, first); });
+                  state.SetIterationTime(ours);
+                  with.push_back(2 * ours / (before + after)), without.push_back(2 * anew / (before + after));
+                  only_q.push_back(2 * dq / (before + after));
+                }
+                state.counters["x_forward"] = median(with), state.counters["x_forward_alone"] = median(without);
+                state.counters["x_forward_dq"] = median(only_q);
+                state.counters["T_forward"] = forward.mean_tile_iterations;
+                state.counters["direct_rows"] = static_cast<double>(backward.direct_rows);
+              })
+              ->UseManualTime();
+}
+
+void add_backward_eigen_rows() {
+  for (const index_t d : {64, 128})
+    add(number("backward/eigen/D", d) + "/N1024", [=](State& state, const std::string& row) {
+      show_progress(row);
+      regression_tensors<float> x({.n = 1024, .m = 1024, .d = d, .e = d});
+      heed::local_linear::report report;
+      std::vector<double> ratios;
+      for (auto _ : state) {
+        const double theirs = seconds_of([&] { eigen_regression_backward(x, 1); });
+        const double ours = seconds_of([&] { x.backward(1, x.options(report)); });
+        state.SetIterationTime(theirs);
+        ratios.push_back(theirs / ours);
+      }
+      state.counters["x_heed"] = median(ratios);
+    })->UseManualTime();
+}
+
+void add_backward_thread_rows() {
+  for (const index_t d : {64, 128})
+    add(number("backward/threads/D", d), [=](State& state, const std::string& row) {
+      show_progress(row);
+      static two_threads pool;
+      regression_tensors<float> x({.n = 2048, .m = 2048, .d = d, .e = d, .mask = masking::causal});
+      heed::local_linear::report report;
+      const options how = x.with_saved(x.options(report));
+      x.forward(1, how);
+      std::vector<double> ours, peaks;
+      for (auto _ : state) {
+        const double one = seconds_of([&] { x.backward(1, how); }, now);
+        const double two = seconds_of([&] { x.backward(1, how, {.executor = pool}); }, now);
+        const auto peak = [](index_t) { run_multiply_adds<float>(1'000'000); };
+        const double peak_one = seconds_of([&] { peak(0); }, now);
+        const double peak_two = seconds_of([&] { pool.parallel_for(2, peak); }, now);
+        state.SetIterationTime(two);
+        ours.push_back(one / two), peaks.push_back(2 * peak_one / peak_two);
+      }
+      state.counters["x_one_thread"] = median(ours), state.counters["x_one_peak"] = median(peaks);
+    })->UseManualTime();
+}
+
+double rms(const std::vector<float>& got, const std::vector<double>& want) {
+  double sum = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) sum += std::pow(static_cast<double>(got[i]) - want[i], 2);
+  return std::sqrt(sum / static_cast<double>(want.size()));
+}
+
+void add_accuracy_rows() {
+  using heed::local_linear::solver;
+  for (const solver kind : {solver::automatic, solver::direct})
+    for (const index_t d : {64, 128})
+      for (const double ridge : {1.0, 0.1})
+        add(std::string("accuracy/") + (kind == solver::direct ? "direct" : "automatic") + number("/D", d) + "/ridge" +
+                text(ridge),
+            [=](State& state, const std::string& row) {
+              show_progress(row);
+              const shape s{.n = 128, .m = 256, .d = d, .e = d, .mask = masking::causal};
+              regression_tensors<float> x(s);
+              regression_tensors<double> exact(s);
+              exact.x.q.assign(x.x.q.begin(), x.x.q.end()), exact.x.k.assign(x.x.k.begin(), x.x.k.end());
+              exact.x.v.assign(x.x.v.begin(), x.x.v.end()), exact.dout.assign(x.dout.begin(), x.dout.end());
+              heed::local_linear::report report;
+              heed::reference::local_linear::backward(exact.x.q_view(), exact.x.k_view(), exact.x.v_view(), ridge,
+                                                      exact.dout_view(), exact.wanted(), exact.options(report));
+              options how = x.with_saved(x.options(report));
+              how.solver = kind;
+              naive_regression<float>(x, ridge, kind == solver::direct ? 0 : how.tolerance)();
+              const double naive[] = {rms(x.dq, exact.dq), rms(x.dk, exact.dk), rms(x.dv, exact.dv)};
+              x.forward(ridge, how);
+              for (auto _ : state) x.backward(ridge, how);
+              state.counters["dq_x_naive"] = rms(x.dq, exact.dq) / naive[0];
+              state.counters["dk_x_naive"] = rms(x.dk, exact.dk) / naive[1];
+              state.counters["dv_x_naive"] = rms(x.dv, exact.dv) / naive[2];
+              state.counters["rms_dq"] = rms(x.dq, exact.dq);
+            });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -262,5 +382,9 @@ int main(int argc, char** argv) {
   add_thread_rows();
   add_numbers_rows();
   add_layouts();
+  add_backward_rows();
+  add_backward_eigen_rows();
+  add_backward_thread_rows();
+  add_accuracy_rows();
   return run_all(argc, argv);
 }

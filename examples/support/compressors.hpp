@@ -19,8 +19,9 @@ namespace next_byte {
 
 // Returns the bits per byte of text[from ..], predicted by counts of the bytes that followed the last 0 .. order bytes:
 // p_n(x) = (count(x) + kinds p_{n-1}(x)) / (total + kinds), with kinds the number of different bytes seen after that
-// context and p_{-1} = 1/256 (Witten and Bell 1991).
-inline double witten_bell(std::string_view text, std::size_t from, int order) {
+// context and p_{-1} = 1/256 (Witten and Bell 1991). The counts are those of all bytes before, or, where it does not go
+// on learning, of text[.. from].
+inline double witten_bell(std::string_view text, std::size_t from, int order, bool goes_on = true) {
   struct counts {
     std::unordered_map<unsigned char, double> of;
     double total = 0;
@@ -39,7 +40,7 @@ inline double witten_bell(std::string_view text, std::size_t from, int order) {
         const auto it = seen.of.find(byte);
         p = ((it == seen.of.end() ? 0 : it->second) + kinds * p) / (seen.total + kinds);
       }
-      ++seen.of[byte], ++seen.total;
+      if (t < from || goes_on) ++seen.of[byte], ++seen.total;
     }
     if (t >= from) bits -= std::log2(p);
   }

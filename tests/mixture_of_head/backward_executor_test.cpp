@@ -111,7 +111,6 @@ TEST_CASE("bad calls of backward of mixture of head throw the text of their plan
   refused("dv is o", {"dv", "o"}, [](bent& c) { c.asked.dv = at<float>(c.asked.dv, c.x.o.view().data()); });
   refused("more heads of k", {"q", "k", "4", "8"},
           [](bent& c) { c.at.k = with(c.at.k, 1, 8), c.at.v = with(c.at.v, 1, 8); });
-  refused("no lse", {"lse", "null"}, [](bent& c) { c.options.lse = {}; });
   refused("no derivative", {"score", "derivative"},
           [](bent& c) { c.options.score = [](float s, const heed::position&) { return 2 * s; }; });
   refused("dim of dout", {"dout", "o", "6", "5"}, [](bent& c) { c.at.dout = with(c.at.dout, 3, 5); });

@@ -2,12 +2,14 @@
 
 // Units of backward: slopes of score mods, sums of rows per key, the bias' gradient, and the choice of passes.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <string>
 #include <vector>
 
+#include "heed/mixture_of_head.hpp"
 #include "heed/softmax.hpp"
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -146,6 +148,46 @@ TEST_CASE("dbias adds up the pairs that share a number", "[gradient]") {
     for (index_t i = 0; i < n; ++i)
       for (index_t j = 0; j < m; ++j) sums[at(h * distances + i - j + m - 1)] -= full[at((h * n + i) * m + j)];
   for (const double rest : sums) CHECK(std::abs(rest) < 1e-12);
+}
+
+// Packed sequences of two query heads on one key/value head, with sinks; some rows have gate 0, some see no key.
+TEST_CASE("lse that was not kept is computed once more", "[gradient]") {
+  constexpr index_t heads = 2, n = 150, m = 320, d = 8;
+  const std::vector<double> q = numbers(heads * n * d, 1), k = numbers(m * d, 2), v = numbers(m * d, 3),
+                            dout = numbers(heads * n * d, 4), sinks = numbers(heads, 5);
+  std::vector<double> gates(at(heads * n), 1), o(q.size()), lse(gates.size()), dq(q.size()), dk(k.size()),
+      more(q.size()), keys(k.size()), dsinks(2), same(2);
+  const std::vector<std::int32_t> queries{0, 100, n}, rows{0, 300, m};
+  using heed::bhsd;
+  const auto Q = bhsd(q.data(), 1, heads, n, d), D = bhsd(dout.data(), 1, heads, n, d);
+  const auto K = bhsd(k.data(), 1, index_t{1}, m, d), V = bhsd(v.data(), 1, index_t{1}, m, d);
+  const auto O = bhsd(o.data(), 1, heads, n, d), dQ = bhsd(dq.data(), 1, heads, n, d);
+  const auto moreQ = bhsd(more.data(), 1, heads, n, d), dK = bhsd(dk.data(), 1, index_t{1}, m, d);
+  const auto moreK = bhsd(keys.data(), 1, index_t{1}, m, d);
+  heed::softmax::options<double> opt{.mask = heed::causal() & heed::packed(queries, rows), .sink_logits = sinks};
+  opt.lse = heed::contiguous(lse.data(), {index_t{1}, heads, n});
+  heed::softmax::options<double> bare = opt;
+  bare.lse = {};
+  const auto differ = [&] {
+    double most = 0;
+    for (std::size_t i = 0; i < dq.size(); ++i) most = std::max(most, std::abs(dq[i] - more[i]));
+    for (std::size_t i = 0; i < dk.size(); ++i) most = std::max(most, std::abs(dk[i] - keys[i]));
+    return most;
+  };
+  heed::softmax::forward(Q, K, V, O, opt);
+  const auto of = [](std::vector<double>& x) { return heed::contiguous(x.data(), {index_t{2}}); };
+  heed::softmax::backward(Q, K, V, O, D, {.dq = dQ, .dk = dK, .dsink_logits = of(dsinks)}, opt);
+  heed::softmax::backward(Q, K, V, O, D, {.dq = moreQ, .dk = moreK, .dsink_logits = of(same)}, bare);
+  CHECK(differ() < 1e-12);
+  CHECK((std::abs(dsinks[0] - same[0]) < 1e-12 && std::abs(dsinks[0]) > 1e-3));
+
+  for (std::size_t i = 0; i < gates.size(); i += 3) gates[i] = 0;
+  const auto G = heed::contiguous(gates.data(), {index_t{1}, heads, n});
+  heed::mixture_of_head::forward(Q, K, V, G, O, opt);
+  heed::mixture_of_head::backward(Q, K, V, G, O, D, {.dq = dQ, .dk = dK}, opt);
+  const workers pool{5};
+  heed::mixture_of_head::backward(Q, K, V, G, O, D, {.dq = moreQ, .dk = moreK}, bare, {.executor = pool});
+  CHECK(differ() < 1e-12);
 }
 
 TEST_CASE("passes are chosen by heads and workers", "[gradient]") {

@@ -278,3 +278,27 @@ TEST_CASE("complete repeats the last lane to the end of its vector", "[key_range
   CHECK(p.all.min_lo == 7);
   CHECK(p.all.max_lo == 11);
 }
+
+TEST_CASE("keys that queries in a row do not see", "[key_ranges]") {
+  heed_test::random_numbers random(6);
+  index_t hidden = 0, passed = 0;
+  for (int trial = 0; trial < 3000; ++trial) {
+    const index_t m = 1 + random.below(100);
+    pairwise::key_rule rule{.keys = m};
+    if (random.below(2)) rule.left = random.below(40), rule.keep_first = random.below(2) * random.below(9);
+    if (random.below(2)) rule.right = random.below(2) * random.below(40);
+    if (random.below(3) == 0) rule.prefix = random.below(static_cast<std::int32_t>(m) + 1);
+    const index_t first = random.below(200) - 50, last = first + random.below(70);
+    const index_t a = random.below(static_cast<std::int32_t>(m));
+    const index_t b = a + 1 + random.below(static_cast<std::int32_t>(m - a));
+    bool seen = false;
+    for (index_t place = first; place <= last; ++place)
+      for (index_t j = a; j < b; ++j) seen = seen || sees(rule, place, j);
+    INFO("trial " << trial << ": keys " << m << ", left " << rule.left << ", right " << rule.right << ", prefix "
+                  << rule.prefix << ", places " << first << " to " << last << ", keys " << a << " to " << b);
+    const bool hides = pairwise::hides_keys(rule, first, last, a, b);
+    CHECK_FALSE((hides && seen));
+    hidden += seen ? 0 : 1, passed += hides ? 1 : 0;
+  }
+  CHECK((hidden > 300 && passed > hidden * 9 / 10));
+}

@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <string>
 #include <vector>
 
-#include "heed/lightning/options.hpp"
+#include "heed/lightning.hpp"
+#include "heed/linear.hpp"
 #include "heed/recurrent/backward_partition.hpp"
 #include "support/catch.hpp"
 #include "support/recurrent_problem.hpp"
@@ -240,4 +243,55 @@ TEMPLATE_TEST_CASE("sweeps are cut where workers would be idle, and where nothin
   CHECK(cut(false, false, 16).forward.all() == 0);  // not asked for
   c.asked = {}, c.asked.dq = c.x.q.view();
   CHECK(cut(false, false, 16).reverse.all() == 0);
+}
+
+TEMPLATE_TEST_CASE("heads of token-major tensors go side by side, with the same bits", "[backward_parts]", float,
+                   double) {
+  using T = TestType;
+  constexpr index_t heads = 11, n = 70, d = 256 / static_cast<index_t>(sizeof(T)), e = d;
+  for (const index_t group : {1, 2})
+    for (const bool per_query_head : {false, true})
+      for (const bool gated : {false, true}) {
+        INFO("group " << group << (per_query_head ? ", a state per query head" : "") << (gated ? ", gates" : ""));
+        const index_t states = per_query_head ? heads * group : heads;
+        const auto make = [&](heed_test::layout in) {
+          heed_test::random_numbers random(5);
+          std::vector<heed_test::buffer<T>> x;
+          for (const index_t h : {heads * group, heads, heads, heads * group}) {
+            x.push_back(heed_test::buffer<T>::input({2, h, n, d}, in));
+            x.back().randomize(random);
+          }
+          for (const index_t h : {heads * group, heads, heads})
+            x.push_back(heed_test::buffer<T>::output({2, h, n, d}, in));
+          return x;
+        };
+        auto gates = heed_test::buffer<T>::input({2, states, n, 1});
+        heed_test::random_numbers random(6);
+        gates.each([&](T& g) { g = static_cast<T>(-0.2 * random.uniform()); });
+        const std::vector<double> slopes(at(states), 0.05);
+        const heed::decay<T> decay = gated ? heed::decay<T>(gates.view3()) : heed::decay<T>(slopes);
+        const std::vector<std::int32_t> lengths{n, 41};
+        const auto run = [&](std::vector<heed_test::buffer<T>>& x, heed_test::buffer<T>& dgates) {
+          heed::lightning::gradients<T> out{.dq = x[4].view(), .dk = x[5].view(), .dv = x[6].view()};
+          if (gated) out.dlog_gates = dgates.view3();
+          heed::lightning::backward(x[0].cview(), x[1].cview(), x[2].cview(), decay, x[3].cview(), out,
+                                    {.mask = heed::key_lengths(lengths)});
+          return heed::lightning::plan_backward(x[0].cview(), x[1].cview(), x[2].cview(), decay, x[3].cview(), out,
+                                                {.mask = heed::key_lengths(lengths)});
+        };
+        auto plain = make(heed_test::layout::bhsd), token_major = make(heed_test::layout::bshd);
+        auto a = heed_test::buffer<T>::output({2, states, n, 1}), b = heed_test::buffer<T>::output({2, states, n, 1});
+        CHECK(std::string(run(plain, a).why.data()).find("side by side") == std::string::npos);
+        CHECK(std::string(run(token_major, b).why.data()).find("side by side") != std::string::npos);
+        bool same = true;
+        for (std::size_t i = 4; i < 7; ++i)
+          for (index_t s = 0; s < 2; ++s)
+            for (index_t h = 0; h < plain[i].view().extent(1); ++h)
+              for (index_t t = 0; t < n; ++t)
+                same = same && std::memcmp(&plain[i](s, h, t), &token_major[i](s, h, t), at(e) * sizeof(T)) == 0;
+        for (index_t s = 0; s < 2; ++s)
+          for (index_t h = 0; h < states && gated; ++h)
+            for (index_t t = 0; t < n; ++t) same = same && a(s, h, t) == b(s, h, t);
+        CHECK(same);
+      }
 }

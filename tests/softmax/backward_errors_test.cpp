@@ -100,7 +100,6 @@ TEST_CASE("backward: dout, dlse and lse") {
     c.wanted.dv = with(c.wanted.dv, 3, 3);
   });
   refused("null dout", {"dout", "null"}, [](bent& c) { c.at.dout = at<const float>(c.at.dout, nullptr); });
-  refused("no lse", {"lse", "null"}, [](bent& c) { c.options.lse = {}; });
   refused("batch of lse", {"lse", "2", "1"}, [](bent& c) { c.options.lse = with(c.options.lse, 0, 1); });
   refused("heads of lse", {"lse", "4", "2"}, [](bent& c) { c.options.lse = with(c.options.lse, 1, 2); });
   refused("queries of lse", {"lse", "5", "4"}, [](bent& c) { c.options.lse = with(c.options.lse, 2, 4); });

@@ -36,7 +36,7 @@ template <class C> struct decode_to_bend {
 template <class C> using bending = std::function<void(decode_to_bend<C>&)>;
 
 // Whether a text has a number or a name among its words; names also as parts of words ("length" in "lengths")
-inline bool says(const std::string& text, const std::string& what) {
+inline bool mentions(const std::string& text, const std::string& what) {
   const std::vector<std::string> all = words(text);
   if (std::isalpha(static_cast<unsigned char>(what[0])) != 0) return text.find(what) != std::string::npos;
   return std::find(all.begin(), all.end(), what) != all.end();
@@ -57,7 +57,7 @@ void refused_by(const Run& run, const Plan& plan, const decode_problem& good, co
   CHECK(x.untouched());
   for (const std::string& word : must) {
     INFO("must say " << word);
-    CHECK(says(text, word));
+    CHECK(mentions(text, word));
   }
 }
 

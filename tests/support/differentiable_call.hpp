@@ -21,11 +21,11 @@ using numbers = std::vector<double>;
 
 // Dense memory of so many axes, seen as one
 template <class T, std::size_t Rank>
-heed::tensor_view<T, static_cast<int>(Rank)> dense(T* data, const std::array<index_t, Rank>& extents) {
+heed::tensor_view<T, static_cast<int>(Rank)> dense(T* data, const std::array<index_t, Rank>& all) {
   std::array<index_t, Rank> strides{};
   index_t stride = 1;
-  for (std::size_t axis = Rank; axis-- > 0; stride *= extents[axis]) strides[axis] = stride;
-  return {data, extents, strides};
+  for (std::size_t axis = Rank; axis-- > 0; stride *= all[axis]) strides[axis] = stride;
+  return {data, all, strides};
 }
 inline numbers not_written(std::size_t count) { return numbers(count, std::numeric_limits<double>::quiet_NaN()); }
 

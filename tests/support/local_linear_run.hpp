@@ -25,4 +25,16 @@ template <class T>
 heed::plan run_plan_apply(input<T> q, input<T> k, input<T> v, input<T> slope, output<T> o,
                           const heed::local_linear::options<T>& options, const heed::context& ctx);
 
+template <class T> struct fitted_tensors {
+  input<T> q, k, v, dout;
+};
+template <class T>
+void run_backward(const fitted_tensors<T>& x, const heed::per_head& ridge,
+                  const heed::local_linear::gradients<T>& gradients, const heed::local_linear::options<T>& options,
+                  const heed::context& ctx);
+template <class T>
+heed::plan run_plan_backward(const fitted_tensors<T>& x, const heed::per_head& ridge,
+                             const heed::local_linear::gradients<T>& gradients,
+                             const heed::local_linear::options<T>& options, const heed::context& ctx);
+
 }  // namespace heed_test

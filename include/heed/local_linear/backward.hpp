@@ -30,15 +30,18 @@ template <class T> struct backward_call {
   }
 
   void describe(plan& out) const {
-    const index_t rows = count(row_tasks<T>{p}), keys = count(key_tasks<T>(p));
+    const index_t rows = count(row_tasks<T>{p}), keys = count(key_tasks<T>(p)), kept = tile_weights<T>::kept_keys;
     out.path = keys > 0 ? "local_linear: backward by rows, then by keys" : "local_linear: backward by rows";
     out.query_tile = row_gradients<T>::lanes, out.key_tile = key_gradients<T>::most_keys;
+    out.chunk = p.scores.any() ? pairwise::score_tiles<T>::score_block : 0;
     out.tasks = rows + keys;
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";
     else
-      text << rows << " tasks by rows, " << keys << " by keys";
+      text << rows << " tiles of rows, " << keys << " of keys";
+    if (!p.knows_slope()) text << "; slopes solved for again";
+    if (p.k.extent(2) > kept) text << "; weights of the first " << kept << " keys that a tile sees kept";
     pairwise::name_options(text, p);
     tile::name_copies(text, p.k, true, p.v);
   }
@@ -130,12 +133,28 @@ plan plan_backward(const Q& q, const K& k, const V& v, const per_head& ridge, co
   return tile::plan_call(detail::call_of_backward(q, k, v, ridge, dout, wanted, opt), context);
 }
 
-// Gradients.
+// Computes the gradients of a loss with respect to the inputs of forward, from dout (B, max(H, Hk), N, E), the gradient
+// with respect to o. q, k, v, ridge and the options are those of forward; of lse, slope and mean_key those that the
+// options have are read, as forward wrote them, and the others made anew. A second solve with the matrices of forward
+// goes by solver, tolerance and max_iterations; report counts it, and the solves for slopes that are not given.
+// Gradients are overwritten; those left out are not computed. dq, dk, dv and dbias have the shapes of q, k, v and bias
+// (sums where heads or a bias are broadcast), dridge one number for each head of o. Rows that see no key, and keys that
+// no row sees, get 0, even where q, k, v or dout hold NaN. All workers share scratch of two vectors of D for each row.
+// Throws heed::error, before anything is written, where shapes or options do not fit or a score function has no
+// derivative; not_converged as forward, after the gradients are written. docs/kernels/local_linear.md has the formulas.
 template <viewable Q, viewable K, viewable V, viewable D>
 void backward(const Q& q, const K& k, const V& v, const per_head& ridge, const D& dout,
               const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::input_tensors<Q, K, V, D>());
   tile::run_call(detail::call_of_backward(q, k, v, ridge, dout, wanted, opt), context);
+}
+
+// Refuses a pointer in place of a tensor.
+template <class Q, class K, class V, class D, class Gradients = gradients<>, class Options = options<>>
+  requires heed::detail::any_pointer<Q, K, V, D>
+void backward(const Q&, const K&, const V&, const per_head&, const D&, const Gradients& = {}, const Options& = {},
+              const context& = {}) {
+  static_assert(heed::detail::no_pointers<Q, K, V, D>());
 }
 
 }  // namespace HEED_ISA

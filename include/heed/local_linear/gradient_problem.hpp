@@ -20,7 +20,8 @@ HEED_INLINE pairwise::gradient_rows<acc_of<Q>> rows_of_backward(const Q& q, cons
   const tensor_view<const value_t<Q>, 4> q4(q);
   const tensor_view<const value_t<K>, 4> k4(k);
   const tensor_view<const value_t<V>, 4> v4(v);
-  const std::array<index_t, 4> extents{q4.extent(0), std::max(q4.extent(1), k4.extent(1)), q4.extent(2), v4.extent(3)};
+  const index_t heads = q4.extent(1) == 0 ? 0 : std::max(q4.extent(1), k4.extent(1));
+  const std::array<index_t, 4> extents{q4.extent(0), heads, q4.extent(2), v4.extent(3)};
   return pairwise::rows_of_gradients(q, k, v, shape_of_output<acc_of<Q>>(extents), dout);
 }
 

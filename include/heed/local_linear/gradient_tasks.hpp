@@ -68,7 +68,8 @@ template <class T> struct row_tasks {
   const gradient_problem<T>& p;
 
   index_t operator()(const pairwise::sequence& s) const {
-    return p.heads == 0 ? 0 : p.kv_heads / p.repeat * tiles_of<T>(p.rows(s));
+    const bool any = p.heads > 0 && (p.wants_adjoint() || p.wants_values());
+    return any ? p.kv_heads / p.repeat * tiles_of<T>(p.rows(s)) : 0;
   }
   // f(key/value head, tile, first of a task, last); the last tiles come first: under causal masks they are the longest.
   template <class F> void each(const pairwise::sequence& s, index_t task, F f) const {
@@ -82,10 +83,10 @@ template <class T> class cleared_gradients {
  public:
   explicit cleared_gradients(const gradient_problem<T>& p) : p_(p) {}
 
-  index_t tasks() const { return bias_tasks() + 1; }
+  index_t tasks() const { return bias_tasks() + (p_.packed() || p_.heads == 0 ? 1 : 0); }
   void run(index_t task) const {
-    if (task == 0) return clear_keys(p_.dk), clear_keys(p_.dv);
-    const index_t heads = p_.dbias.extent(1), batch = (task - 1) / heads, head = (task - 1) % heads;
+    if (task == bias_tasks()) return clear_keys(p_.dk), clear_keys(p_.dv);
+    const index_t heads = p_.dbias.extent(1), batch = task / heads, head = task % heads;
     for (index_t i = 0; i < p_.dbias.extent(2); ++i)
       for (index_t j = 0; j < p_.dbias.extent(3); ++j) p_.dbias(batch, head, i, j) = T(0);
   }

@@ -15,10 +15,10 @@ template <class T> class value_products {
 
   value_products(const gradient_problem<T>& p, heed::detail::arena& memory)
       : p_(p),
-        dout_(memory.take<T>(lanes * p.e)),
-        capacity_(std::min(p.k.extent(2), tile_weights<T>::kept_keys)),
+        dout_(memory.take<T>(p.wants_adjoint() ? lanes * p.e : 0)),
+        capacity_(p.wants_adjoint() ? std::min(p.k.extent(2), tile_weights<T>::kept_keys) : 0),
         kept_(memory.take<T>(lanes * capacity_)),
-        made_(memory.take<T>(lanes * pairwise::score_tiles<T>::most_keys)) {}
+        made_(memory.take<T>(p.wants_adjoint() ? lanes * pairwise::score_tiles<T>::most_keys : 0)) {}
 
   void begin(const pairwise::sequence& s, const pairwise::row_tile& rows, index_t row) {
     p_.dout_format->gather(pairwise::find_rows(rows, p_.dout, s).data(), rows.count, p_.e, T(1), dout_, row);

@@ -66,10 +66,10 @@ plan plan_backward(const Q& q, const K& k, const V& v, const G& gates, const O& 
 }
 
 // Computes the gradients of a loss with respect to q, k, v, bias and gates of forward, from dout (B, H, N, E), the
-// gradient with respect to o. q, k, v, gates and the options are those of forward; o and lse are what it wrote.
-// Gradients are overwritten; those left out are not computed. Rows whose gate is 0 cost nothing: their dq and dgate are
-// 0. dgates is (B, H, N) in any strides. Throws heed::error, before anything is written, where shapes or options do not
-// fit, lse is missing, or a score function has no derivative. Jin et al. (arXiv 2410.11842).
+// gradient with respect to o. q, k, v, gates and the options are those of forward; o and lse are what it wrote, and
+// without lse it is computed once more. Gradients are overwritten; those left out are not computed. Rows whose gate is
+// 0 cost nothing: their dq and dgate are 0. dgates is (B, H, N) in any strides. Throws heed::error, before anything is
+// written, where shapes or options do not fit, or a score function has no derivative. Jin et al. (arXiv 2410.11842).
 template <viewable Q, viewable K, viewable V, viewable G, viewable O, viewable D>
 void backward(const Q& q, const K& k, const V& v, const G& gates, const O& o, const D& dout,
               const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt = {}, const context& context = {}) {

@@ -3,6 +3,7 @@
 
 // A call of backward with softmax weights: rows started, passes, sums finished.
 
+#include "heed/pairwise/gradient_lse.hpp"
 #include "heed/pairwise/gradient_sums.hpp"
 #include "heed/pairwise/gradient_tasks.hpp"
 #include "heed/tile/verb.hpp"
@@ -20,9 +21,15 @@ template <class T> struct gradient_call {
     static_cast<void>(row_sums<T>(p, shared));
     static_cast<void>(active_list<T>(p, shared));
     const std::size_t tile = tile::scratch_of<gradient_tile<T>>(p, row_sums<T>());
-    return {.tasks = std::max({cut.tasks(), gradient_start<T>::tasks(p), gradient_end<T>::tasks(p)}),
+    return {.tasks = std::max({cut.tasks(), gradient_start<T>::tasks(p), gradient_end<T>::tasks(p), lse_tasks()}),
             .shared_bytes = shared.used(),
-            .slot_bytes = std::max(tile, tile::scratch_of<gradient_start<T>>(p, row_sums<T>()))};
+            .slot_bytes = std::max({tile, tile::scratch_of<gradient_start<T>>(p, row_sums<T>()), lse_bytes()})};
+  }
+
+  // Where the caller has not kept lse
+  index_t lse_tasks() const { return p.lse.data() == nullptr ? gradient_lse<T>::tasks(p) : 0; }
+  std::size_t lse_bytes() const {
+    return lse_tasks() == 0 ? 0 : tile::scratch_of<gradient_lse<T>>(p, static_cast<T*>(nullptr), listed_rows<T>());
   }
 
   void describe(plan& out) const {
@@ -41,6 +48,7 @@ template <class T> struct gradient_call {
       text << cut.units << " heads of q whose gradients are sums of their own";
     if (p.wants_pair_bias() && (p.dbias.extent(0) < p.q.extent(0) || p.dbias.extent(1) < p.heads))
       text << " (those that share dbias as one)";
+    if (lse_tasks() > 0) text << "; lse computed once more, options::lse has none";
     name_options(text, static_cast<const attention<T>&>(p));
     if (p.sink_logits.set()) text << "; sums start from sink_logits";
   }
@@ -58,6 +66,7 @@ template <class T> struct gradient_call {
     };
     phase(gradient_start<T>::tasks(p), [&](auto& scratch) { return gradient_start<T>(p, sums, scratch); });
     if (list.wanted()) phase(list.tasks(), [&](auto&) { return list; });
+    phase(lse_tasks(), [&](auto& scratch) { return gradient_lse<T>(p, sums.lse, list.rows(), scratch); });
     phase(cut.tasks(), [&](auto& scratch) { return gradient_worker<T>(p, cut, sums, list.rows(), scratch); });
     phase(gradient_end<T>::tasks(p), [&](auto&) { return gradient_end<T>(p, sums); });
   }

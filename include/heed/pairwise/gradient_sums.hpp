@@ -139,7 +139,8 @@ template <class T> class gradient_end {
     if (std::isinf(logit)) return sum;
     each_row(head, [&](index_t b, index_t i, index_t row) {
       if (p_.gates.data() != nullptr && !is_active(p_.gates(b, head, i))) return;
-      sum -= std::exp(logit - static_cast<double>(p_.lse(b, head, i))) * static_cast<double>(sums_.delta[row]);
+      const T lse = sums_.lse != nullptr ? sums_.lse[row] : p_.lse(b, head, i);
+      sum -= std::exp(logit - static_cast<double>(lse)) * static_cast<double>(sums_.delta[row]);
     });
     return sum;
   }

@@ -12,45 +12,10 @@
 #include <algorithm>
 
 #include "heed/pairwise/gradient_tile.hpp"
-#include "heed/pairwise/tasks.hpp"
+#include "heed/pairwise/listed_rows.hpp"
 
 namespace heed::pairwise {
 inline namespace HEED_ISA {
-
-// Rows that take part: all, or those of a list, see mixture of head
-template <class T> struct listed_rows {
-  const std::int32_t* rows = nullptr;  // numbers as in row_tile, of each (batch, key/value head); null: all rows
-  const index_t* count = nullptr;      // of each (sequence, key/value head)
-};
-
-// The list of a call with gates: a task for each (sequence, key/value head)
-template <class T> class active_list {
- public:
-  active_list(const gradient_problem<T>& p, heed::detail::arena& memory)
-      : p_(p),
-        rows_(memory.take<std::int32_t>(wanted() ? p.all_rows() : 0)),
-        count_(memory.take<index_t>(wanted() ? p.sequences() * p.kv_heads : 0)) {}
-
-  bool wanted() const { return p_.gates.data() != nullptr; }
-  index_t tasks() const { return p_.sequences() * p_.kv_heads; }
-  void run(index_t pair) const {
-    const sequence s = p_.sequence_at(pair / p_.kv_heads);
-    const index_t kv_head = pair % p_.kv_heads;
-    std::int32_t* const list = rows_ + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group;
-    index_t count = 0;
-    for (index_t i = 0; i < s.queries; ++i)
-      for (index_t g = 0; g < p_.group; ++g)
-        if (is_active(p_.gates(s.batch, kv_head * p_.group + g, s.first_query + i)))
-          list[count++] = static_cast<std::int32_t>(i * p_.group + g);
-    count_[pair] = count;
-  }
-  listed_rows<T> rows() const { return wanted() ? listed_rows<T>{rows_, count_} : listed_rows<T>{}; }
-
- private:
-  const gradient_problem<T>& p_;
-  std::int32_t* rows_;
-  index_t* count_;
-};
 
 // The heads of q, or groups of them, whose gradients no other task may add to
 struct gradient_unit {
@@ -153,7 +118,7 @@ template <class T> class gradient_worker {
  public:
   gradient_worker(const gradient_problem<T>& p, const gradient_cut& cut, const row_sums<T>& sums,
                   const listed_rows<T>& listed, heed::detail::arena& memory)
-      : p_(p), cut_(cut), units_(p), listed_(listed), tile_(p, sums, memory) {}
+      : p_(p), cut_(cut), units_(p), tiles_(p, listed), tile_(p, sums, memory) {}
 
   void run(index_t task) {
     if (cut_.one_pass) return visit_unit(units_.unit(task), {p_.has_row_pass(), p_.has_key_pass()});
@@ -185,15 +150,15 @@ template <class T> class gradient_worker {
   }
   // All rows with the block of keys from `first` on
   void visit_keys(const sequence& s, index_t kv_head, index_t first, const gradient_pass& pass) {
-    const index_t end = std::min(first + units_.block_keys(), s.keys), rows = rows_of(s, kv_head);
+    const index_t end = std::min(first + units_.block_keys(), s.keys), rows = tiles_.rows_of(s, kv_head);
     tile_.begin(s, kv_head, first, end - first, pass);
     const key_rule rule = make_rule(p_.mask, s.number, s.keys);
     const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) {
       const index_t last = std::min(r + gradient_units<T>::lanes, rows) - 1;
-      const index_t from = place + query_of(s, kv_head, r), to = place + query_of(s, kv_head, last);
+      const index_t from = place + tiles_.query_of(s, kv_head, r), to = place + tiles_.query_of(s, kv_head, last);
       if (hides_keys(rule, from, to, first, end)) continue;
-      take(s, kv_head, r), tile_.visit(rows_, gates());
+      tiles_.take(s, kv_head, r), tile_.visit(tiles_.rows(), tiles_.gates());
     }
     tile_.finish();
   }
@@ -203,43 +168,20 @@ template <class T> class gradient_worker {
     const sequence s = p_.sequence_at(pair_ / units_.clusters());
     const index_t number = tile_end_ - 1 - task, cluster = pair_ % units_.clusters();
     for (index_t head = cluster * p_.repeat; head < (cluster + 1) * p_.repeat; ++head) {
-      if (number * gradient_units<T>::lanes >= rows_of(s, head)) continue;
-      take(s, head, number * gradient_units<T>::lanes);
+      if (number * gradient_units<T>::lanes >= tiles_.rows_of(s, head)) continue;
+      tiles_.take(s, head, number * gradient_units<T>::lanes);
       for (index_t first = 0; first < s.keys; first += units_.block_keys()) {
         tile_.begin(s, head, first, std::min(units_.block_keys(), s.keys - first), {true, false});
-        tile_.visit(rows_, gates());
+        tile_.visit(tiles_.rows(), tiles_.gates());
       }
     }
   }
 
-  const std::int32_t* list_of(const sequence& s, index_t kv_head) const {
-    return listed_.rows + ((s.batch * p_.kv_heads + kv_head) * p_.q.extent(2) + s.first_query) * p_.group;
-  }
-  index_t query_of(const sequence& s, index_t kv_head, index_t row) const {
-    return (listed_.rows == nullptr ? row : list_of(s, kv_head)[row]) / p_.group;
-  }
-  index_t rows_of(const sequence& s, index_t kv_head) const {
-    return listed_.rows == nullptr ? p_.rows(s) : listed_.count[s.number * p_.kv_heads + kv_head];
-  }
-  void take(const sequence& s, index_t kv_head, index_t first) {
-    const index_t count = std::min(gradient_units<T>::lanes, rows_of(s, kv_head) - first);
-    if (listed_.rows == nullptr) return rows_.take(kv_head, p_.group, first, count);
-    const std::int32_t* const list = list_of(s, kv_head) + first;
-    rows_.count = count;
-    for (index_t l = 0; l < count; ++l) {
-      rows_.row[l] = {kv_head * p_.group + list[l] % p_.group, list[l] / p_.group};
-      gates_[l] = p_.gates(s.batch, rows_.row[l].head, s.first_query + rows_.row[l].query);
-    }
-  }
-  const T* gates() const { return listed_.rows == nullptr ? nullptr : gates_.data(); }
-
   const gradient_problem<T>& p_;
   const gradient_cut& cut_;
   gradient_units<T> units_;
-  listed_rows<T> listed_;
+  gradient_row_tiles<T> tiles_;
   gradient_tile<T> tile_;
-  row_tile rows_;
-  tile::lane_array<T, lane_capacity> gates_;
   index_t unit_ = -1, block_end_ = 0, pair_ = -1, tile_end_ = 0;
 };
 

@@ -21,12 +21,14 @@ inline namespace HEED_ISA {
 // Sums over the keys of a row, for all rows of a call; null: not wanted
 template <class T> struct row_sums {
   T* delta = nullptr;     // dout . o - dlse
+  T* lse = nullptr;       // where the call has none
   T* distance = nullptr;  // of ds |place - key|
   T* bias = nullptr;      // of ds
 
   row_sums() = default;
   row_sums(const gradient_problem<T>& p, heed::detail::arena& memory)
       : delta(memory.take<T>(p.all_rows())),
+        lse(memory.take<T>(p.lse.data() == nullptr ? p.all_rows() : 0)),
         distance(memory.take<T>(p.wants_slopes() ? p.all_rows() : 0)),
         bias(memory.take<T>(p.wants_row_bias() ? p.all_rows() : 0)) {}
 };
@@ -121,10 +123,11 @@ template <class T> class gradient_tile {
     finite_rows_ = !pass_.keys || (dout_.finite() && (!keys || q_.finite()));
     for (index_t l = 0; l < stride; ++l) {
       const lane_row row = rows.at(l);
-      const T lse = *p_.lse_at(s_at_, row.head, row.query);
+      const index_t number = p_.row_number(s_at_, row.head, row.query);
+      const T lse = sums_.lse != nullptr ? sums_.lse[number] : *p_.lse_at(s_at_, row.head, row.query);
       const bool sees = !heed::detail::equals(lse, -std::numeric_limits<T>::infinity());
       lse_[l] = sees ? static_cast<T>(lse * static_cast<T>(std::numbers::log2e)) : std::numeric_limits<T>::infinity();
-      delta_[l] = sums_.delta[p_.row_number(s_at_, row.head, row.query)];
+      delta_[l] = sums_.delta[number];
       distance_[l] = bias_[l] = T(0);
     }
   }

@@ -161,6 +161,14 @@ template <class T> struct softmax_rows : tile::call_rows<T> {
   const few_rows_dots<T>* few_dots = nullptr;  // null: rows of 16 bits are widened
 };
 
+// What a row starts from: nothing, or the sink
+template <class T> tile::row_state<T> init_row(const heed::detail::per_head_view& sink_logits, index_t head) {
+  constexpr double none = -std::numeric_limits<double>::infinity();
+  const double sink = sink_logits.set() ? sink_logits.at(head) : none;
+  if (heed::detail::equals(sink, none)) return {};
+  return {finite_factor<T>(sink, std::numbers::log2e), T(1)};
+}
+
 template <class T> struct softmax_problem : attention<T> {
   template <class Options>
   HEED_INLINE softmax_problem(const Options& opt, const softmax_rows<T>& x)
@@ -170,13 +178,7 @@ template <class T> struct softmax_problem : attention<T> {
         on_unit(x.on_unit),
         sink_logits(opt.sink_logits) {}
 
-  // What a row starts from: nothing, or the sink
-  HEED_INLINE tile::row_state<T> init_row(index_t head) const {
-    constexpr double none = -std::numeric_limits<double>::infinity();
-    const double sink = sink_logits.set() ? sink_logits.at(head) : none;
-    if (heed::detail::equals(sink, none)) return {};
-    return {finite_factor<T>(sink, std::numbers::log2e), T(1)};
-  }
+  HEED_INLINE tile::row_state<T> init_row(index_t head) const { return pairwise::init_row<T>(sink_logits, head); }
 
   const few_rows_format<T>* few_format;
   const few_rows_dots<T>* few_dots;  // null: rows of 16 bits are widened

@@ -20,13 +20,17 @@
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// Tasks of one sweep: `count` times `pieces`. The cut of a chunk_cut says where pieces begin.
+// Tasks of one sweep: groups of heads of each sequence, in pieces of its tokens. chunk_cut says where pieces begin.
 struct sweep_cut : chunk_cut {
-  index_t count = 0;
+  index_t heads = 0, count = 0;  // count: of groups, in all sequences
+
   index_t all() const { return count * pieces; }
+  void set(index_t sequences, index_t of_heads, const chunk_sizes& sizes) {
+    static_cast<chunk_sizes&>(*this) = sizes;
+    heads = of_heads, count = sequences * groups(heads);
+  }
 };
 struct backward_cut {
-  chunk_sizes sizes;
   sweep_cut forward, reverse;
 };
 
@@ -67,7 +71,7 @@ inline double end_of_list(double workers, double reverse, double reverse_time, d
 template <class T>
 void cut_sweeps(const backward_problem<T>& x, const sequence& s, index_t workers, backward_cut& cut) {
   constexpr index_t most_pieces = 8;
-  const index_t chunk = cut.sizes.chunk, tasks = cut.forward.count + cut.reverse.count;
+  const index_t chunk = cut.forward.chunk, tasks = cut.forward.count + cut.reverse.count;
   if (workers == 1 || tasks == 0 || tasks >= 4 * workers) return;
   const causal_split split = x.p.split(s);
   const index_t chunks = std::clamp<index_t>((split.pairs + chunk - 1) / chunk, 1, std::min(most_pieces, workers));
@@ -93,11 +97,18 @@ void cut_sweeps(const backward_problem<T>& x, const sequence& s, index_t workers
 template <class T> backward_cut make_backward_cut(const backward_problem<T>& x, index_t workers) {
   const recurrence<T>& p = x.p;
   const sequence s = longest_sequence(p);
+  const chunk_sizes sizes{chunk_length(p, s, chunk_of<T>(p.d, p.features, p.e)), p.e, 1};
   backward_cut cut;
-  cut.sizes = {chunk_length(p, s, chunk_of<T>(p.d, p.features, p.e)), p.e, 1};
-  if (x.has_forward_sweep()) cut.forward.count = p.sequences() * p.states;
-  if (x.has_reverse_sweep()) cut.reverse.count = p.sequences() * p.kv_heads;
+  cut.forward.set(p.sequences(), x.has_forward_sweep() ? p.states : 0, sizes);
+  cut.reverse.set(p.sequences(), x.has_reverse_sweep() ? p.kv_heads : 0, sizes);
   cut_sweeps(x, s, workers, cut);
+  if (!token_major(p.k) || !token_major(p.v) || cut.forward.pieces * cut.reverse.pieces > 1) return cut;
+  const double row = real(sizes.chunk) * double{sizeof(T)} * (real(p.d) + real(p.e));
+  const double state = real(p.features) * real(odd_lines<T>(p.e)) * double{sizeof(T)};
+  const index_t forward = heads_together(p.sequences(), cut.forward.heads, state + 3 * row, workers);
+  const index_t reverse = heads_together(p.sequences(), cut.reverse.heads, state + 4 * row, workers);
+  if (!x.wants_slopes()) cut.forward.set(p.sequences(), cut.forward.heads, {sizes.chunk, p.e, forward});
+  cut.reverse.set(p.sequences(), cut.reverse.heads, {sizes.chunk, p.e, reverse});
   return cut;
 }
 
@@ -119,15 +130,15 @@ template <class T, class Kernel> struct backward_call {
     const index_t tasks = cut.forward.all() + cut.reverse.all();
     if (tasks == 0) return {};
     std::size_t bytes = 0;
-    if (cut.forward.count > 0) bytes = tile::scratch_of<forward_sweep<T>>(x, terms, cut.sizes);
-    if (cut.reverse.count > 0) bytes = std::max(bytes, tile::scratch_of<reverse_sweep<T>>(x, terms, cut.sizes));
+    if (cut.forward.count > 0) bytes = tile::scratch_of<forward_sweep<T>>(x, terms, cut.forward);
+    if (cut.reverse.count > 0) bytes = std::max(bytes, tile::scratch_of<reverse_sweep<T>>(x, terms, cut.reverse));
     return {.tasks = tasks, .shared_bytes = shared.used(), .slot_bytes = bytes};
   }
 
   void describe(plan& out) const {
     const recurrence<T>& p = x.p;
     out.path = Kernel::path(p);
-    out.chunk = cut.sizes.chunk, out.splits = std::max(cut.forward.pieces, cut.reverse.pieces);
+    out.chunk = cut.forward.chunk, out.splits = std::max(cut.forward.pieces, cut.reverse.pieces);
     out.query_tile = std::min(out.chunk, tile::max_lanes<T>), out.key_tile = out.chunk;
     heed::detail::message text(out.why);
     if (out.tasks == 0) {
@@ -172,13 +183,14 @@ template <class T, class Kernel> struct backward_call {
   static void name_sweep(heed::detail::message& text, const char* name, const sweep_cut& sweep) {
     if (sweep.count == 0) return;
     text << "; " << sweep.count << " " << name << (sweep.count == 1 ? " sweep" : " sweeps");
+    if (sweep.states > 1) text << " of " << sweep.states << " heads side by side";
     if (sweep.pieces > 1) text << ", tokens in " << sweep.pieces << " pieces";
   }
 
-  chunk_task task_at(const sweep_cut& sweep, index_t heads, index_t task) const {
-    const index_t number = task % sweep.pieces, state = task / sweep.pieces;
-    chunk_task out{.sequence = x.p.sequence_at(state / heads), .state = state % heads};
-    out.columns = x.p.e;
+  chunk_task task_at(const sweep_cut& sweep, index_t task) const {
+    const index_t number = task % sweep.pieces, group = task / sweep.pieces, groups = sweep.groups(sweep.heads);
+    chunk_task out{.sequence = x.p.sequence_at(group / groups), .state = group % groups * sweep.states};
+    out.states = std::min(sweep.states, sweep.heads - out.state), out.columns = x.p.e;
     out.piece = {sweep.begin_of(number), sweep.begin_of(number + 1)};
     return out;
   }
@@ -187,12 +199,12 @@ template <class T, class Kernel> struct backward_call {
   void run_sweeps(const sweep_terms<T>& terms, index_t reverse, index_t forward, const tile::workload& work,
                   const tile::call_memory& memory, const executor_ref& executor) const {
     tile::run_tasks(reverse + forward, work.slots, memory, executor, [&](std::span<std::byte> bytes, auto claim) {
-      backward_driver<T> driver(x, terms, cut.sizes, bytes);
+      backward_driver<T> driver(x, terms, cut.forward, cut.reverse, bytes);
       claim([&](index_t task) {
         if (task < reverse)
-          driver.run_reverse(task_at(cut.reverse, x.p.kv_heads, task));
+          driver.run_reverse(task_at(cut.reverse, task));
         else
-          driver.run_forward(task_at(cut.forward, x.p.states, task - reverse));
+          driver.run_forward(task_at(cut.forward, task - reverse));
       });
     });
   }

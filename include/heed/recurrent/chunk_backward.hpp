@@ -37,11 +37,11 @@ inline namespace HEED_ISA {
 // What a worker runs tasks with: one sweep of each kind. They take turns in one scratch, in which tasks leave nothing.
 template <class T> class backward_driver {
  public:
-  backward_driver(const backward_problem<T>& x, const sweep_terms<T>& terms, const chunk_sizes& sizes,
-                  std::span<std::byte> scratch)
+  backward_driver(const backward_problem<T>& x, const sweep_terms<T>& terms, const chunk_sizes& forward,
+                  const chunk_sizes& reverse, std::span<std::byte> scratch)
       : forward_scratch_(scratch, scratch.size()), reverse_scratch_(scratch, scratch.size()) {
-    if (x.has_forward_sweep()) forward_.emplace(x, terms, sizes, forward_scratch_);
-    if (x.has_reverse_sweep()) reverse_.emplace(x, terms, sizes, reverse_scratch_);
+    if (x.has_forward_sweep()) forward_.emplace(x, terms, forward, forward_scratch_);
+    if (x.has_reverse_sweep()) reverse_.emplace(x, terms, reverse, reverse_scratch_);
   }
 
   void run_forward(const chunk_task& task) { forward_->run(task); }

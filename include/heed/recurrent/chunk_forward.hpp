@@ -33,9 +33,6 @@
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// Heads of the state that a task takes through the tokens side by side, at most
-inline constexpr index_t max_states_per_task = 8;
-
 // Returns whether keys are copied: to be mapped or widened, or because they are far apart and read more than once as
 // they are.
 template <class T> bool copies_keys(const recurrence<T>& p) {

@@ -35,6 +35,9 @@ inline index_t pairs_before(index_t share, index_t pairs, index_t chunk) {
   return std::min(pairs, (share * chunks + piece::whole / 2) / piece::whole * chunk);
 }
 
+// Heads of the state that a task takes through the tokens side by side, at most
+inline constexpr index_t max_states_per_task = 8;
+
 // `states` heads of the state from `state` on, columns [column, column + columns) of v, a piece of the tokens.
 struct chunk_task {
   recurrent::sequence sequence = {};

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/backward_problem.hpp"
@@ -20,7 +21,7 @@
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// The forward sweep of one head of the state of a sequence, or of a piece of its tokens
+// The forward sweep of some heads of the state of a sequence, side by side, or of a piece of its tokens
 template <class T> class forward_sweep {
  public:
   forward_sweep(const backward_problem<T>& x, const sweep_terms<T>& terms, const chunk_sizes& sizes,
@@ -30,12 +31,12 @@ template <class T> class forward_sweep {
         terms_(terms),
         chunk_(sizes.chunk),
         features_(p_, chunk_, memory),
-        decay_(p_, chunk_, memory),
-        state_(p_, task_, sizes, memory),
         slopes_(x, sizes, memory),
         tile_(x, terms, task_, sizes, features_, slopes_, prefetch_, memory),
         keys_(p_.k, *p_.kv_format, {.copies = maps_rows(p_)}, chunk_, memory),
-        values_(p_.v, *p_.kv_format, {.read = x.sums_keys(), .lanes = true}, chunk_, memory) {}
+        values_(p_.v, *p_.kv_format, {.read = x.sums_keys(), .lanes = true}, chunk_, memory) {
+    for (index_t i = 0; i < sizes.states; ++i) heads_[i].emplace(p_, task_, sizes, memory);
+  }
   forward_sweep(const forward_sweep&) = delete;  // the parts hold each other
   forward_sweep& operator=(const forward_sweep&) = delete;
 
@@ -47,8 +48,8 @@ template <class T> class forward_sweep {
     const bool first = task.piece.first(), last = task.piece.last();
     if (begin == end && !last && (!first || queries == 0)) return;  // fewer chunks than pieces
     task_ = task;
+    for (index_t h = 0; h < task.states; ++h) heads_[h]->begin(task.sequence, task.state + h);
     if (last && x_.wants_gates() && x_.queries_per_state() == 0) clear_gates();
-    decay_.begin_state(task.sequence, task.state), state_.begin(task.state);
     if (x_.wants_slopes()) slopes_.begin();
     const index_t rest = task.sequence.queries - queries - pairs;
     read_again_ = true;
@@ -59,44 +60,57 @@ template <class T> class forward_sweep {
     each_chunk(queries + begin, keys + begin, end - begin, chunk_);
     if (!last) return;
     each_chunk(queries + pairs, none, rest, max_lanes);
-    if (terms_.state != nullptr) write_state_term();
+    for (index_t h = 0; h < (terms_.state != nullptr ? task.states : 0); ++h) write_state_term(*heads_[h]);
   }
 
  private:
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>, none = -1;
 
+  // One head of the state
+  struct state_head {
+    state_head(const recurrence<T>& p, const chunk_task& task, const chunk_sizes& sizes, heed::detail::arena& memory)
+        : decay(p, sizes.chunk, memory), state(p, task, sizes, memory) {}
+
+    void begin(const sequence& s, index_t head) { number = head, decay.begin_state(s, head), state.begin(head); }
+
+    chunk_decay<T> decay;
+    chunk_state<T> state;
+    index_t number = 0;
+  };
+
   void each_chunk(index_t i, index_t j, index_t count, index_t most) {
     for (index_t done = 0, n = 0; done < count; done += n) {
       n = std::min(most, count - done);
       const index_t next = std::min(most, count - done - n);
-      run_chunk(i == none ? none : i + done, j == none ? none : j + done, n, next);
+      for (index_t h = 0; h < task_.states; ++h)
+        run_chunk(*heads_[h], i == none ? none : i + done, j == none ? none : j + done, n, next);
     }
   }
   // Runs a chunk of n queries, tokens or both while rows of the next are prefetched.
-  void run_chunk(index_t i, index_t j, index_t n, index_t next) {
+  void run_chunk(state_head& head, index_t i, index_t j, index_t n, index_t next) {
     tokens_ = {};
-    decay_.begin_undecayed();
-    if (j != none) begin_tokens(j, n);
+    head.decay.begin_undecayed();
+    if (j != none) begin_tokens(head, j, n);
     prefetch_.clear();
-    if (next > 0) prefetch(i == none ? none : i + n, j == none ? none : j + n, next);
+    if (next > 0) prefetch(head, i == none ? none : i + n, j == none ? none : j + n, next);
     if (i != none) {
-      tile_.begin(decay_, state_, tokens_, j == none || finite_rows(tokens_.keys));
-      const index_t heads = x_.queries_per_state(), head = task_.state * heads;
-      for (index_t q = head; q < head + heads; ++q)
+      tile_.begin(head.number, head.decay, head.state, tokens_, j == none || finite_rows(tokens_.keys));
+      const index_t heads = x_.queries_per_state(), first = head.number * heads;
+      for (index_t q = first; q < first + heads; ++q)
         for (index_t at = 0; at < n; at += max_lanes)
           tile_.write({q, i + at, std::min(max_lanes, n - at), j == none ? none : at});
     }
     if (j == none || (i != none && next == 0 && !read_again_)) return;
-    if (x_.wants_slopes()) slopes_.update(tokens_, state_, decay_);
+    if (x_.wants_slopes()) slopes_.update(tokens_, head.state, head.decay);
     if (x_.sums_keys())
-      state_.update(tokens_, features_, decay_, prefetch_);
+      head.state.update(tokens_, features_, head.decay, prefetch_);
     else
-      state_.update_z(tokens_, features_, decay_);
+      head.state.update_z(tokens_, features_, head.decay);
   }
 
-  void begin_tokens(index_t j, index_t n) {
-    const index_t kv_head = task_.state / p_.states_per_kv_head;
-    decay_.begin_chunk(j, n);
+  void begin_tokens(state_head& head, index_t j, index_t n) {
+    const index_t kv_head = head.number / p_.states_per_kv_head;
+    head.decay.begin_chunk(j, n);
     const std::byte* const k = p_.key(task_.sequence, kv_head, j);
     if (maps_rows(p_)) {
       const tile::lane_block<T> keys = keys_.copy(k, n);
@@ -108,12 +122,13 @@ template <class T> class forward_sweep {
     if (x_.sums_keys()) tokens_.values = values_.read(p_.value(task_.sequence, kv_head, j), n);
   }
 
-  void prefetch(index_t i, index_t j, index_t next) {
+  // The rows of heads side by side share pages.
+  void prefetch(const state_head& head, index_t i, index_t j, index_t next) {
     const sequence& s = task_.sequence;
-    const index_t q = task_.state * x_.queries_per_state(), kv_head = task_.state / p_.states_per_kv_head;
+    const index_t q = head.number * x_.queries_per_state(), kv_head = head.number / p_.states_per_kv_head;
     index_t number = 0;
     const auto set = [&](const auto& x, const std::byte* row) {
-      prefetch_.set(number++, {row, x.row_bytes(), next, x.extent(3) * x.element_bytes()}, true);
+      prefetch_.set(number++, {row, x.row_bytes(), next, x.extent(3) * x.element_bytes()}, head.number == task_.state);
     };
     if (i != none && x_.queries_per_state() > 0) {
       set(x_.dout, x_.dout_row(s, q, i));
@@ -127,20 +142,21 @@ template <class T> class forward_sweep {
   }
 
   void clear_gates() const {
-    for (index_t t = 0; t < task_.sequence.queries; ++t)
-      x_.dlog_gates(task_.sequence.batch, task_.state, task_.sequence.first_query + t) = T(0);
+    for (index_t state = task_.state; state < task_.state + task_.states; ++state)
+      for (index_t t = 0; t < task_.sequence.queries; ++t)
+        x_.dlog_gates(task_.sequence.batch, state, task_.sequence.first_query + t) = T(0);
   }
 
   // Gates: <gradient of the final state, final state>. Slopes: what this sequence adds to their gradients.
-  void write_state_term() const {
+  void write_state_term(const state_head& head) const {
+    const index_t sequence = task_.sequence.number;
     double sum = 0;
     if (x_.wants_slopes())
-      sum = -slopes_.end(task_.sequence, task_.state);
-    else if (x_.dafter.s.data() != nullptr && !state_.empty())
+      sum = -slopes_.end(task_.sequence, head.number);
+    else if (x_.dafter.s.data() != nullptr && !head.state.empty())
       for (index_t f = 0; f < p_.d; ++f)
-        sum += dot_in_double(state_.s() + f * state_.stride(), &x_.dafter.s(task_.sequence.number, task_.state, f, 0),
-                             p_.e);
-    terms_.state[task_.sequence.number * p_.states + task_.state] = sum;
+        sum += dot_in_double(head.state.s() + f * head.state.stride(), &x_.dafter.s(sequence, head.number, f, 0), p_.e);
+    terms_.state[sequence * p_.states + head.number] = sum;
   }
 
   const backward_problem<T>& x_;
@@ -149,12 +165,11 @@ template <class T> class forward_sweep {
   index_t chunk_;
   chunk_task task_ = {};
   chunk_features<T> features_;
-  chunk_decay<T> decay_;
-  chunk_state<T> state_;
-  slope_gradients<T> slopes_;
+  slope_gradients<T> slopes_;  // of one head: there are no others beside it
   tile::prefetch_queue<T> prefetch_;
   query_gradients<T> tile_;
   chunk_rows<T> keys_, values_;
+  tile::lane_array<std::optional<state_head>, max_states_per_task> heads_;
   chunk_tokens<T> tokens_ = {};
   bool read_again_ = true;  // the state after the last chunk
 };

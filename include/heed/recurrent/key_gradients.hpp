@@ -42,13 +42,11 @@ template <class T> class key_gradients {
   static constexpr index_t w = simd::width<T>, max_lanes = tile::max_lanes<T>;
 
   key_gradients(const backward_problem<T>& x, const chunk_task& task, const chunk_sizes& sizes,
-                const chunk_features<T>& features, gate_gradients<T>& gates, tile::prefetch_queue<T>& prefetch,
-                heed::detail::arena& memory)
+                const chunk_features<T>& features, tile::prefetch_queue<T>& prefetch, heed::detail::arena& memory)
       : x_(x),
         p_(x.p),
         task_(task),
         features_(features),
-        gates_(gates),
         prefetch_(prefetch),
         pairs_(prefetch, memory),
         reads_k_(x.wants_values() || p_.taylor() || p_.mapped() || x.wants_gates()),
@@ -65,14 +63,15 @@ template <class T> class key_gradients {
     lanes_ = memory.take<T>(max_lanes);
   }
 
-  // Begins the tiles of n tokens from token j on, with what the state after them gives.
-  void begin(index_t kv_head, index_t j, index_t n, const chunk_decay<T>& decay, const chunk_state<T>& state) {
-    kv_head_ = kv_head, first_ = j, n_ = n, decay_ = &decay, state_ = &state;
-    if (gates_.wanted()) gates_.begin_chunk();
+  // Begins the tiles of n tokens from token j on, with what the state after them gives. gates: of the state
+  void begin(index_t kv_head, index_t j, index_t n, const chunk_decay<T>& decay, const chunk_state<T>& state,
+             gate_gradients<T>& gates) {
+    kv_head_ = kv_head, first_ = j, n_ = n, decay_ = &decay, state_ = &state, gates_ = &gates;
+    if (gates.wanted()) gates.begin_chunk();
     each_tile([&](const lane_range& range) {
       gather(range);
       read_state(range);
-      if (gates_.wanted()) set_gate_keys(range);
+      if (gates.wanted()) set_gate_keys(range);
     });
     started_ = false;
   }
@@ -150,7 +149,7 @@ template <class T> class key_gradients {
   void set_gate_keys(const lane_range& range) {
     std::fill(lanes_, lanes_ + max_lanes, T(0));
     if (!state_->empty()) add_lane_dots<T>(block(phi_, p_.d, range), block(dk_, p_.d, range), lanes_);
-    gates_.set_keys(*decay_, range.at, range.count, lanes_);
+    gates_->set_keys(*decay_, range.at, range.count, lanes_);
   }
   // dk = R v + r, through the features where they are taylor's
   void read_keys(const lane_range& range, const feature_block& features) {
@@ -180,9 +179,9 @@ template <class T> class key_gradients {
       for (index_t r = 0; p_.normalize && r < d.rows; ++r) add_to_row(d, r, queries.minus_delta[pairs.row + r]);
       if (p_.taylor()) chain_taylor<T>(s, d);
       decay_->apply_diag_decay(d, pairs.row, range.at + lane);
-      if (gates_.wanted()) {
+      if (gates_->wanted()) {
         decay_->hide(s, pairs.row, range.at + lane);
-        gates_.add_pairs(s, d, pairs.row, range.at + lane);
+        gates_->add_pairs(s, d, pairs.row, range.at + lane);
       }
       pairs_.add(*decay_, range, pairs, dout_v, queries.u, dk, from, queries.finite);
     }
@@ -223,13 +222,13 @@ template <class T> class key_gradients {
   const recurrence<T>& p_;
   const chunk_task& task_;
   const chunk_features<T>& features_;
-  gate_gradients<T>& gates_;
   tile::prefetch_queue<T>& prefetch_;
   pair_sums<T> pairs_;
   bool reads_k_, scores_needed_;
   T *phi_, *k_, *v_, *dk_, *dv_;  // [.][lane], tile after tile; k: before the feature map
   T *block_, *dout_v_, *scores_, *others_, *lanes_;
   index_t kv_head_ = 0, first_ = 0, n_ = 0;
+  gate_gradients<T>* gates_ = nullptr;
   const chunk_decay<T>* decay_ = nullptr;
   const chunk_state<T>* state_ = nullptr;
   bool started_ = false;

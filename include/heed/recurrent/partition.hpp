@@ -111,23 +111,26 @@ inline bool token_major(const heed::detail::input_tensor& x) {
   return tile::far_rows(x) && std::abs(x.stride(1)) <= std::abs(x.stride(2)) / 2;
 }
 
-// Returns how many heads of the state a task takes through the tokens side by side. In token-major tensors each row is
-// on a page of its own, with the rows of other heads beside it: a task for several heads asks for the page once, and
-// uses the lines that the CPU fetches on its own behind a row. As many as keep states and rows in the second-level
-// cache, and no worker busy longer than with one head at a time. bench/lightning_bench.cpp, layout rows.
-template <class T> index_t states_together(const recurrence<T>& p, index_t chunk, index_t workers) {
+// Returns how many of `heads` heads a task takes through the tokens side by side. In token-major tensors each row is on
+// a page of its own, with the rows of other heads beside it: a task for several heads asks for the page once, and uses
+// the lines that the CPU fetches on its own behind a row. They are as many as keep states and rows, `each` bytes per
+// head, in the second-level cache, and no worker busy longer than with one head at a time. bench/lightning_bench.cpp,
+// layout rows.
+inline index_t heads_together(index_t sequences, index_t heads, double each, index_t workers) {
   constexpr double cache = 640 * 1024;
+  const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
+  for (index_t most = std::min(max_states_per_task, heads); most > 1; --most) {
+    const index_t groups = (heads + most - 1) / most, even = (heads + groups - 1) / groups;
+    if (real(even) * each > cache) continue;
+    if (rounds(sequences * groups) * even <= rounds(sequences * heads)) return even;
+  }
+  return 1;
+}
+template <class T> index_t states_together(const recurrence<T>& p, index_t chunk, index_t workers) {
   if (!token_major(p.k) || !token_major(p.v)) return 1;
   const index_t q = p.q_format->element, kv = p.kv_format->element, o = p.o_format->element;
   const double state = real(p.features) * real(odd_lines<T>(p.e)) * double{sizeof(T)};
-  const double each = state + real(chunk) * real((q + kv) * p.d + (kv + o) * p.e);
-  const auto rounds = [&](index_t tasks) { return tasks / workers + (tasks % workers != 0); };
-  for (index_t most = std::min(max_states_per_task, p.states); most > 1; --most) {
-    const index_t groups = (p.states + most - 1) / most, even = (p.states + groups - 1) / groups;
-    if (real(even) * each > cache) continue;
-    if (rounds(p.sequences() * groups) * even <= rounds(p.sequences() * p.states)) return even;
-  }
-  return 1;
+  return heads_together(p.sequences(), p.states, state + real(chunk) * real((q + kv) * p.d + (kv + o) * p.e), workers);
 }
 
 // Returns task number `task` of a cut.

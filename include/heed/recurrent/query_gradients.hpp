@@ -76,9 +76,10 @@ template <class T> class query_gradients {
 
   bool reads_q() const { return reads_q_; }
 
-  // Begins the tiles of a state and a chunk. finite: all keys are
-  void begin(const chunk_decay<T>& decay, const chunk_state<T>& state, const chunk_tokens<T>& tokens, bool finite) {
-    decay_ = &decay, state_ = &state, tokens_ = tokens, finite_ = finite;
+  // Begins the tiles of a state, head `number` of it, and a chunk. finite: all keys are
+  void begin(index_t number, const chunk_decay<T>& decay, const chunk_state<T>& state, const chunk_tokens<T>& tokens,
+             bool finite) {
+    number_ = number, decay_ = &decay, state_ = &state, tokens_ = tokens, finite_ = finite;
   }
 
   // Computes the gradients of a tile, and what the reverse sweep needs of its rows; queries.lanes <= max_lanes.
@@ -202,7 +203,7 @@ template <class T> class query_gradients {
     if (!empty()) add_lane_dots<T>(phi_, sums_, weight_sum_);
     const bool first = queries_.head % p_.queries_per_state == 0, decays = queries_.at >= 0 && decay_->decays();
     for (index_t l = 0; l < queries_.lanes; ++l) {
-      T& sum = x_.dlog_gates(task_.sequence.batch, task_.state, task_.sequence.first_query + queries_.first + l);
+      T& sum = x_.dlog_gates(task_.sequence.batch, number_, task_.sequence.first_query + queries_.first + l);
       const T left = decays ? decay_->q_decay(queries_.at)[l] : T(1);
       const T a = left > T(0) ? static_cast<T>(p_.scale) * left * weight_sum_[l] : T(0);
       sum = first ? a : sum + a;
@@ -221,6 +222,7 @@ template <class T> class query_gradients {
   tile::lane_block<T> dout_, o_, phi_, q_, sums_, features_sum_;  // q: before the feature map
   tile::lane_block<T> dout_v_, scores_;
   T *delta_, *minus_delta_, *weight_sum_, *factor_;
+  index_t number_ = 0;
   const chunk_decay<T>* decay_ = nullptr;
   const chunk_state<T>* state_ = nullptr;
   chunk_tokens<T> tokens_ = {};

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 
 #include "heed/core/context.hpp"
 #include "heed/recurrent/backward_problem.hpp"
@@ -20,7 +21,8 @@
 namespace heed::recurrent {
 inline namespace HEED_ISA {
 
-// The reverse sweep of one head of k and v of a sequence, with all states that it has, or of a piece of its tokens
+// The reverse sweep of some heads of k and v of a sequence, side by side, or of a piece of its tokens; where heads have
+// more than one state each, one state after the other
 template <class T> class reverse_sweep {
  public:
   reverse_sweep(const backward_problem<T>& x, const sweep_terms<T>& terms, const chunk_sizes& sizes,
@@ -30,34 +32,50 @@ template <class T> class reverse_sweep {
         terms_(terms),
         chunk_(sizes.chunk),
         features_(p_, chunk_, memory),
-        decay_(p_, chunk_, memory),
-        state_(p_, {x.dafter, x.dbefore}, task_, sizes, memory),
-        gates_(x, chunk_, memory),
-        tiles_(x, task_, sizes, features_, gates_, prefetch_, memory),
+        tiles_(x, task_, sizes, features_, prefetch_, memory),
         scaled_(!heed::detail::equals(p_.scale, 1) || p_.normalize),
         u_(p_.q, *p_.q_format, {.copies = copies_queries()}, chunk_, memory),
         dout_(x.dout, *x.dout_format, {.copies = p_.taylor() && scaled_, .lanes = true}, chunk_, memory),
         factor_(memory.take<T>(chunk_)),
-        minus_delta_(memory.take<T>(p_.normalize ? chunk_ : 0)) {}
+        minus_delta_(memory.take<T>(p_.normalize ? chunk_ : 0)) {
+    for (index_t i = 0; i < sizes.states; ++i) heads_[i].emplace(x, task_, sizes, memory);
+  }
   reverse_sweep(const reverse_sweep&) = delete;  // the parts hold each other
   reverse_sweep& operator=(const reverse_sweep&) = delete;
 
-  // task.state: the head of k and v. Pieces count from the last token.
+  // task.state, task.states: heads of k and v. Pieces count from the last token.
   void run(const chunk_task& task) {
-    task_ = task, kv_head_ = task.state;
+    task_ = task;
     const index_t states = x_.states_per_kv_head();
-    for (index_t i = 0; i < states; ++i) run_state(kv_head_ * states + i, i > 0);
+    for (index_t i = 0; i < states; ++i) run_states(i);
     if (task.piece.first()) write_padding(states > 0 ? task.sequence.keys : 0);
   }
 
  private:
   static constexpr index_t none = -1;
 
+  // One head of the state
+  struct state_head {
+    state_head(const backward_problem<T>& x, const chunk_task& task, const chunk_sizes& sizes,
+               heed::detail::arena& memory)
+        : decay(x.p, sizes.chunk, memory),
+          state(x.p, {x.dafter, x.dbefore}, task, sizes, memory),
+          gates(x, sizes.chunk, memory) {}
+
+    void begin(const sequence& s, index_t head) { number = head, decay.begin_state(s, head), state.begin(head); }
+
+    chunk_decay<T> decay;
+    chunk_state<T> state;  // R and r
+    gate_gradients<T> gates;
+    index_t number = 0;
+  };
+
   bool copies_queries() const {
     return maps_rows(p_) || (scaled_ && !p_.taylor()) || !heed::detail::equals(p_.q_scale, T(1));
   }
 
-  void run_state(index_t state, bool add) {
+  // Runs state number i of each head of k and v.
+  void run_states(index_t i) {
     const sequence& s = task_.sequence;
     const causal_split split = p_.split(s);
     const index_t keys = split.prefix_keys, queries = split.leading_queries, pairs = split.pairs;
@@ -67,45 +85,55 @@ template <class T> class reverse_sweep {
     const index_t begin = all - pairs_before(task_.piece.end, all, chunk_);
     const bool first = task_.piece.first(), last = task_.piece.last();
     if (begin >= end && !last && !first) return;  // fewer chunks than pieces
-    task_.state = state, add_ = add;
-    decay_.begin_state(s, state), state_.begin(state);
-    if (gates_.wanted())
-      gates_.begin(s, state, terms_.state[s.number * p_.states + state], queries + pairs, rest_queries);
+    add_ = i > 0, read_again_ = true;
+    for (index_t h = 0; h < task_.states; ++h) begin_head(*heads_[h], h, i, queries + pairs, rest_queries);
     if (first) each_chunk(none, keys + pairs, rest_keys, true);
     if (begin >= end && !last) return;
     each_chunk(queries + pairs, none, rest_queries, false);
     each_chunk(queries + end, keys + end, pairs - end, false);
+    read_again_ = last && (queries > 0 || keys > 0 || x_.wants_state());
     each_chunk(queries + begin, keys + begin, end - begin, true);
     if (!last) return;
     each_chunk(0, none, queries, false);
     each_chunk(none, 0, keys, true);
-    state_.end();
+    for (index_t h = 0; h < task_.states; ++h) heads_[h]->state.end();
+  }
+  void begin_head(state_head& head, index_t h, index_t i, index_t first, index_t rest) {
+    head.begin(task_.sequence, (task_.state + h) * x_.states_per_kv_head() + i);
+    if (!head.gates.wanted()) return;
+    const double term = terms_.state[task_.sequence.number * p_.states + head.number];
+    head.gates.begin(task_.sequence, head.number, term, first, rest);
   }
 
   // Goes through chunks from the last to the first; they begin at multiples of chunk_ from i and j on. writes: tokens
   // get their gradients; else R goes past them.
   void each_chunk(index_t i, index_t j, index_t count, bool writes) {
     for (index_t at = (count - 1) / chunk_ * chunk_; count > 0 && at >= 0; at -= chunk_)
-      run_chunk(i == none ? none : i + at, j == none ? none : j + at, std::min(chunk_, count - at), at > 0, writes);
+      for (index_t h = 0; h < task_.states; ++h)
+        run_chunk(*heads_[h], i == none ? none : i + at, j == none ? none : j + at, std::min(chunk_, count - at),
+                  at > 0, writes);
   }
   // more: there is a chunk before this one, and its rows are prefetched.
-  void run_chunk(index_t i, index_t j, index_t n, bool more, bool writes) {
-    decay_.begin_undecayed();
-    if (j != none) decay_.begin_chunk(j, n, true);
+  void run_chunk(state_head& head, index_t i, index_t j, index_t n, bool more, bool writes) {
+    const index_t kv_head = head.number / x_.states_per_kv_head();
+    head.decay.begin_undecayed();
+    if (j != none) head.decay.begin_chunk(j, n, true);
     prefetch_.clear();
-    if (more) prefetch(i == none ? none : i - chunk_, j == none ? none : j - chunk_, writes);
+    if (more) prefetch(head, i == none ? none : i - chunk_, j == none ? none : j - chunk_, writes);
     writes = writes && (x_.wants_keys() || x_.wants_values());
-    if (writes) tiles_.begin(kv_head_, j, n, decay_, state_);
-    const index_t heads = x_.queries_per_state(), head = task_.state * heads;
-    for (index_t q = head; i != none && q < head + heads; ++q) {
+    if (writes) tiles_.begin(kv_head, j, n, head.decay, head.state, head.gates);
+    const index_t heads = x_.queries_per_state(), first = head.number * heads;
+    for (index_t q = first; i != none && q < first + heads; ++q) {
       read_queries(q, i, n);
       if (writes) tiles_.add_pairs(queries_);
-      state_.update({queries_.u, queries_.dout, queries_.minus_delta}, features_, decay_, prefetch_, q > head);
+      if (more || j == none || read_again_)
+        head.state.update({queries_.u, queries_.dout, queries_.minus_delta}, features_, head.decay, prefetch_,
+                          q > first);
     }
-    if (j != none && (i == none || heads == 0)) state_.scale(decay_.block_decay());
+    if (j != none && (i == none || heads == 0)) head.state.scale(head.decay.block_decay());
     if (!writes) return;
     tiles_.finish(add_);
-    if (gates_.wanted()) gates_.write(decay_, j, n);
+    if (head.gates.wanted()) head.gates.write(head.decay, j, n);
   }
 
   // Reads u and dout of n queries of a head, from the last to the first.
@@ -137,18 +165,20 @@ template <class T> class reverse_sweep {
     return dout;
   }
 
-  void prefetch(index_t i, index_t j, bool writes) {
+  // The rows of heads side by side share pages.
+  void prefetch(const state_head& head, index_t i, index_t j, bool writes) {
     const sequence& s = task_.sequence;
-    const index_t q = task_.state * x_.queries_per_state();
+    const index_t q = head.number * x_.queries_per_state(), kv_head = head.number / x_.states_per_kv_head();
+    const bool pages = kv_head == task_.state;
     index_t number = 0;
     const auto set = [&](const auto& x, const std::byte* row) {
-      prefetch_.set(number++, {row, x.row_bytes(), chunk_, x.extent(3) * x.element_bytes()}, true, true);
+      prefetch_.set(number++, {row, x.row_bytes(), chunk_, x.extent(3) * x.element_bytes()}, pages, true);
     };
     if (i != none && x_.queries_per_state() > 0) set(p_.q, p_.query(s, q, i)), set(x_.dout, x_.dout_row(s, q, i));
     if (j == none || !writes) return;
-    set(p_.k, p_.key(s, kv_head_, j)), set(p_.v, p_.value(s, kv_head_, j));
-    if (x_.dk.data() != nullptr) set(x_.dk, x_.dk.row(s.batch, kv_head_, s.first_key + j));
-    if (x_.dv.data() != nullptr) set(x_.dv, x_.dv.row(s.batch, kv_head_, s.first_key + j));
+    set(p_.k, p_.key(s, kv_head, j)), set(p_.v, p_.value(s, kv_head, j));
+    if (x_.dk.data() != nullptr) set(x_.dk, x_.dk.row(s.batch, kv_head, s.first_key + j));
+    if (x_.dv.data() != nullptr) set(x_.dv, x_.dv.row(s.batch, kv_head, s.first_key + j));
   }
 
   // Writes zeros to the gradients of tokens that key_lengths hides.
@@ -157,10 +187,11 @@ template <class T> class reverse_sweep {
     const index_t all =
         p_.packed() ? p_.mask.key_offsets[static_cast<std::size_t>(s.number) + 1] - s.first_key : p_.k.extent(2);
     for (const heed::detail::output_tensor* const x : {&x_.dk, &x_.dv})
-      for (index_t j = keys; j < (x->data() != nullptr ? all : 0); ++j) {
-        T* const row = tile::row_as<T>(x->row(s.batch, kv_head_, s.first_key + j));
-        std::fill(row, row + x->extent(3), T(0));
-      }
+      for (index_t h = task_.state; h < (x->data() != nullptr ? task_.state + task_.states : 0); ++h)
+        for (index_t j = keys; j < all; ++j) {
+          T* const row = tile::row_as<T>(x->row(s.batch, h, s.first_key + j));
+          std::fill(row, row + x->extent(3), T(0));
+        }
   }
 
   const backward_problem<T>& x_;
@@ -168,18 +199,16 @@ template <class T> class reverse_sweep {
   const sweep_terms<T>& terms_;
   index_t chunk_;
   chunk_task task_ = {};
-  index_t kv_head_ = 0;
-  bool add_ = false;  // to the gradients that other states have written
+  bool add_ = false;        // to the gradients that other states have written
+  bool read_again_ = true;  // R before the last chunk
   chunk_features<T> features_;
-  chunk_decay<T> decay_;
-  chunk_state<T> state_;  // R and r
   tile::prefetch_queue<T> prefetch_;
-  gate_gradients<T> gates_;
   key_gradients<T> tiles_;
   bool scaled_;
   chunk_rows<T> u_, dout_;
   T *factor_, *minus_delta_;
   chunk_queries<T> queries_ = {};
+  tile::lane_array<std::optional<state_head>, max_states_per_task> heads_;
 };
 
 }  // namespace HEED_ISA

@@ -43,12 +43,12 @@ plan plan_backward(const Q& q, const K& k, const V& v, const O& o, const D& dout
 
 // Computes the gradients of a loss with respect to the inputs of forward, from dout (B, max(H, Hk), N, E), the gradient
 // with respect to o, and dlse, if given, that with respect to lse. q, k, v and the options are those of forward; o and
-// lse are what it wrote. Gradients are overwritten; those left out are not computed. dq, dk, dv and dbias have the
-// shapes of q, k, v and bias: sums where a bias is broadcast, or where pairs share a number of dbias by its strides.
-// dsink_logits and dalibi_slopes have one number for each head of o. Rows that see no key, and keys that no row sees,
-// get 0, even where q, k, v or dout hold NaN. Scratch: a few numbers per row. Throws heed::error, before anything is
-// written, where shapes or options do not fit, lse is missing, or a score function has no derivative. Dao et al. (arXiv
-// 2205.14135), Dao (arXiv 2307.08691).
+// lse are what it wrote, and without lse it is computed once more. Gradients are overwritten; those left out are not
+// computed. dq, dk, dv and dbias have the shapes of q, k, v and bias: sums where a bias is broadcast, or where pairs
+// share a number of dbias by its strides. dsink_logits and dalibi_slopes have one number for each head of o. Rows that
+// see no key, and keys that no row sees, get 0, even where q, k, v or dout hold NaN. Scratch: a few numbers per row.
+// Throws heed::error, before anything is written, where shapes or options do not fit, or a score function has no
+// derivative. Dao et al. (arXiv 2205.14135), Dao (arXiv 2307.08691).
 template <viewable Q, viewable K, viewable V, viewable O, viewable D>
 void backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& wanted,
               const options<acc_of<Q>>& opt = {}, const context& context = {}) {

@@ -10,6 +10,7 @@
 
 #include "heed/core/message.hpp"
 #include "heed/core/types.hpp"
+#include "heed/softmax/backward.hpp"
 #include "heed/softmax/decode.hpp"
 #include "heed/softmax/forward.hpp"
 #include "heed/softmax/options.hpp"
