@@ -33,6 +33,22 @@ void add_differences(verdict& result, const char* what, const buffer<double>& x,
           result.add(dx(b, h, i, d), difference(x(b, h, i, d), loss), 1e-9 * (largest + size), what, b, h, i, d);
 }
 
+inline buffer<double> random_input(const extents& n, std::uint32_t seed) {
+  auto x = buffer<double>::input(n);
+  random_numbers random(seed);
+  x.each([&](double& a) {  // not near 0, where relu and elu_plus_one have a kink
+    const double number = random.normal();
+    a = number + (number < 0 ? -0.02 : 0.02);
+  });
+  return x;
+}
+
+inline bool all_zero(const buffer<double>& x) {
+  bool zero = true;
+  x.each([&](double a) { zero = zero && a == 0; });
+  return zero;
+}
+
 // The sum of all a(i) b(i)
 inline double inner(const buffer<double>& a, const buffer<double>& b) {
   double sum = 0;
