@@ -21,7 +21,7 @@ template <class T> class row_gradients : public row_solutions<T> {
 
   row_gradients(const gradient_problem<T>& p, heed::detail::arena& memory) : base(p, memory) {
     dq_ = memory.take<T>(p.wants_queries() ? lanes * p.d : 0);
-    for (T** x : {&a_, &c_, &sum_a_, &sum_c_, &delta_, &dridge_, &dbias_}) *x = memory.take<T>(lanes);
+    for (T** x : {&a_, &c_, &sum_a_, &sum_c_, &delta_, &dbias_}) *x = memory.take<T>(lanes);
     const index_t pairs = lanes * base::tile_type::most_keys;
     cap_slopes_ = memory.take<T>(p.scores.has_cap() ? pairs : 0);
     function_slopes_ = memory.take<T>(p.scores.has_function() ? pairs : 0);
@@ -149,11 +149,13 @@ template <class T> class row_gradients : public row_solutions<T> {
     for (index_t l = 0; l < rows_.count; ++l) saved.dbias(at + l) = (lost_values_ & bit(l)) != 0 ? nan : dbias_[l];
   }
   void save_ridges(const pairwise::sequence& s, index_t kv_head, const saved_rows<T>& saved) {
-    lane_dot(y_, w_, weights_.row(), p_.d, weights_.row(), dridge_);
-    const index_t at = p_.row_number(s, kv_head, first_row_);
+    const index_t at = p_.row_number(s, kv_head, first_row_), row = weights_.row();
     for (index_t l = 0; l < rows_.count; ++l) {
       const bool finite = std::isfinite(p_.ridge.at(rows_.row[l].head));
-      saved.dridge(at + l) = !finite ? T(0) : (lost_values_ & bit(l)) != 0 ? nan : dridge_[l];
+      double sum = 0;
+      for (index_t d = 0; finite && d < p_.d; ++d)
+        sum += static_cast<double>(y_[d * row + l]) * static_cast<double>(w_[d * row + l]);
+      saved.dridge(at + l) = finite && (lost_values_ & bit(l)) != 0 ? std::numeric_limits<double>::quiet_NaN() : sum;
     }
   }
 
@@ -179,7 +181,7 @@ template <class T> class row_gradients : public row_solutions<T> {
   }
 
   T* dq_;  // [d][lane]
-  T *a_, *c_, *sum_a_, *sum_c_, *delta_, *dridge_, *dbias_;
+  T *a_, *c_, *sum_a_, *sum_c_, *delta_, *dbias_;
   T *cap_slopes_, *function_slopes_;  // [key][lane]
   index_t first_row_ = 0;
 };

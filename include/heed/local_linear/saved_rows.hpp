@@ -20,14 +20,14 @@ template <class T> class saved_rows {
         y_(memory.take<T>(rows_ * stride_)),
         w_(memory.take<T>(rows_ * stride_)),
         numbers_(memory.take<T>(rows_ * numbers)),
-        dridge_(memory.take<T>(p.wants_ridge() ? p.all_rows() : 0)),
-        dbias_(memory.take<T>(p.wants_row_bias() ? p.all_rows() : 0)) {}
+        dbias_(memory.take<T>(p.wants_row_bias() ? p.all_rows() : 0)),
+        dridge_(memory.take<double>(p.wants_ridge() ? p.all_rows() : 0)) {}
 
   index_t stride() const { return stride_; }  // from a row of y or w to the next, whole vectors
   T* y(index_t row) const { return y_ + row * stride_; }
   T* w(index_t row) const { return w_ + row * stride_; }
   T* of(number x, index_t row) const { return numbers_ + x * rows_ + row; }
-  T& dridge(index_t row) const { return dridge_[row]; }
+  double& dridge(index_t row) const { return dridge_[row]; }
   T& dbias(index_t row) const { return dbias_[row]; }  // of a row, with one number for all keys
 
   // dridge of each head: the sum over its rows
@@ -35,7 +35,7 @@ template <class T> class saved_rows {
     for (index_t h = 0; h < p.heads; ++h) {
       double sum = 0;
       for (index_t b = 0; b < p.q.extent(0); ++b)
-        each_row(p, b, h, [&](index_t, index_t row) { sum += static_cast<double>(dridge_[row]); });
+        each_row(p, b, h, [&](index_t, index_t row) { sum += dridge_[row]; });
       p.dridge(h) = static_cast<T>(sum);
     }
   }
@@ -71,7 +71,8 @@ template <class T> class saved_rows {
   }
 
   index_t stride_, rows_;
-  T *y_, *w_, *numbers_, *dridge_, *dbias_;
+  T *y_, *w_, *numbers_, *dbias_;
+  double* dridge_;
 };
 
 }  // namespace HEED_ISA
