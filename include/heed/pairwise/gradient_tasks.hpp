@@ -37,7 +37,7 @@ template <class T> class gradient_units {
       : p_(p),
         clusters_(std::min(p.query_heads, p.kv_heads)),
         block_(gradient_tile<T>::block_keys(p)),
-        one_batch_(p.wants_pair_bias() && p.dbias.extent(0) == 1 && !p.packed()),
+        one_batch_(p.wants_pair_bias() && p.dbias.extent(0) == 1 && (!p.packed() || p.overlaps_bias())),
         one_head_(p.wants_pair_bias() && p.dbias.extent(1) == 1) {}
 
   index_t clusters() const { return clusters_; }
