@@ -59,7 +59,7 @@ TEST_CASE("slopes of 0 and infinity, gates that cut") {
   }
 }
 
-TEST_CASE("a wrong gradient differs from the differences") {
+TEST_CASE("lightning: a wrong gradient differs from the differences") {
   for (const bool gated : {false, true}) {
     case_of x({1, 1, 1, 4, 4, 2, 2}, 1, gated);
     x.backward();

@@ -78,7 +78,7 @@ TEST_CASE("no decay is linear attention of sums; one token and nothing before it
   CHECK(one.dnumbers(0, 0, 0, 0) == 0);
 }
 
-TEST_CASE("two halves, the gradient of the state between them carried, are the whole") {
+TEST_CASE("lightning: two halves, the gradient of the state between them carried, are the whole") {
   for (const bool gated : {false, true})
     for (const index_t cut : {0, 1, 3, 6}) {
       const case_of x({1, 2, 1, 6, 6, 3, 2}, 2, gated), y({1, 2, 1, 6, 6, 3, 2}, 2, gated);

@@ -64,7 +64,7 @@ TEST_CASE("a function of the caller's with its derivative") {
   }
 }
 
-TEST_CASE("a wrong gradient differs from the differences") {
+TEST_CASE("linear: a wrong gradient differs from the differences") {
   const case_of x({1, 1, 1, 4, 4, 2, 2}, {.mask = heed::causal(), .eps = 0.5});
   x.backward();
   CHECK(x.differences().worst <= 1);

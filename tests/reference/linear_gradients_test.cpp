@@ -76,7 +76,7 @@ TEST_CASE("without eps: a constant v gives q and k no gradient; the length of ph
   }
 }
 
-TEST_CASE("two halves, the gradient of the state between them carried, are the whole") {
+TEST_CASE("linear: two halves, the gradient of the state between them carried, are the whole") {
   for (const feature map : {feature::elu_plus_one, feature::taylor})
     for (const index_t cut : {0, 1, 3, 6}) {
       const case_of x({1, 2, 1, 6, 6, 3, 2}, with_eps({.mask = heed::causal()}, map));
