@@ -330,9 +330,9 @@ TEST_CASE("random options: gradients times a direction are the derivative of for
             if (std::isfinite(x.lse(b, h, i))) sum += x.dlse(b, h, i) * x.lse(b, h, i);
       return sum;
     };
-    for (const auto& [tensor, gradient] :
-         {std::pair(&double_case::q, &double_case::dq), std::pair(&double_case::k, &double_case::dk),
-          std::pair(&double_case::v, &double_case::dv)}) {
+    for (const auto& pair : {std::pair(&double_case::q, &double_case::dq), std::pair(&double_case::k, &double_case::dk),
+                             std::pair(&double_case::v, &double_case::dv)}) {
+      const auto tensor = pair.first, gradient = pair.second;
       const auto before = buffer<double>::input((x.*tensor).size()), direction = buffer<double>::input(before.size());
       copy(x.*tensor, before);
       double length = 0;
