@@ -109,5 +109,5 @@ TEST_CASE("what softmax refuses") {
 }
 
 TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
-  CHECK(wrong_with_vectors() == "");
+  CHECK(wrong_with_vectors(run_mixture_vectors) == "");
 }

@@ -332,7 +332,8 @@ TEST_CASE("random options: gradients times a direction are the derivative of for
     };
     for (const auto& pair : {std::pair(&double_case::q, &double_case::dq), std::pair(&double_case::k, &double_case::dk),
                              std::pair(&double_case::v, &double_case::dv)}) {
-      const auto tensor = pair.first, gradient = pair.second;
+      const auto tensor = pair.first;
+      const auto gradient = pair.second;
       const auto before = buffer<double>::input((x.*tensor).size()), direction = buffer<double>::input(before.size());
       copy(x.*tensor, before);
       double length = 0;

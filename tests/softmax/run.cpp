@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
+// The calls under test of softmax, which sparse query has under its own names, and of mixture of head.
+
+#include "mixture_of_head/run.hpp"
 #include "heed/softmax.hpp"
 #include "support/decode_run.hpp"
 #include "support/softmax_run.hpp"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The calls under test, compiled in tests/mixture_of_head/run.cpp, once per machine; those of softmax beside them.
+// The calls under test, compiled with those of softmax in tests/softmax/run.cpp, once per machine.
 
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"

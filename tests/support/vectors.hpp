@@ -16,6 +16,7 @@ namespace heed_test {
 // q and k of so many elements, v and o of so many: the text of the error, "" for none, or what forward and the plan
 // differ in. Compiled in tests/<kernel>/run.cpp.
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim);
+std::string run_mixture_vectors(heed::index_t dim, heed::index_t value_dim);
 
 // forward, plan (q, k, v, o): o is a span in forward, a vector in the plan
 template <class Forward, class Plan>
@@ -36,15 +37,15 @@ std::string said_of_vectors(heed::index_t dim, heed::index_t value_dim, Forward 
 }
 
 // What must hold of every kernel; what is wrong, or nothing
-inline std::string wrong_with_vectors() {
+inline std::string wrong_with_vectors(std::string (*run)(heed::index_t, heed::index_t) = run_vectors) {
   const auto holds = [](const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
   };
   std::string wrong;
-  if (const std::string text = run_vectors(1024, 1024); !text.empty()) wrong += "one row is refused: " + text;
+  if (const std::string text = run(1024, 1024); !text.empty()) wrong += "one row is refused: " + text;
   for (const heed::index_t dim : {4, 1025, 30000})
     for (const heed::index_t value_dim : {4, 1025, 30000}) {
-      const std::string text = run_vectors(dim, value_dim);
+      const std::string text = run(dim, value_dim);
       const std::string name = dim > 1024 ? "q has one axis of " : "v has one axis of ";
       const bool too_long = dim > 1024 || value_dim > 1024;
       const std::string number = std::to_string(dim > 1024 ? dim : value_dim);

@@ -10,8 +10,9 @@
 //   neither inside        x = y - sum_j b_j, with y what crosses the end of the chunk
 //
 // and x + sum_i a_i crosses its beginning. What crosses the last token is <gradient of the final state, final state>.
-// So nothing of the size of a state is stored, and rounding errors do not add up over the pairs inside chunks. Where
-// the chunk's decay is below the rounding of T, x is 0, and errors do not go past it. All sums are in double.
+// So nothing of the size of a state is stored. All sums are in double: what sums in T of rows and of columns are off by
+// would add up from token to token, while the errors of m cancel. Where the chunk's decay is below the rounding of T, x
+// is 0, and errors do not go past it.
 
 #include <algorithm>
 #include <limits>
@@ -33,7 +34,7 @@ template <class T> class gate_gradients {
   gate_gradients(const backward_problem<T>& x, index_t chunk, heed::detail::arena& memory)
       : x_(x), padded_(tile::whole_vectors<T>(chunk) + tile::max_lanes<T>) {
     if (!x.wants_gates()) return;
-    for (T** const each : {&keys_, &rows_, &lanes_}) *each = memory.take<T>(padded_);
+    keys_ = memory.take<T>(padded_), rows_ = memory.take<double>(padded_), lanes_ = memory.take<double>(padded_);
   }
 
   bool wanted() const { return x_.wants_gates(); }
@@ -48,7 +49,7 @@ template <class T> class gate_gradients {
     }
   }
 
-  void begin_chunk() { std::fill(rows_, rows_ + padded_, T(0)), std::fill(lanes_, lanes_ + padded_, T(0)); }
+  void begin_chunk() { std::fill(rows_, rows_ + padded_, 0.0), std::fill(lanes_, lanes_ + padded_, 0.0); }
 
   // Sets b of `count` lanes from lane `at` on of the chunk in reverse; dots: k.(R v)
   void set_keys(const chunk_decay<T>& decay, index_t at, index_t count, const T* dots) {
@@ -61,15 +62,20 @@ template <class T> class gate_gradients {
   // Adds the products a b of a block from (row, lane) on of the chunk in reverse; a pair of a token with itself has no
   // gate.
   HEED_NOINLINE void add_pairs(const tile::lane_block<T>& a, const tile::lane_block<T>& b, index_t row, index_t lane) {
+    constexpr index_t half = simd::width<double>;
     const simd::batch<T> zero(T(0));
     for (index_t r = 0; r < a.rows; ++r) {
-      simd::batch<T> sum = zero;
+      simd::batch<double> sum(0.0);
       for (index_t l = 0; l < a.lanes; l += w) {
         const simd::batch<T> product = simd::load(a.row(r) + l) * simd::load(b.row(r) + l);
-        const simd::batch<T> m = simd::select<T>(lanes_after<T>(row + r, lane + l) > zero, product, zero);
-        T* const lanes = lanes_ + lane + l;
-        simd::store(lanes, simd::load(lanes) + m);
-        sum += m;
+        alignas(64) tile::lane_array<T, w> m;
+        simd::store(m.data(), simd::select<T>(lanes_after<T>(row + r, lane + l) > zero, product, zero));
+        double* const lanes = lanes_ + lane + l;
+        for (index_t i = 0; i < w; i += half) {
+          const simd::batch<double> each = simd::load_double(m.data() + i);
+          simd::store(lanes + i, simd::load(lanes + i) + each);
+          sum += each;
+        }
       }
       rows_[row + r] += sum_of(sum);
     }
@@ -85,7 +91,7 @@ template <class T> class gate_gradients {
       const index_t r = n - 1 - t;
       T& g = gradient(j + t);
       after += static_cast<double>(g), before -= static_cast<double>(keys_[r]);
-      inside += static_cast<double>(rows_[r]) - static_cast<double>(lanes_[r]);
+      inside += rows_[r] - lanes_[r];
       if (decay.resets(*x_.p.gate(sequence_, state_, j + t))) inside = 0, before = 0;
       g = static_cast<T>(crossing_ + after + before + inside);
     }
@@ -93,18 +99,19 @@ template <class T> class gate_gradients {
   }
 
  private:
-  static T sum_of(simd::batch<T> x) {
-    alignas(64) tile::lane_array<T, w> lanes;
+  static double sum_of(simd::batch<double> x) {
+    alignas(64) tile::lane_array<double, simd::width<double>> lanes;
     simd::store(lanes.data(), x);
-    T sum = 0;
-    for (const T each : lanes) sum += each;
+    double sum = 0;
+    for (const double each : lanes) sum += each;
     return sum;
   }
   T& gradient(index_t t) const { return x_.dlog_gates(sequence_.batch, state_, sequence_.first_key + t); }
 
   const backward_problem<T>& x_;
   index_t padded_;
-  T *keys_ = nullptr, *rows_ = nullptr, *lanes_ = nullptr;  // of the chunk in reverse: b, sums of rows, sums of lanes
+  T* keys_ = nullptr;  // b of the chunk in reverse, as are the sums of rows and of lanes
+  double *rows_ = nullptr, *lanes_ = nullptr;
   sequence sequence_ = {};
   index_t state_ = 0;
   double crossing_ = 0;

@@ -211,6 +211,8 @@ HEED_INLINE batch<double> load_double(const float* p) {
   return _mm512_cvtps_pd(_mm256_loadu_ps(p));
 #elif defined(HEED_AVX2)
   return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#elif defined(HEED_X86)
+  return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 #else
   double lanes[width<double>];
   for (index_t i = 0; i < width<double>; ++i) lanes[i] = static_cast<double>(p[i]);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The calls under test of mixture of head, a part of softmax/run.cpp: together they compile in half the time, since
+// the engine below is the same.
 
 #include "heed/mixture_of_head.hpp"
-
-#include "heed/softmax.hpp"
 #include "support/decode_run.hpp"
 #include "support/mixture_run.hpp"
 #include "support/stored_run.hpp"
@@ -10,16 +12,6 @@
 
 namespace heed_test {
 
-template <class T>
-void run_forward(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
-                 const heed::context& ctx) {
-  heed::softmax::forward(q, k, v, o, options, ctx);
-}
-template <class T>
-heed::plan run_plan(input<T> q, input<T> k, input<T> v, output<T> o, const heed::softmax::options<T>& options,
-                    const heed::context& ctx) {
-  return heed::softmax::plan_forward(q, k, v, o, options, ctx);
-}
 template <class T>
 void run_mixture(input<T> q, input<T> k, input<T> v, heads_in<T> gates, output<T> o,
                  const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
@@ -29,11 +21,6 @@ template <class T>
 heed::plan run_mixture_plan(input<T> q, input<T> k, input<T> v, heads_in<T> gates, output<T> o,
                             const heed::mixture_of_head::options<T>& options, const heed::context& ctx) {
   return heed::mixture_of_head::plan_forward(q, k, v, gates, o, options, ctx);
-}
-template <class T>
-void run_backward(const backward_tensors<T>& x, const heed::softmax::gradients<T>& gradients,
-                  const heed::softmax::options<T>& options, const heed::context& ctx) {
-  heed::softmax::backward(x.q, x.k, x.v, x.o, x.dout, gradients, options, ctx);
 }
 template <class T>
 void run_mixture_backward(const backward_tensors<T>& x, heads_in<T> gates,
@@ -56,17 +43,11 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
   heed::mixture_of_head::route_by_norm(q, how, gates);
 }
 
-#define INSTANTIATE(T)                                                                                               \
-  template void run_forward<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,            \
-                               const heed::context&);                                                                \
-  template heed::plan run_plan<T>(input<T>, input<T>, input<T>, output<T>, const heed::softmax::options<T>&,         \
-                                  const heed::context&);                                                             \
+#define HEED_TEST_MIXTURE(T)                                                                                         \
   template void run_mixture<T>(input<T>, input<T>, input<T>, heads_in<T>, output<T>,                                 \
                                const heed::mixture_of_head::options<T>&, const heed::context&);                      \
   template heed::plan run_mixture_plan<T>(input<T>, input<T>, input<T>, heads_in<T>, output<T>,                      \
                                           const heed::mixture_of_head::options<T>&, const heed::context&);           \
-  template void run_backward<T>(const backward_tensors<T>&, const heed::softmax::gradients<T>&,                      \
-                                const heed::softmax::options<T>&, const heed::context&);                             \
   template void run_mixture_backward<T>(const backward_tensors<T>&, heads_in<T>,                                     \
                                         const heed::mixture_of_head::gradients<T>&,                                  \
                                         const heed::mixture_of_head::options<T>&, const heed::context&);             \
@@ -76,12 +57,10 @@ template <class T> void run_route_by_norm(input<T> q, const heed::mixture_of_hea
   template double run_route_trained<T>(heads_in<T>, heads_in<T>, heads_in<T>, const heed::mixture_of_head::routing&, \
                                        heads_out<T>);                                                                \
   template void run_route_by_norm<T>(input<T>, const heed::mixture_of_head::routing&, heads_out<T>);
-INSTANTIATE(float)
-INSTANTIATE(double)
+HEED_TEST_MIXTURE(float)
+HEED_TEST_MIXTURE(double)
+#undef HEED_TEST_MIXTURE
 
-void run_stored(const stored_call& x, const heed::softmax::options<float>& options, const heed::context& ctx) {
-  visit_stored(x, [&](auto q, auto k, auto v, auto o) { heed::softmax::forward(q, k, v, o, options, ctx); });
-}
 void run_stored_mixture(const stored_call& x, gate_view gates, const heed::softmax::options<float>& options,
                         const heed::context& ctx) {
   visit_stored(
@@ -102,7 +81,7 @@ void run_stored_mixture_backward(const stored_backward& x, gate_view gates,
   });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_mixture_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> one(1, 1.f);
   return said_of_vectors(
       dim, value_dim,
@@ -112,5 +91,4 @@ std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
 
 }  // namespace heed_test
 
-HEED_TEST_DECODE(softmax, heed::softmax::options)
 HEED_TEST_DECODE_WITH(mixture_of_head, decode_gates, heed::mixture_of_head::options)
