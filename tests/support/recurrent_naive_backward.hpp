@@ -81,13 +81,13 @@ inline double relative_error(const buffer<float>& x, const buffer<double>& exact
   return std::sqrt(error / size);
 }
 
-// The kernel's error is at most twice that of the loops, or `times` as large.
+// The kernel's error is at most twice that of the loops.
 inline void check_accuracy(const char* what, const buffer<float>& got, const buffer<float>& naive,
-                           const buffer<double>& exact, double times = 2) {
+                           const buffer<double>& exact) {
   const double mine = relative_error(got, exact), its = relative_error(naive, exact);
   INFO(what << ": error " << mine << ", of naive loops " << its);
   CHECK(its > 1e-8);  // float loops do have errors
-  CHECK(mine <= times * its);
+  CHECK(mine <= 2 * its);
 }
 
 }  // namespace heed_test

@@ -14,6 +14,7 @@
 #include "heed/recurrent/backward_checks.hpp"
 #include "heed/recurrent/chunk_backward.hpp"
 #include "heed/recurrent/partition.hpp"
+#include "heed/recurrent/sweep_terms.hpp"
 #include "heed/tile/row_stage.hpp"
 #include "heed/tile/verb.hpp"
 
@@ -126,7 +127,7 @@ template <class T, class Kernel> struct backward_call {
   tile::workload measure(index_t workers) {
     cut = make_backward_cut(x, workers);
     heed::detail::arena shared;
-    const sweep_terms<T> terms(x, shared);
+    const sweep_terms<T> terms(x, cut.forward.chunk, shared);
     const index_t tasks = cut.forward.all() + cut.reverse.all();
     if (tasks == 0) return {};
     std::size_t bytes = 0;
@@ -164,7 +165,7 @@ template <class T, class Kernel> struct backward_call {
   void run(const tile::workload& work, const tile::call_memory& memory, const executor_ref& executor) const {
     clear_rest();
     heed::detail::arena shared({memory.shared(), work.shared_bytes}, work.shared_bytes);
-    const sweep_terms<T> terms(x, shared);
+    const sweep_terms<T> terms(x, cut.forward.chunk, shared);
     const index_t forward = cut.forward.all(), reverse = cut.reverse.all();
     if (x.in_order()) {
       run_sweeps(terms, 0, forward, work, memory, executor);

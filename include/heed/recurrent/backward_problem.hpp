@@ -83,20 +83,5 @@ template <class T> struct backward_problem {
 // Whether keys and queries are mapped row by row
 template <class T> bool maps_rows(const recurrence<T>& p) { return p.mapped() && !p.taylor(); }
 
-// What the forward sweep leaves for the reverse sweep, or for the end of the call; null where it is not needed.
-template <class T> struct sweep_terms {
-  // Of each query's row: scale / denominator, and dout.o
-  T *factor = nullptr, *delta = nullptr;
-  // Of each head of the state of each sequence: <gradient of the final state, final state>, or what the sequence adds
-  // to the gradient of the slope
-  double* state = nullptr;
-
-  sweep_terms(const backward_problem<T>& x, heed::detail::arena& memory) {
-    const index_t rows = x.p.q.extent(0) * x.p.query_heads * x.p.q.extent(2);
-    if (x.p.normalize && x.has_reverse_sweep()) factor = memory.take<T>(rows), delta = memory.take<T>(rows);
-    if (x.wants_gates() || x.wants_slopes()) state = memory.take<double>(x.p.sequences() * x.p.states);
-  }
-};
-
 }  // namespace HEED_ISA
 }  // namespace heed::recurrent

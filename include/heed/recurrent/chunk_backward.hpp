@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Backward of the recurrence of chunk_forward.hpp, in two sweeps over the chunks. Nothing of size N F E is stored.
+// Backward of the recurrence of chunk_forward.hpp, in two sweeps over the chunks. Nothing of size N F E is stored, for
+// gradients of gates N E / 4 numbers (sweep_terms.hpp).
 //
 // Forward sweep: the state S before each chunk is computed again, as in forward. It gives the gradients of the queries,
 // and where the kernel normalises, scale / denominator and dout.o of each row, which the reverse sweep needs
@@ -30,6 +31,7 @@
 #include "heed/recurrent/chunk_state.hpp"
 #include "heed/recurrent/forward_sweep.hpp"
 #include "heed/recurrent/reverse_sweep.hpp"
+#include "heed/recurrent/sweep_terms.hpp"
 
 namespace heed::recurrent {
 inline namespace HEED_ISA {

@@ -16,6 +16,7 @@
 #include "heed/recurrent/features.hpp"
 #include "heed/recurrent/query_gradients.hpp"
 #include "heed/recurrent/slope_gradients.hpp"
+#include "heed/recurrent/sweep_terms.hpp"
 #include "heed/tile/prefetch.hpp"
 
 namespace heed::recurrent {
@@ -47,7 +48,7 @@ template <class T> class forward_sweep {
     const index_t end = pairs_before(task.piece.end, pairs, chunk_);
     const bool first = task.piece.first(), last = task.piece.last();
     if (begin == end && !last && (!first || queries == 0)) return;  // fewer chunks than pieces
-    task_ = task;
+    task_ = task, split_ = split;
     for (index_t h = 0; h < task.states; ++h) heads_[h]->begin(task.sequence, task.state + h);
     if (last && x_.wants_gates() && x_.queries_per_state() == 0) clear_gates();
     if (x_.wants_slopes()) slopes_.begin();
@@ -91,6 +92,7 @@ template <class T> class forward_sweep {
     tokens_ = {};
     head.decay.begin_undecayed();
     if (j != none) begin_tokens(head, j, n);
+    if (j != none) save_state(head, i, j);
     prefetch_.clear();
     if (next > 0) prefetch(head, i == none ? none : i + n, j == none ? none : j + n, next);
     if (i != none) {
@@ -106,6 +108,14 @@ template <class T> class forward_sweep {
       head.state.update(tokens_, features_, head.decay, prefetch_);
     else
       head.state.update_z(tokens_, features_, head.decay);
+  }
+
+  // Saves the state before token j where it is asked for. Later pieces compute it too: that with the queries saves it.
+  void save_state(const state_head& head, index_t i, index_t j) const {
+    const bool mine = i != none || (j < split_.prefix_keys && task_.piece.first());
+    T* const to = mine ? terms_.states.before(task_.sequence, split_, head.number, j) : nullptr;
+    for (index_t f = 0; f < (to != nullptr ? p_.d : 0); ++f)
+      std::copy_n(head.state.s() + f * head.state.stride(), p_.e, to + f * p_.e);
   }
 
   void begin_tokens(state_head& head, index_t j, index_t n) {
@@ -171,6 +181,7 @@ template <class T> class forward_sweep {
   chunk_rows<T> keys_, values_;
   tile::lane_array<std::optional<state_head>, max_states_per_task> heads_;
   chunk_tokens<T> tokens_ = {};
+  causal_split split_ = {};
   bool read_again_ = true;  // the state after the last chunk
 };
 

@@ -10,11 +10,11 @@
 //   neither inside        x = y - sum_j b_j, with y what crosses the end of the chunk
 //
 // and x + sum_i a_i crosses its beginning. What crosses the last token is <gradient of the final state, final state>.
-// So nothing of the size of a state is stored. All sums are in double: what sums in T of rows and of columns are off by
-// would add up from token to token, while the errors of m cancel. Where the chunk's decay is below the rounding of T, x
-// is 0, and errors do not go past it.
+// All sums are in double. The errors of m cancel, those of a and b add up from chunk to chunk. So every few chunks y is
+// <R, S> instead, S a saved state (sweep_terms.hpp). Where the chunk's decay is below the rounding of T, x is 0.
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "heed/core/context.hpp"
@@ -47,6 +47,11 @@ template <class T> class gate_gradients {
       T& query = gradient(t);
       crossing_ += static_cast<double>(query), query = T(0);
     }
+  }
+
+  // Takes <R, S> for what crosses the end of the next chunk, where it is a number: tokens behind a reset may not be.
+  void cross(double sum) {
+    if (std::isfinite(sum)) crossing_ = sum;
   }
 
   void begin_chunk() { std::fill(rows_, rows_ + padded_, 0.0), std::fill(lanes_, lanes_ + padded_, 0.0); }

@@ -22,6 +22,7 @@
 #include "heed/recurrent/feature_gradients.hpp"
 #include "heed/recurrent/pair_sums.hpp"
 #include "heed/recurrent/slope_gradients.hpp"
+#include "heed/recurrent/sweep_terms.hpp"
 #include "heed/tile/multiply.hpp"
 #include "heed/tile/prefetch.hpp"
 

@@ -16,6 +16,7 @@
 #include "heed/recurrent/features.hpp"
 #include "heed/recurrent/gate_gradients.hpp"
 #include "heed/recurrent/key_gradients.hpp"
+#include "heed/recurrent/sweep_terms.hpp"
 #include "heed/tile/prefetch.hpp"
 
 namespace heed::recurrent {
@@ -45,7 +46,7 @@ template <class T> class reverse_sweep {
 
   // task.state, task.states: heads of k and v. Pieces count from the last token.
   void run(const chunk_task& task) {
-    task_ = task;
+    task_ = task, split_ = p_.split(task.sequence);
     const index_t states = x_.states_per_kv_head();
     for (index_t i = 0; i < states; ++i) run_states(i);
     if (task.piece.first()) write_padding(states > 0 ? task.sequence.keys : 0);
@@ -77,8 +78,7 @@ template <class T> class reverse_sweep {
   // Runs state number i of each head of k and v.
   void run_states(index_t i) {
     const sequence& s = task_.sequence;
-    const causal_split split = p_.split(s);
-    const index_t keys = split.prefix_keys, queries = split.leading_queries, pairs = split.pairs;
+    const index_t keys = split_.prefix_keys, queries = split_.leading_queries, pairs = split_.pairs;
     const index_t rest_queries = s.queries - queries - pairs, rest_keys = s.keys - keys - pairs;
     const index_t chunks = (pairs + chunk_ - 1) / chunk_, all = chunks * chunk_;
     const index_t end = std::min(pairs, all - pairs_before(task_.piece.begin, all, chunk_));
@@ -121,6 +121,7 @@ template <class T> class reverse_sweep {
     prefetch_.clear();
     if (more) prefetch(head, i == none ? none : i - chunk_, j == none ? none : j - chunk_, writes);
     writes = writes && (x_.wants_keys() || x_.wants_values());
+    if (head.gates.wanted() && j != none) cross(head, j + n);
     if (writes) tiles_.begin(kv_head, j, n, head.decay, head.state, head.gates);
     const index_t heads = x_.queries_per_state(), first = head.number * heads;
     for (index_t q = first; i != none && q < first + heads; ++q) {
@@ -134,6 +135,16 @@ template <class T> class reverse_sweep {
     if (!writes) return;
     tiles_.finish(add_);
     if (head.gates.wanted()) head.gates.write(head.decay, j, n);
+  }
+
+  // Sets what crosses the end of a chunk, before token j, where the state there is saved.
+  void cross(state_head& head, index_t j) const {
+    const T* const s = terms_.states.before(task_.sequence, split_, head.number, j);
+    if (s == nullptr || head.state.empty()) return;
+    double sum = 0;
+    for (index_t f = 0; f < p_.d; ++f)
+      sum += dot_in_double(s + f * p_.e, head.state.s() + f * head.state.stride(), p_.e);
+    head.gates.cross(sum);
   }
 
   // Reads u and dout of n queries of a head, from the last to the first.
@@ -199,6 +210,7 @@ template <class T> class reverse_sweep {
   const sweep_terms<T>& terms_;
   index_t chunk_;
   chunk_task task_ = {};
+  causal_split split_ = {};
   bool add_ = false;        // to the gradients that other states have written
   bool read_again_ = true;  // R before the last chunk
   chunk_features<T> features_;
