@@ -3,13 +3,16 @@
 // softmax::backward under every option and pair of options: each gradient that an option has, sums over what a bias is
 // broadcast over, and derivatives of score functions.
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/softmax_backward_case.hpp"
 #include "support/softmax_options.hpp"
 
@@ -136,6 +139,52 @@ TEST_CASE("dbias where the bias is stored transposed or along diagonals: its own
   for (index_t i = 0; i < 30; ++i)
     for (index_t j = 0; j < 40; ++j) same = same && transposed(0, 0, j, i) == x.dbias(0, 0, i, j);
   CHECK(same);
+}
+
+TEST_CASE("dbias along diagonals has their sums, also of packed sequences and heads that share a table") {
+  packing p;
+  for (const auto& [n, m] : {std::pair(20, 33), std::pair(0, 5), std::pair(41, 41), std::pair(7, 12)}) p.add(n, m);
+  const shape s{1, 4, 2, p.queries.back(), p.keys.back(), 8, 8};
+  const index_t n = s.queries, m = s.keys, entries = n + m - 1;
+  std::vector<double> table(static_cast<std::size_t>(4 * entries)), sums(table.size());
+  random_numbers random(3);
+  for (double& x : table) x = random.normal();
+  for (const bool packed : {false, true})
+    for (const index_t tables : {1, 4}) {
+      INFO((packed ? "packed, " : "") << tables << " tables");
+      heed::softmax::options<double> how{.mask = heed::causal()};
+      if (packed) how.mask = how.mask & heed::packed(p.queries, p.keys);
+      std::vector<double> written;
+      const heed::tensor_view<const double, 4> bias(table.data() + n - 1, {1, tables, n, m}, {0, entries, -1, 1});
+      for (index_t h = 0; h < tables; ++h)
+        for (index_t i = 0; i < n; ++i)
+          for (index_t j = 0; j < m; ++j) written.push_back(bias(0, h, i, j));
+      how.bias = {written.data(), {1, tables, n, m}, {0, n * m, m, 1}};
+      backward_case<double> full(s, how);
+      check(full);
+      std::vector<double> expected(sums.size(), 0), sizes(sums.size(), 1e-300);
+      for (index_t h = 0; h < tables; ++h)
+        for (index_t i = 0; i < n; ++i)
+          for (index_t j = 0; j < m; ++j) {
+            const auto at = static_cast<std::size_t>(h * entries + n - 1 - i + j);
+            expected[at] += full.dbias(0, h, i, j), sizes[at] += std::abs(full.dbias(0, h, i, j));
+          }
+      how.bias = bias;
+      backward_case<double> x(s, how);
+      x.wanted.dbias = {sums.data() + n - 1, {1, tables, n, m}, {0, entries, -1, 1}};
+      x.forward();
+      for (const index_t workers : {1, 3}) {
+        test_executor threads(workers, order::reversed, true);
+        std::fill(sums.begin(), sums.end(), 77);
+        x.backward({.executor = threads});
+        double worst = 0;
+        for (std::size_t a = 0; a < static_cast<std::size_t>(tables * entries); ++a)
+          worst = std::max(worst, std::abs(sums[a] - expected[a]) / sizes[a]);
+        CHECK(worst < 1e-12);
+        CHECK((same_bits(x.dq, full.dq) && same_bits(x.dk, full.dk) && same_bits(x.dv, full.dv)));
+        for (std::size_t a = static_cast<std::size_t>(tables * entries); a < sums.size(); ++a) CHECK(sums[a] == 77);
+      }
+    }
 }
 
 TEST_CASE("slopes and sinks: a gradient for each head, also of one number for all") {

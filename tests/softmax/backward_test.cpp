@@ -54,6 +54,17 @@ TEST_CASE("gradients in float, head dims around the vectors, and large ones") {
   check_backward<float>({1, 1, 1, 2, 70, 1031, 300});
 }
 
+TEST_CASE("gradients over several blocks of keys, large head dims and long keys") {
+  const heed::plan plan = backward_case<float>({1, 1, 1, 70, 300, 300, 500}).backward_plan();
+  REQUIRE(plan.key_tile <= 64);  // blocks of five
+  for (const heed::mask& mask : {heed::mask{}, heed::causal(), heed::window(40)}) {
+    check_backward<float>({1, 2, 1, 70, 300, 300, 500}, {.mask = mask});
+    check_backward<float>({1, 1, 2, 5, 9001, 8, 8}, {.mask = mask});
+  }
+  check_backward<float>({1, 1, 1, 100, 4200, 8, 12}, {.mask = heed::window(2100), .alibi_slopes = 0.001});
+  check_backward<double>({1, 1, 1, 40, 2500, 8, 12}, {.mask = heed::causal(), .sink_logits = 1});
+}
+
 TEST_CASE("gradients in double, every shape") {
   const heed::plan plan = backward_case<double>({1, 1, 1, 1000, 1000, 64, 64}).backward_plan();
   std::size_t turn = 0;
