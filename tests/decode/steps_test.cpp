@@ -9,6 +9,7 @@
 #include "heed/cache.hpp"
 #include "heed/softmax.hpp"
 #include "support/catch.hpp"
+#include "support/counting_new.hpp"  // to share the program of prepared_test.cpp
 
 #if defined(__linux__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 

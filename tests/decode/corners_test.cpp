@@ -13,6 +13,7 @@
 #include "heed/local_linear.hpp"
 #include "heed/softmax.hpp"
 #include "support/catch.hpp"
+#include "support/counting_new.hpp"  // to share the program of prepared_test.cpp
 #include "support/messages.hpp"
 
 namespace {
