@@ -19,3 +19,7 @@ for row in context 'linear regression' softmax 'local linear' 'linear attention'
   line=$(grep "^$row" table.log)
   grep -qxF "$line" "$SOURCE/docs/kernels/local_linear.md" || { echo "not in local_linear.md: $line"; exit 1; }
 done
+
+build -O1 docs/draw_training.cpp draw_training
+./draw_training "$SOURCE/docs/training.jsonl" training.svg > training.log
+diff training.svg "$SOURCE/docs/training.svg"
