@@ -68,7 +68,7 @@ void panel(std::ofstream& svg, double left, const std::vector<curve>& curves, st
   text(svg, left + width / 2, below + 36, "middle", name);
   svg << "<path stroke=\"#24292f\" stroke-dasharray=\"5 4\" d=\"M" << number(left) << ' ' << number(place_y(counts))
       << 'h' << number(width) << "\"/>\n";
-  text(svg, left + width, place_y(counts) - 5, "end", "Witten-Bell, order 3");
+  text(svg, left + width, place_y(counts) + 14, "end", "Witten-Bell, order 3");
   for (std::size_t c = 0; c < curves.size(); ++c) {
     std::string line;
     for (std::size_t i = 0; i < curves[c].bits.size(); ++i)
@@ -95,9 +95,9 @@ int main(int argc, char** argv) {
   panel(svg, 444, curves, &curve::seconds, std::ceil(seconds / 10) * 10, 10, "seconds of training", counts);
   for (std::size_t c = 0; c < curves.size(); ++c) {
     const double y = above + 12 + 17 * static_cast<double>(c);
-    svg << "<path stroke=\"" << colours[c % std::size(colours)] << "\" stroke-width=\"2.5\" d=\"M250 " << number(y - 4)
+    svg << "<path stroke=\"" << colours[c % std::size(colours)] << "\" stroke-width=\"2.5\" d=\"M240 " << number(y - 4)
         << "h22\"/>\n";
-    text(svg, 278, y, "start", curves[c].kernel);
+    text(svg, 268, y, "start", curves[c].kernel);
   }
   svg << "</g>\n</svg>\n";
   std::printf("%zu curves\n", curves.size());
