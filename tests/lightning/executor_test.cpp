@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/recurrent_case.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -17,14 +17,6 @@ namespace {
 
 constexpr shape shapes[] = {
     {1, 1, 1, 150, 150, 64, 80}, {2, 4, 2, 70, 70, 20, 12}, {1, 3, 1, 100, 100, 16, 64}, {1, 1, 1, 40, 40, 8, 5}};
-
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
 
 }  // namespace
 
@@ -110,34 +102,14 @@ TEST_CASE("the state in one memory, on threads: tokens are not cut, a piece coul
 TEST_CASE("no allocation in the planned workspace, whatever its alignment and content; one without") {
   for (const shape& s : shapes)
     for (const index_t workers : {1, 3}) {
-      plain_executor executor{workers};
       lightning_case<float> x(s, some_slopes(s.heads)), y(s, some_slopes(s.heads));
       y.forward();
-      const std::size_t bytes = x.plan({.executor = executor}).workspace_bytes;
-      REQUIRE(bytes > 0);
-      for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{63}}) {
-        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-        x.o.poison(), x.s1.poison();
-        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
-        const long before = allocations;
-        x.forward(ctx);
-        const long after = allocations;
-        CHECK(after == before);
-        CHECK((same_bits(x.o, y.o) && same_bits(x.s1, y.s1)));
-        const auto untouched = [](std::byte b) { return b == std::byte{0xff}; };
-        const auto inner = memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned);
-        CHECK(std::all_of(memory.begin(), inner, untouched));
-        CHECK(std::all_of(inner + static_cast<std::ptrdiff_t>(bytes), memory.end(), untouched));
-      }
-      const long before = allocations;
-      x.forward({.executor = executor});
-      const long after = allocations;
-      CHECK(after - before == 1);
-      std::vector<std::byte> small(bytes - 1);
-      const heed::plan plan = x.plan({.executor = executor, .workspace = small});
-      CHECK_FALSE(plan.ok());
-      CHECK(std::string(plan.problem.data()).find(std::to_string(bytes)) != std::string::npos);
-      CHECK_THROWS_AS(x.forward({.executor = executor, .workspace = small}), heed::error);
+      const verb_in verb{[&](const heed::context& where) { return x.plan(where); },
+                         [&](const heed::context& where) { x.forward(where); }};
+      check_small_workspace(verb, [&] { return x.o.untouched() && x.s1.untouched(); });
+      check_workspaces(
+          verb, workers, [&] { x.o.poison(), x.s1.poison(); },
+          [&] { return same_bits(x.o, y.o) && same_bits(x.s1, y.s1); });
     }
 }
 

@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/local_linear_backward_case.hpp"
 #include "support/recurrent_errors.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -25,13 +25,10 @@ constexpr shape shapes[] = {{2, 4, 2, 70, 90, 20, 12},
                             {1, 1, 1, 60, 20, 8, 8},
                             {2, 2, 2, 3, 9, 64, 5}};
 
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
+auto in_context(local_linear_backward<float>& x) {
+  return verb_in{[&x](const heed::context& where) { return x.backward_plan(where); },
+                 [&x](const heed::context& where) { x.backward(where); }};
+}
 
 template <class T> void any_executor() {
   for (const shape& s : shapes)
@@ -99,33 +96,18 @@ void accepted(const char* what, const std::function<void(bent&)>& bend) {
 TEST_CASE("local linear: gradients have the same bits for any executor, float") { any_executor<float>(); }
 TEST_CASE("local linear: gradients have the same bits for any executor, double") { any_executor<double>(); }
 
-TEST_CASE("local linear: backward does not allocate in the planned workspace, whatever its alignment and content") {
+TEST_CASE("local linear: backward in workspaces: nothing is allocated there, whatever their alignment and content") {
   for (const shape& s : shapes)
     for (const solver how : solvers)
       for (const index_t workers : {1, 3})
         for (const bool anew : {false, true}) {
-          INFO(to_string(s) << ", " << name_of(how) << ", " << workers << " workers");
-          plain_executor executor{workers};
+          INFO(to_string(s) << ", " << name_of(how));
           local_linear_backward<float> x(s, 0.5, {.mask = heed::causal(), .solver = how}), y(s, 0.5, x.options);
           y.options.lse = y.lse.view3(), y.options.slope = y.slope.view(), y.options.mean_key = y.mean.view();
           y.options.report = y.report.get();
           if (anew) x.forget(), y.forget();
           x.forward(), y.forward(), y.backward();
-          const std::size_t bytes = x.backward_plan({.executor = executor}).workspace_bytes;
-          for (const std::size_t misaligned : {std::size_t{0}, std::size_t{31}}) {
-            std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-            const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
-            x.poison_gradients();
-            const long before = allocations;
-            x.backward(ctx);
-            const long after = allocations;
-            CHECK(after == before);
-            CHECK(same_gradients(x, y));
-            const auto clean = [](std::byte b) { return b == std::byte{0xff}; };
-            const auto first = memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned);
-            CHECK(std::all_of(memory.begin(), first, clean));
-            CHECK(std::all_of(first + static_cast<std::ptrdiff_t>(bytes), memory.end(), clean));
-          }
+          check_workspaces(in_context(x), workers, [&] { x.poison_gradients(); }, [&] { return same_gradients(x, y); });
         }
 }
 
@@ -133,15 +115,7 @@ TEST_CASE("local linear: backward in a workspace that is too small is an error w
   for (const shape& s : shapes) {
     local_linear_backward<float> x(s);
     x.forward();
-    const std::size_t bytes = x.backward_plan().workspace_bytes;
-    REQUIRE(bytes > 0);
-    std::vector<std::byte> memory(bytes - 1);
-    const heed::context ctx{.workspace = memory};
-    const std::string problem = x.backward_plan(ctx).problem.data();
-    CHECK(says(problem, std::to_string(bytes)));
-    CHECK(says(problem, std::to_string(bytes - 1)));
-    CHECK(text_of_error([&] { x.backward(ctx); }) == problem);
-    CHECK(x.dq.untouched());
+    check_small_workspace(in_context(x), [&] { return x.dq.untouched(); });
   }
 }
 

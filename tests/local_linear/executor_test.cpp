@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/local_linear_case.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -24,13 +24,10 @@ constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12},
                             {1, 1, 1, 90, 20, 8, 8},
                             {2, 2, 2, 3, 9, 64, 5}};
 
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
+auto in_context(local_linear_case<float>& x) {
+  return verb_in{[&x](const heed::context& where) { return x.plan(where); },
+                 [&x](const heed::context& where) { x.forward(where); }};
+}
 
 template <class T> bool same(const local_linear_case<T>& a, const local_linear_case<T>& b) {
   const auto &x = *a.report, &y = *b.report;
@@ -95,70 +92,28 @@ TEST_CASE("rows that fail to converge are counted over all workers, and throw on
   }
 }
 
-TEST_CASE("no allocation in the planned workspace, whatever its alignment and content") {
+TEST_CASE("no allocation in the planned workspace, whatever its alignment and content; one without") {
   for (const shape& s : shapes)
     for (const solver how : solvers)
       for (const index_t workers : {1, 3}) {
-        INFO(to_string(s) << ", " << name_of(how) << ", " << workers << " workers");
-        plain_executor executor{workers};
+        INFO(to_string(s) << ", " << name_of(how));
         const heed::local_linear::options<float> options{.mask = heed::causal(), .solver = how};
         local_linear_case<float> x(s, 0.5, options), y(s, 0.5, options);
         y.forward();
-        const std::size_t bytes = x.plan({.executor = executor}).workspace_bytes;
-        for (const std::size_t misaligned : {std::size_t{63}, std::size_t{1}, std::size_t{0}}) {
-          if (thinning > 1 && misaligned != 63) continue;
-          std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-          const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
-          const long before = allocations;
-          x.forward(ctx);
-          const long after = allocations;
-          CHECK(after == before);
-          CHECK(same(x, y));
-          const auto untouched = [](std::byte b) { return b == std::byte{0xff}; };
-          const auto shift = static_cast<std::ptrdiff_t>(misaligned);
-          CHECK(std::all_of(memory.begin(), memory.begin() + 64 + shift, untouched));
-          CHECK(std::all_of(memory.end() - 136 + shift, memory.end(), untouched));
-        }
+        check_workspaces(
+            in_context(x), workers, [&] { x.o.poison(), x.lse.poison(), x.slope.poison(), x.mean.poison(); },
+            [&] { return same(x, y); });
       }
-}
-
-TEST_CASE("without a workspace: one allocation, none where none is needed") {
-  for (const shape& s : shapes) {
-    local_linear_case<float> x(s);
-    REQUIRE(x.plan().workspace_bytes > 0);
-    const long before = allocations;
-    x.forward();
-    const long after = allocations;
-    CHECK(after - before == 1);
-  }
   local_linear_case<float> empty({1, 1, 1, 0, 5, 8, 8});
-  const long before = allocations;
-  empty.forward();
-  const long after = allocations;
-  CHECK((after == before && empty.plan().workspace_bytes == 0));
+  CHECK((in_context(empty).allocations_of({}) == 0 && empty.plan().workspace_bytes == 0));
 }
 
 TEST_CASE("a workspace that is too small is an error with both numbers") {
   for (const solver how : solvers) {
     local_linear_case<float> x(shapes[0], 0.5, {.solver = how});
-    const std::size_t bytes = x.plan().workspace_bytes;
-    for (const std::size_t size : {std::size_t{1}, bytes - 1}) {
-      std::vector<std::byte> memory(size);
-      const heed::context ctx{.workspace = memory};
-      const std::string problem = x.plan(ctx).problem.data();
-      INFO(problem);
-      CHECK(problem.find("workspace") != std::string::npos);
-      CHECK(problem.find(std::to_string(size)) != std::string::npos);
-      CHECK(problem.find(std::to_string(bytes)) != std::string::npos);
-      std::string thrown;
-      try {
-        x.forward(ctx);
-      } catch (const heed::error& e) {
-        thrown = e.what();
-      }
-      CHECK(thrown == problem);
-      CHECK((x.o.untouched() && x.lse.untouched() && x.slope.untouched() && x.mean.untouched()));
-    }
+    check_small_workspace(in_context(x), [&] {
+      return x.o.untouched() && x.lse.untouched() && x.slope.untouched() && x.mean.untouched();
+    });
   }
 }
 

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/mixture_backward_case.hpp"
 #include "support/recurrent_errors.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -18,14 +18,6 @@ namespace {
 
 constexpr shape shapes[] = {
     {2, 4, 2, 150, 130, 20, 12}, {1, 1, 1, 300, 300, 16, 16}, {2, 8, 2, 3, 300, 16, 16}, {3, 16, 16, 20, 40, 8, 8}};
-
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
 
 struct bent {
   mixture_backward_case<float> x;
@@ -73,21 +65,14 @@ TEST_CASE("backward of mixture of head does not allocate in the planned workspac
   for (const shape& s : shapes)
     for (const index_t workers : {1, 3})
       for (const gating how : gatings) {
-        plain_executor executor{workers};
         mixture_backward_case<float> x(s, how), y(s, how);
         check_mixture(y);
         x.mix();
-        const std::size_t bytes = x.mix_back_plan({.executor = executor}).workspace_bytes;
-        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 65, bytes}};
-        const long before = allocations;
-        x.mix_back(ctx);
-        const long after = allocations;
-        CHECK(after == before);
-        CHECK(same_mixture_gradients(x, y));
-        const auto clean = [](std::byte b) { return b == std::byte{0xff}; };
-        CHECK(std::all_of(memory.begin(), memory.begin() + 65, clean));
-        CHECK(std::all_of(memory.begin() + 65 + static_cast<std::ptrdiff_t>(bytes), memory.end(), clean));
+        const verb_in verb{[&](const heed::context& where) { return x.mix_back_plan(where); },
+                           [&](const heed::context& where) { x.mix_back(where); }};
+        check_workspaces(
+            verb, workers, [&] { x.poison_gradients(), x.dgates.poison(); },
+            [&] { return same_mixture_gradients(x, y); });
       }
 }
 

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/mixture_case.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -23,14 +23,6 @@ constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12},
                             {2, 8, 2, 3, 700, 16, 16},
                             {3, 16, 16, 20, 40, 8, 8},
                             {1, 6, 1, 90, 20, 8, 8}};
-
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
 
 template <class T> bool same(const mixture_case<T>& a, const mixture_case<T>& b) {
   return same_bits(a.o, b.o) && same_bits(a.lse, b.lse);

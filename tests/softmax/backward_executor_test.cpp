@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/softmax_backward_case.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -22,13 +22,10 @@ namespace {
 constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12}, {1, 1, 1, 300, 500, 16, 16}, {2, 8, 2, 1, 700, 16, 16},
                             {1, 2, 6, 70, 90, 8, 8},     {1, 3, 3, 40, 20, 8, 8},     {1, 1, 1, 90, 20, 8, 8}};
 
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
+auto in_context(backward_case<float>& x) {
+  return verb_in{[&x](const heed::context& where) { return x.backward_plan(where); },
+                 [&x](const heed::context& where) { x.backward(where); }};
+}
 
 std::vector<float> bias_of(const shape& s) {
   std::vector<float> bias(static_cast<std::size_t>(s.queries * s.keys));
@@ -104,70 +101,23 @@ TEST_CASE("large calls of backward have tasks to share, one head or many") {
   }
 }
 
-TEST_CASE("backward does not allocate in the planned workspace, whatever its alignment and content") {
+TEST_CASE("backward in workspaces: nothing is allocated there, whatever their alignment and content") {
   for (const shape& s : shapes)
     for (const index_t workers : {1, 3}) {
-      INFO(to_string(s) << ", " << workers << " workers");
-      plain_executor executor{workers};
+      INFO(to_string(s));
       const std::vector<float> bias = bias_of(s);
       backward_case<float> x(s, with_all(s, bias)), y(s, with_all(s, bias));
       check(y);
       x.forward();
-      const std::size_t bytes = x.backward_plan({.executor = executor}).workspace_bytes;
-      for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{63}}) {
-        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
-        x.poison_gradients();
-        const long before = allocations;
-        x.backward(ctx);
-        const long after = allocations;
-        CHECK(after == before);
-        CHECK(same_gradients(x, y));
-        const auto clean = [](std::byte b) { return b == std::byte{0xff}; };
-        const auto first = memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned);
-        CHECK(std::all_of(memory.begin(), first, clean));
-        CHECK(std::all_of(first + static_cast<std::ptrdiff_t>(bytes), memory.end(), clean));
-      }
+      check_workspaces(in_context(x), workers, [&] { x.poison_gradients(); }, [&] { return same_gradients(x, y); });
     }
-}
-
-TEST_CASE("backward without a workspace: at most one allocation") {
-  for (const shape& s : shapes) {
-    backward_case<float> x(s);
-    x.forward();
-    const std::size_t bytes = x.backward_plan().workspace_bytes;
-    const long before = allocations;
-    x.backward();
-    const long after = allocations;
-    CHECK(after - before == (bytes > 0 ? 1 : 0));
-  }
 }
 
 TEST_CASE("backward: a workspace that is too small is an error with both numbers") {
   for (const shape& s : shapes) {
     backward_case<float> x(s);
     x.forward();
-    const std::size_t bytes = x.backward_plan().workspace_bytes;
-    REQUIRE(bytes > 0);
-    for (const std::size_t size : {std::size_t{1}, bytes - 1}) {
-      std::vector<std::byte> memory(size);
-      const heed::context ctx{.workspace = memory};
-      const std::string problem = x.backward_plan(ctx).problem.data();
-      INFO(problem);
-      CHECK(problem.find("workspace") != std::string::npos);
-      CHECK(problem.find(std::to_string(size)) != std::string::npos);
-      CHECK(problem.find(std::to_string(bytes)) != std::string::npos);
-      std::string thrown;
-      try {
-        x.backward(ctx);
-      } catch (const heed::error& e) {
-        thrown = e.what();
-      }
-      CHECK(thrown == problem);
-      CHECK((x.dq.untouched() && x.dk.untouched() && x.dv.untouched()));
-    }
-    std::vector<std::byte> memory(bytes);  // exactly enough
-    CHECK(x.backward_plan({.workspace = memory}).ok());
+    check_small_workspace(in_context(x), [&] { return x.dq.untouched() && x.dk.untouched() && x.dv.untouched(); });
   }
 }
 

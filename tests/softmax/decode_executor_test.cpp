@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
-#include "support/counting_new.hpp"
 #include "support/decode_case.hpp"
 #include "support/executor.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -26,14 +26,6 @@ const decode_problem problems[] = {
     {2, 6, 2, 8, 8, {1200, 30}},
     {16, 1, 17, 8, 8, {20, 1500}},
     {4, 2, 1, 8, 8, {10, 0, 2000, 1, 1, 900, 40, 3}},
-};
-
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
 };
 
 }  // namespace

@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "support/catch.hpp"
-#include "support/counting_new.hpp"
 #include "support/executor.hpp"
 #include "support/softmax_case.hpp"
 #include "support/throwing.hpp"
+#include "support/workspaces.hpp"
 
 using namespace heed_test;
 
@@ -21,13 +21,10 @@ namespace {
 constexpr shape shapes[] = {{2, 4, 2, 150, 130, 20, 12}, {1, 1, 1, 700, 300, 16, 16}, {2, 8, 2, 1, 700, 16, 16},
                             {1, 2, 6, 70, 90, 8, 8},     {1, 1, 1, 1, 3000, 32, 32},  {1, 1, 1, 90, 20, 8, 8}};
 
-struct plain_executor {  // in reverse, without allocating
-  heed::index_t workers;
-  heed::index_t concurrency() const { return workers; }
-  template <class F> void parallel_for(heed::index_t n, F&& f) {
-    for (heed::index_t i = n; i-- > 0;) f(i);
-  }
-};
+auto in_context(softmax_case<float>& x) {
+  return verb_in{[&x](const heed::context& where) { return x.plan(where); },
+                 [&x](const heed::context& where) { x.forward(where); }};
+}
 
 }  // namespace
 
@@ -85,74 +82,25 @@ TEST_CASE("large calls have tasks to share") {
   CHECK(softmax_case<float>({4, 2, 2, 64, 64, 32, 32}).plan().tasks >= 8);
 }
 
-TEST_CASE("no allocation in the planned workspace, whatever its alignment and content") {
+TEST_CASE("no allocation in the planned workspace, whatever its alignment and content; at most one without") {
   for (const shape& s : shapes)
     for (const index_t workers : {1, 3}) {
-      INFO(to_string(s) << ", " << workers << " workers");
-      plain_executor executor{workers};
+      INFO(to_string(s));
       softmax_case<float> x(s, {.mask = heed::causal()}), y(s, {.mask = heed::causal()});
       check(y);
-      const std::size_t bytes = x.plan({.executor = executor}).workspace_bytes;
-      for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{63}}) {
-        std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
-        const heed::context ctx{.executor = executor, .workspace = {memory.data() + 64 + misaligned, bytes}};
-        x.o.poison();
-        x.lse.poison();
-        const long before = allocations;
-        x.forward(ctx);
-        const long after = allocations;
-        CHECK(after == before);
-        CHECK((same_bits(x.o, y.o) && same_bits(x.lse, y.lse)));
-        const bool outside = std::all_of(memory.begin(), memory.begin() + 64 + static_cast<std::ptrdiff_t>(misaligned),
-                                         [](std::byte b) { return b == std::byte{0xff}; }) &&
-                             std::all_of(memory.end() - 136 + static_cast<std::ptrdiff_t>(misaligned), memory.end(),
-                                         [](std::byte b) { return b == std::byte{0xff}; });
-        CHECK(outside);
-      }
+      check_workspaces(
+          in_context(x), workers, [&] { x.o.poison(), x.lse.poison(); },
+          [&] { return same_bits(x.o, y.o) && same_bits(x.lse, y.lse); });
     }
-}
-
-TEST_CASE("without a workspace: at most one allocation, none where none is needed") {
-  for (const shape& s : shapes) {
-    softmax_case<float> x(s);
-    const std::size_t bytes = x.plan().workspace_bytes;
-    const long before = allocations;
-    x.forward();
-    const long after = allocations;
-    CHECK(after - before == (bytes > 0 ? 1 : 0));
-  }
   softmax_case<float> empty({1, 1, 1, 0, 5, 8, 8});
-  const long before = allocations;
-  empty.forward();
-  const long after = allocations;
-  CHECK(after == before);
+  CHECK(in_context(empty).allocations_of({}) == 0);
 }
 
 TEST_CASE("a workspace that is too small is an error with both numbers") {
   for (const shape& s : shapes) {
     softmax_case<float> x(s);
-    const std::size_t bytes = x.plan().workspace_bytes;
-    if (bytes == 0) continue;
-    for (const std::size_t size : {std::size_t{1}, bytes - 1}) {
-      std::vector<std::byte> memory(size);
-      const heed::context ctx{.workspace = memory};
-      const std::string problem = x.plan(ctx).problem.data();
-      INFO(problem);
-      CHECK(problem.find("workspace") != std::string::npos);
-      CHECK(problem.find(std::to_string(size)) != std::string::npos);
-      CHECK(problem.find(std::to_string(bytes)) != std::string::npos);
-      CHECK(x.plan(ctx).workspace_bytes == bytes);
-      std::string thrown;
-      try {
-        x.forward(ctx);
-      } catch (const heed::error& e) {
-        thrown = e.what();
-      }
-      CHECK(thrown == problem);
-      CHECK((x.o.untouched() && x.lse.untouched()));
-    }
-    std::vector<std::byte> memory(bytes);  // exactly enough
-    CHECK(x.plan({.workspace = memory}).ok());
+    if (x.plan().workspace_bytes == 0) continue;
+    check_small_workspace(in_context(x), [&] { return x.o.untouched() && x.lse.untouched(); });
   }
 }
 
