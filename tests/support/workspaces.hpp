@@ -36,6 +36,7 @@ template <class Plan, class Run> struct verb_in {
     return allocations - before;
   }
 };
+template <class Plan, class Run> verb_in(Plan, Run) -> verb_in<Plan, Run>;  // clang 14 has none for aggregates
 
 // Runs in memory of the planned size, whatever its alignment and content, and without: it allocates nothing there, and
 // writes nothing around it; else it allocates once. clear(): forgets results; right(): they are as they should be
