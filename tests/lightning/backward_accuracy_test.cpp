@@ -17,7 +17,7 @@ using type = lightning_backward_case<float>;
 
 std::vector<index_t> lengths() {
   if (thinning > 1) return {200};
-  return {200, 1024, 4000};
+  return {200, 1000, 1024, 4000};
 }
 
 }  // namespace

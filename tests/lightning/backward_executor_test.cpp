@@ -99,8 +99,11 @@ TEST_CASE("backward: no allocation in the planned workspace, whatever its alignm
         const verb_in verb{
             [&](const heed::context& where) { return x.plan_backward(where); },
             [&](const heed::context& where) { run_backward<float>(call, decay, x.asked, x.options, where); }};
-        const auto untouched = [&] { return x.dq.untouched() && x.dk.untouched() && x.dv.untouched(); };
-        check_small_workspace(verb, untouched);
+        const auto untouched = [&] {
+          return x.dq.untouched() && x.dk.untouched() && x.dv.untouched() && x.dslopes.untouched() &&
+                 x.dgates.untouched();
+        };
+        check_small_workspace(verb, workers, untouched);
         const auto clear = [&] { x.poison_gradients(), x.dslopes.poison(), x.dgates.poison(); };
         check_workspaces(verb, workers, clear, [&] { return same_gradients(x, y); });
       }

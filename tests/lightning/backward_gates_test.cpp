@@ -3,10 +3,12 @@
 // lightning::backward by log_gates beside the reference: lengths and chunks, zeros, cuts, steep gates, masks, strides.
 
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/lightning_backward_case.hpp"
 
 using namespace heed_test;
@@ -90,6 +92,37 @@ TEST_CASE("backward: steep gates, and gentle ones behind them, keep their accura
   check_backward(y);
   constexpr index_t n = thinning == 1 ? 3000 : 500;
   check<float>({1, 1, 1, n, n, 32, 48}, 1, 0);
+}
+
+TEST_CASE("backward: sequences so long that states are saved on the way: batches, heads, states and chunks") {
+  static const std::vector<std::int32_t> lengths{600, 280}, offsets{0, 300, 300, 900};
+  for (const index_t chunk : {0, 1, 7, 100})
+    for (const index_t states : {4, 2})
+      for (const std::int32_t cuts : {0, 200}) {
+        lightning_backward_case<float> x({2, 4, 2, 600, 600, 20, 24}, states, cuts, {.chunk = chunk});
+        check_backward(x);
+        test_executor threads(3, order::shuffled, true);
+        lightning_backward_case<float> y(x.s, states, cuts, {.chunk = chunk});
+        y.backward({.executor = threads});
+        CHECK(same_gradients(x, y));
+        if (chunk == 1 || cuts > 0) continue;
+        check<float>({2, 4, 2, 600, 600, 20, 24}, states, cuts, {.mask = heed::key_lengths(lengths), .chunk = chunk});
+        check<float>({1, 4, 2, 900, 900, 20, 24}, states, cuts,
+                     {.mask = heed::packed(offsets, offsets), .chunk = chunk}, 3);
+      }
+}
+
+TEST_CASE("backward: NaN behind a gate of -inf, where a state is saved in between") {
+  constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
+  for (const index_t reset : {255, 256, 257, 300}) {
+    lightning_backward_case<float> x({1, 1, 1, 600, 600, 16, 16}, 1, 0, {.chunk = 32});
+    x.gates(0, 0, reset) = -inf;
+    x.k(0, 0, 100, 3) = nan_value, x.v(0, 0, 40, 2) = nan_value;
+    check_backward(x);
+    bool finite = true;
+    for (index_t i = reset + 1; i < 600; ++i) finite = finite && std::isfinite(x.dgates(0, 0, i));
+    CHECK(finite);
+  }
 }
 
 TEST_CASE("backward: gates of 0 are no decay, equal gates are a slope") {

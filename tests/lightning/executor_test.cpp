@@ -106,7 +106,7 @@ TEST_CASE("no allocation in the planned workspace, whatever its alignment and co
       y.forward();
       const verb_in verb{[&](const heed::context& where) { return x.plan(where); },
                          [&](const heed::context& where) { x.forward(where); }};
-      check_small_workspace(verb, [&] { return x.o.untouched() && x.s1.untouched(); });
+      check_small_workspace(verb, workers, [&] { return x.o.untouched() && x.s1.untouched(); });
       check_workspaces(
           verb, workers, [&] { x.o.poison(), x.s1.poison(); },
           [&] { return same_bits(x.o, y.o) && same_bits(x.s1, y.s1); });

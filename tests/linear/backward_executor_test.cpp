@@ -93,7 +93,7 @@ TEST_CASE("backward: no allocation in the planned workspace, whatever its alignm
         x.run(), y.forward();
         const verb_in verb{[&](const heed::context& where) { return y.plan_backward(where); },
                            [&](const heed::context& where) { y.backward(where); }};
-        check_small_workspace(verb, [&] { return y.dq.untouched() && y.dk.untouched() && y.dv.untouched(); });
+        check_small_workspace(verb, workers, [&] { return y.dq.untouched() && y.dk.untouched() && y.dv.untouched(); });
         check_workspaces(verb, workers, [&] { y.poison_gradients(); }, [&] { return same_gradients(x, y); });
       }
 }

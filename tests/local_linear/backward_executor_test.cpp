@@ -115,7 +115,9 @@ TEST_CASE("local linear: backward in a workspace that is too small is an error w
   for (const shape& s : shapes) {
     local_linear_backward<float> x(s);
     x.forward();
-    check_small_workspace(in_context(x), [&] { return x.dq.untouched(); });
+    for (const index_t workers : {1, 3})
+      check_small_workspace(in_context(x), workers,
+                            [&] { return x.dq.untouched() && x.dk.untouched() && x.dv.untouched(); });
   }
 }
 

@@ -143,6 +143,16 @@ TEST_CASE("backward: gradients that cannot be written") {
           [](bent& c) { c.wanted.dq = {c.wanted.dq.data(), {2, 4, 5, 8}, {0, 40, 8, 1}}; });
   refused("dbias with every row in one place", {"dbias", "0", "5"},
           [](bent& c) { c.wanted.dbias = {c.wanted.dbias.data(), {1, 4, 5, 7}, {0, 7, 0, 1}}; });
+  refused("dbias whose heads share numbers", {"dbias", "8", "heads"}, [](bent& c) {
+    static float memory[100];
+    c.wanted.dbias = {memory + 4, {1, 4, 5, 7}, {0, 8, -1, 1}};
+  });
+  accepted("dbias of heads side by side, and along diagonals of each head", [](bent& c) {
+    static float memory[140];
+    c.wanted.dbias = {memory, {1, 4, 5, 7}, {0, 7, 28, 1}};
+    CHECK(run_plan_backward<float>(c.at, c.wanted, c.options, {}).ok());
+    c.wanted.dbias = {memory + 4, {1, 4, 5, 7}, {0, 11, -1, 1}};
+  });
   refused("dsink_logits in one place", {"dsink_logits", "0", "4"},
           [](bent& c) { c.wanted.dsink_logits = numbers_at(c.x.dsinks.view().data(), 4, 0); });
   accepted("dsink_logits far apart", [](bent& c) {

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The calls of decode under test. They are compiled in tests/<kernel>/run.cpp, once per machine; tests are compiled
-// once.
+// The calls of decode under test. They are compiled in a run.cpp, once per machine; tests are compiled once.
 
 #include <cstdint>
 #include <variant>

@@ -14,7 +14,7 @@
 namespace heed_test {
 
 // q and k of so many elements, v and o of so many: the text of the error, "" for none, or what forward and the plan
-// differ in. Compiled in tests/<kernel>/run.cpp.
+// differ in. Compiled in a run.cpp.
 std::string run_vectors(heed::index_t dim, heed::index_t value_dim);
 std::string run_mixture_vectors(heed::index_t dim, heed::index_t value_dim);
 

@@ -43,7 +43,9 @@ template <class Plan, class Run> verb_in(Plan, Run) -> verb_in<Plan, Run>;  // c
 template <class Verb, class Clear, class Right>
 void check_workspaces(const Verb& verb, heed::index_t workers, const Clear& clear, const Right& right) {
   plain_executor executor{workers};
-  const std::size_t bytes = verb.plan({.executor = executor}).workspace_bytes;
+  const heed::plan plan = verb.plan({.executor = executor});
+  REQUIRE(plan.ok());
+  const std::size_t bytes = plan.workspace_bytes;
   INFO(workers << " workers, workspace of " << bytes << " bytes");
   for (const std::size_t misaligned : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{63}}) {
     std::vector<std::byte> memory(bytes + 200, std::byte{0xff});
@@ -61,12 +63,14 @@ void check_workspaces(const Verb& verb, heed::index_t workers, const Clear& clea
 }
 
 // Runs in memory that is too small: an error with both numbers. untouched(): no output was written
-template <class Verb, class Untouched> void check_small_workspace(const Verb& verb, const Untouched& untouched) {
-  const std::size_t bytes = verb.plan({}).workspace_bytes;
+template <class Verb, class Untouched>
+void check_small_workspace(const Verb& verb, heed::index_t workers, const Untouched& untouched) {
+  plain_executor executor{workers};
+  const std::size_t bytes = verb.plan({.executor = executor}).workspace_bytes;
   REQUIRE(bytes > 0);
   for (const std::size_t size : {std::size_t{1}, bytes - 1}) {
     std::vector<std::byte> memory(size);
-    const heed::context where{.workspace = memory};
+    const heed::context where{.executor = executor, .workspace = memory};
     const heed::plan plan = verb.plan(where);
     const std::string problem = plan.problem.data();
     INFO(problem);
@@ -84,7 +88,7 @@ template <class Verb, class Untouched> void check_small_workspace(const Verb& ve
     CHECK(untouched());
   }
   std::vector<std::byte> enough(bytes);
-  CHECK(verb.plan({.workspace = enough}).ok());
+  CHECK(verb.plan({.executor = executor, .workspace = enough}).ok());
 }
 
 }  // namespace heed_test

@@ -84,8 +84,7 @@ template <class T> void check_gradient_call(heed::detail::checker& check, const 
                 "score has no derivative, backward needs it: score_function(f, df_ds)");
   heed::detail::check_gradient(check, dq, q, true), heed::detail::check_gradient(check, dk, k, true);
   heed::detail::check_gradient(check, dv, v, true);
-  check.require(dbias.data == nullptr || bias.data != nullptr, "dbias is given, bias is not");
-  if (bias.data != nullptr) heed::detail::check_gradient(check, dbias, bias, false);
+  pairwise::check_bias_gradient(check, dbias, bias);
   if (dridge.data != nullptr) {
     check.tensor(dridge, false), check.written(dridge);
     check.require(dridge.extent(0) == p.heads, "dridge has % entries, o has % heads", dridge.extent(0), p.heads);

@@ -30,6 +30,8 @@ template <class T> struct backward_call : pairwise::gradient_call<T> {
     check.require(x.query_heads == 0 || (x.kv_heads > 0 && x.query_heads % x.kv_heads == 0),
                   "q has % heads, k has %, q's must be a multiple of k's", x.query_heads, x.kv_heads);
     check.tensor(gates, false);
+    const double group_rows = static_cast<double>(x.group) * static_cast<double>(q.extent(2));
+    check.require(group_rows < 0x1p31, "q has % rows for a head of k, must have less than 2147483648", group_rows);
     for (int axis = 0; axis < 3; ++axis)
       check.require(gates.extent(axis) == q.extent(axis), "gates has extent % on axis %, q has %", gates.extent(axis),
                     axis, q.extent(axis));
@@ -42,9 +44,13 @@ template <class T> struct backward_call : pairwise::gradient_call<T> {
 
   void describe(plan& out) const {
     pairwise::gradient_call<T>::describe(out);
+    const bool rows = this->p.has_row_pass(), keys = this->p.has_key_pass();
     if (out.path[0] != 0)
       out.path = this->cut.one_pass ? "mixture of head backward: one pass"
-                                    : "mixture of head backward: by rows and by blocks of keys";
+                 : rows && keys     ? "mixture of head backward: by rows and by blocks of keys"
+                 : rows             ? "mixture of head backward: by rows"
+                 : keys             ? "mixture of head backward: by blocks of keys"
+                                    : "mixture of head backward: sums over rows";
   }
 };
 

@@ -40,10 +40,12 @@ template <class T> struct gradient_call {
                : keys         ? "backward: by blocks of keys"
                               : "backward: sums over rows";
     out.query_tile = score_tiles<T>::most_rows, out.key_tile = gradient_tile<T>::block_keys(p);
-    out.tasks = cut.tasks();
+    out.tasks = cut.tasks() > 0 ? cut.tasks() : gradient_end<T>::tasks(p);
     heed::detail::message text(out.why);
     if (out.tasks == 0)
       text << "no rows";
+    else if (cut.tasks() == 0)
+      text << "sums over rows alone";
     else
       text << cut.units << " heads of q whose gradients are sums of their own";
     if (p.wants_pair_bias() && (p.dbias.extent(0) < p.q.extent(0) || p.dbias.extent(1) < p.heads))

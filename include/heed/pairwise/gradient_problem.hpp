@@ -8,6 +8,10 @@
 //
 // with ds multiplied by the slopes of the score function and the soft-cap on its way to q . k. Dao (arXiv 2307.08691).
 
+#include <algorithm>
+#include <array>
+#include <cmath>
+
 #include "heed/pairwise/checks.hpp"
 #include "heed/pairwise/problem.hpp"
 
@@ -87,7 +91,9 @@ struct gradient_shapes : attention_shapes {
         sinks("sink_logits", p.sink_logits),
         slopes_given("alibi_slopes", p.scores.slopes),
         has_sinks(p.sink_logits.set()),
-        lacks_slope(p.scores.has_function() && p.scores.function->map_derivative == nullptr) {}
+        lacks_slope(p.scores.has_function() && p.scores.function->map_derivative == nullptr) {
+    o_is_read = true;
+  }
 
   heed::detail::named_tensor dout, dq, dk, dv, dbias, dsink_logits, dalibi_slopes, dlse, sinks, slopes_given;
   bool has_sinks, lacks_slope;
@@ -102,12 +108,47 @@ inline void check_head_gradient(heed::detail::checker& check, const heed::detail
   check.require(x.extent(0) == p.heads, "% has % entries, o has % heads", x.name, x.extent(0), p.heads);
 }
 
+// Whether heads or batches of x may share numbers: with the axes in the order of their strides, one does not step over
+// what those before it span. Rows and keys may share numbers with each other, as along diagonals.
+inline bool heads_share_numbers(const heed::detail::named_tensor& x) {
+  const auto step = [&](int axis) { return std::abs(static_cast<double>(x.stride(axis))); };
+  const auto span = [&](int axis) { return step(axis) * static_cast<double>(x.extent(axis) - 1); };
+  const auto apart = [&](std::array<int, 4> axes, std::size_t first, double taken) {
+    std::sort(axes.begin() + static_cast<std::ptrdiff_t>(first), axes.end(),
+              [&](int a, int b) { return step(a) < step(b); });
+    for (std::size_t i = first; i < 4; ++i) {
+      if (x.extent(axes[i]) <= 1) continue;
+      if (step(axes[i]) <= taken) return false;
+      taken += span(axes[i]);
+    }
+    return true;
+  };
+  if (x.empty()) return false;
+  return !apart({0, 1, 2, 3}, 0, 0) && !apart({2, 3, 0, 1}, 2, span(2) + span(3));
+}
+
+// Checks dbias, if it is asked for.
+inline void check_bias_gradient(heed::detail::checker& check, const heed::detail::named_tensor& dbias,
+                                const heed::detail::named_tensor& bias) {
+  if (dbias.data == nullptr) return;
+  if (!check.require(bias.data != nullptr, "dbias is given, bias is not")) return;
+  heed::detail::check_gradient(check, dbias, bias, false);
+  if (check.ok())
+    check.require(!heads_share_numbers(dbias),
+                  "dbias has strides % for batches and % for heads, with which they share numbers: only pairs of one "
+                  "head may",
+                  dbias.stride(0), dbias.stride(1));
+}
+
 // Checks what backward has beside the call: shapes, in O(1); reads no tensor data.
 inline void check_gradients(heed::detail::checker& check, const gradient_shapes& p) {
   check.tensor(p.dout, true);
   for (int axis = 0; axis < 4; ++axis)
     check.require(p.dout.extent(axis) == p.o.extent(axis), "dout has extent % on axis %, o has %", p.dout.extent(axis),
                   axis, p.o.extent(axis));
+  const double all_rows =
+      static_cast<double>(p.q.extent(0)) * static_cast<double>(p.heads) * static_cast<double>(p.q.extent(2));
+  check.require(all_rows < 1e17, "q has % rows in all heads, must have less than 1e17", all_rows);
   check.require(!p.lacks_slope, "score has no derivative, backward needs it: score_function(f, df_ds)");
   if (p.dlse.data != nullptr) {
     const index_t rows[] = {p.o.extent(0), p.o.extent(1), p.o.extent(2)};
@@ -116,8 +157,7 @@ inline void check_gradients(heed::detail::checker& check, const gradient_shapes&
   heed::detail::check_gradient(check, p.dq, p.q, true);
   heed::detail::check_gradient(check, p.dk, p.k, true);
   heed::detail::check_gradient(check, p.dv, p.v, true);
-  check.require(p.dbias.data == nullptr || p.bias.data != nullptr, "dbias is given, bias is not");
-  if (p.bias.data != nullptr) heed::detail::check_gradient(check, p.dbias, p.bias, false);
+  check_bias_gradient(check, p.dbias, p.bias);
   check_head_gradient(check, p.dsink_logits, p.has_sinks, "sink_logits", p);
   check_head_gradient(check, p.dalibi_slopes, p.slopes.set(), "alibi_slopes", p);
   heed::detail::check_gradients_apart(

@@ -148,16 +148,19 @@ template <class T> class gradient_worker {
       if (first < s.keys) visit_keys(s, kv_head, first, {false, true});
     });
   }
+  // Whether the mask hides all keys of the block from `first` on from rows [row, last].
+  bool hides_block(const sequence& s, index_t kv_head, index_t row, index_t last, index_t first) const {
+    const key_rule rule = make_rule(p_.mask, s.number, s.keys);
+    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
+    return hides_keys(rule, place + tiles_.query_of(s, kv_head, row), place + tiles_.query_of(s, kv_head, last), first,
+                      std::min(first + units_.block_keys(), s.keys));
+  }
   // All rows with the block of keys from `first` on
   void visit_keys(const sequence& s, index_t kv_head, index_t first, const gradient_pass& pass) {
     const index_t end = std::min(first + units_.block_keys(), s.keys), rows = tiles_.rows_of(s, kv_head);
     tile_.begin(s, kv_head, first, end - first, pass);
-    const key_rule rule = make_rule(p_.mask, s.number, s.keys);
-    const index_t place = first_place(p_.align, p_.mask, s.number, s.queries, s.keys);
     for (index_t r = 0; r < rows; r += gradient_units<T>::lanes) {
-      const index_t last = std::min(r + gradient_units<T>::lanes, rows) - 1;
-      const index_t from = place + tiles_.query_of(s, kv_head, r), to = place + tiles_.query_of(s, kv_head, last);
-      if (hides_keys(rule, from, to, first, end)) continue;
+      if (hides_block(s, kv_head, r, std::min(r + gradient_units<T>::lanes, rows) - 1, first)) continue;
       tiles_.take(s, kv_head, r), tile_.visit(tiles_.rows(), tiles_.gates());
     }
     tile_.finish();
@@ -170,7 +173,10 @@ template <class T> class gradient_worker {
     for (index_t head = cluster * p_.repeat; head < (cluster + 1) * p_.repeat; ++head) {
       if (number * gradient_units<T>::lanes >= tiles_.rows_of(s, head)) continue;
       tiles_.take(s, head, number * gradient_units<T>::lanes);
+      const index_t from = number * gradient_units<T>::lanes;
+      const index_t last = std::min(from + gradient_units<T>::lanes, tiles_.rows_of(s, head)) - 1;
       for (index_t first = 0; first < s.keys; first += units_.block_keys()) {
+        if (hides_block(s, head, from, last, first)) continue;
         tile_.begin(s, head, first, std::min(units_.block_keys(), s.keys - first), {true, false});
         tile_.visit(tiles_.rows(), tiles_.gates());
       }

@@ -47,6 +47,19 @@ HEED_NOINLINE inline void check_gradients(heed::detail::checker& check, const ba
   for (int axis = 0; axis < 3; ++axis) rows *= static_cast<double>(p.q.extent(axis));
   check.require(!p.rules.normalize || rows < 1e17, "q has % rows in all heads, with normalize must have less than 1e17",
                 rows);
+  if (p.dslopes.data != nullptr || p.dlog_gates.data != nullptr) {
+    const double states = static_cast<double>(p.sequences.count()) * static_cast<double>(p.rules.states);
+    const double numbers = static_cast<double>(p.k.extent(0)) * static_cast<double>(p.k.extent(2)) *
+                           static_cast<double>(p.rules.states) * static_cast<double>(p.v.extent(3));
+    check.require(states < 1e17,
+                  "the state has % heads in all sequences, with gradients of the decay must have less "
+                  "than 1e17",
+                  states);
+    check.require(p.dlog_gates.data == nullptr || numbers < 1e17,
+                  "v has % numbers for all heads of the state, with "
+                  "dlog_gates must have less than 1e17",
+                  numbers);
+  }
   for (int axis = 0; axis < 4; ++axis)
     check.require(p.dout.extent(axis) == p.o.extent(axis), "dout has extent % on axis %, o has %", p.dout.extent(axis),
                   axis, p.o.extent(axis));

@@ -2,7 +2,7 @@
 #pragma once
 
 // Backward of the recurrence of chunk_forward.hpp, in two sweeps over the chunks. Nothing of size N F E is stored, for
-// gradients of gates N E / 4 numbers (sweep_terms.hpp).
+// gradients of gates N E / 4 numbers at most (sweep_terms.hpp).
 //
 // Forward sweep: the state S before each chunk is computed again, as in forward. It gives the gradients of the queries,
 // and where the kernel normalises, scale / denominator and dout.o of each row, which the reverse sweep needs

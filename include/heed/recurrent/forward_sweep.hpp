@@ -92,7 +92,7 @@ template <class T> class forward_sweep {
     tokens_ = {};
     head.decay.begin_undecayed();
     if (j != none) begin_tokens(head, j, n);
-    if (j != none) save_state(head, i, j);
+    if (i != none && j != none) save_state(head, j);  // once: later pieces read the keys alone
     prefetch_.clear();
     if (next > 0) prefetch(head, i == none ? none : i + n, j == none ? none : j + n, next);
     if (i != none) {
@@ -110,11 +110,10 @@ template <class T> class forward_sweep {
       head.state.update_z(tokens_, features_, head.decay);
   }
 
-  // Saves the state before token j where it is asked for. Later pieces compute it too: that with the queries saves it.
-  void save_state(const state_head& head, index_t i, index_t j) const {
-    const bool mine = i != none || (j < split_.prefix_keys && task_.piece.first());
-    T* const to = mine ? terms_.states.before(task_.sequence, split_, head.number, j) : nullptr;
-    for (index_t f = 0; f < (to != nullptr ? p_.d : 0); ++f)
+  // Saves the state before token j of a pair where it is asked for.
+  void save_state(const state_head& head, index_t j) const {
+    T* const to = terms_.states.before(task_.sequence, split_, head.number, j);
+    for (index_t f = 0; f < (to != nullptr ? p_.features : 0); ++f)
       std::copy_n(head.state.s() + f * head.state.stride(), p_.e, to + f * p_.e);
   }
 

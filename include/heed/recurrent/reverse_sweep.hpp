@@ -142,7 +142,7 @@ template <class T> class reverse_sweep {
     const T* const s = terms_.states.before(task_.sequence, split_, head.number, j);
     if (s == nullptr || head.state.empty()) return;
     double sum = 0;
-    for (index_t f = 0; f < p_.d; ++f)
+    for (index_t f = 0; f < p_.features; ++f)
       sum += dot_in_double(s + f * p_.e, head.state.s() + f * head.state.stride(), p_.e);
     head.gates.cross(sum);
   }

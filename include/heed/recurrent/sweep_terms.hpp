@@ -12,31 +12,30 @@ namespace heed::recurrent {
 inline namespace HEED_ISA {
 
 // States for the gradients of gates, one every few chunks: with the state S before a token and its gradient R, what
-// crosses the token is <R, S> (gate_gradients.hpp). They take at most a quarter of what v takes, and one state more.
+// crosses the token is <R, S> (gate_gradients.hpp). They take at most a quarter of what v takes.
 template <class T> class saved_states {
  public:
   saved_states(const backward_problem<T>& x, index_t chunk, heed::detail::arena& memory)
-      : heads_(x.p.states), size_(x.p.d * x.p.e), keys_(x.p.k.extent(2)) {
+      : heads_(x.p.states), size_(x.p.features * x.p.e), keys_(x.p.k.extent(2)) {
     if (!x.wants_gates()) return;
-    const index_t least = std::max<index_t>(256, 4 * x.p.d);
+    const index_t least = std::max<index_t>(256, 4 * x.p.features);
     gap_ = (least + chunk - 1) / chunk * chunk;
-    data_ = memory.take<T>((x.p.k.extent(0) * (keys_ / gap_) + x.p.sequences()) * heads_ * size_);
+    if (keys_ >= gap_) data_ = memory.take<T>(x.p.k.extent(0) * (keys_ / gap_) * heads_ * size_);
+    any_ = keys_ >= gap_;
   }
 
-  // Returns where the state before token j is saved, [feature][column], or null. Both sweeps have chunks that begin at
-  // multiples of their length: keys that all queries see, from 0 on, and pairs, from the first pair on.
+  // Returns where the state before token j of a pair is saved, [feature][column], or null. In both sweeps, chunks of
+  // pairs begin at multiples of their length from the first pair on.
   T* before(const sequence& s, const causal_split& split, index_t head, index_t j) const {
-    const index_t prefix_keys = split.prefix_keys;
-    const bool prefix = j < prefix_keys;
-    const index_t at = prefix ? j : j - prefix_keys;
-    if (data_ == nullptr || j == 0 || j >= prefix_keys + split.pairs || at % gap_ != 0) return nullptr;
-    const index_t first = s.batch * (keys_ / gap_) + s.first_key / gap_ + s.number;
-    const index_t number = prefix ? at / gap_ - 1 : prefix_keys / gap_ + at / gap_;
-    return data_ + ((first + number) * heads_ + head) * size_;
+    const index_t at = j - split.prefix_keys;
+    if (!any_ || at <= 0 || at >= split.pairs || at % gap_ != 0) return nullptr;
+    const index_t number = s.batch * (keys_ / gap_) + s.first_key / gap_ + at / gap_ - 1;
+    return data_ + (number * heads_ + head) * size_;
   }
 
  private:
   index_t heads_, size_, keys_, gap_ = 1;
+  bool any_ = false;
   T* data_ = nullptr;
 };
 

@@ -31,6 +31,9 @@ workload measure_call(Call& call, heed::detail::problem_text& problem, const con
   workload work = call.measure(workers);
   work.slots = std::min(std::max(work.tasks, work.most_tasks), workers);
   constexpr std::size_t most = std::numeric_limits<std::size_t>::max() / 4;
+  check.require(work.shared_bytes <= most, "scratch: % bytes for all tasks, more than can be counted",
+                work.shared_bytes);
+  if (!check.ok()) return {};
   check.require(work.slots == 0 || work.slot_bytes <= (most - work.shared_bytes) / static_cast<std::size_t>(work.slots),
                 "scratch: % tasks at once (context.executor's concurrency allows them) need % bytes each, more than "
                 "can be counted",
