@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// The calls under test with tensors of every storage type. They are compiled in a run.cpp, once per machine. k and v hold
-// one type.
+// The calls under test with tensors of every storage type. They are compiled in a run.cpp, once per machine.
+// k and v hold one type.
 
 #include <functional>
 #include <type_traits>

@@ -57,8 +57,8 @@ plan plan_backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& d
 // states, which may be the same memory. They are overwritten, never added to; what is null is not computed. dk and dv
 // sum over the query heads of a group, dslopes over the batch; gradients are 0 where key_lengths hides a token, and
 // that of a gate of -inf is 0. initial_state is read: final_state must not be its memory, and is not written. Scratch
-// does not grow with N, but for at most E / 4 numbers per token and head of the decay where dlog_gates is asked for. Throws
-// heed::error, before anything is written, where shapes or options do not fit.
+// does not grow with N, but for at most E / 4 numbers per token and head of the decay where dlog_gates is asked for.
+// Throws heed::error, before anything is written, where shapes or options do not fit.
 template <viewable Q, viewable K, viewable V, viewable D>
 void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const D& dout,
               const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt = {}, const context& context = {}) {

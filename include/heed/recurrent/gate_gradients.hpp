@@ -10,8 +10,9 @@
 //   neither inside        x = y - sum_j b_j, with y what crosses the end of the chunk
 //
 // and x + sum_i a_i crosses its beginning. What crosses the last token is <gradient of the final state, final state>.
-// Sums over tokens are in double. The errors of m cancel, those of a and b add up from chunk to chunk. So every few chunks y is
-// <R, S> instead, S a saved state (sweep_terms.hpp). Where the chunk's decay is below the rounding of T, x is 0.
+// Sums over tokens are in double. The errors of m cancel, those of a and b add up from chunk to chunk. So every few
+// chunks y is <R, S> instead, S a saved state (sweep_terms.hpp). Where the chunk's decay is below the rounding of T, x
+// is 0.
 
 #include <algorithm>
 #include <cmath>
