@@ -15,7 +15,6 @@
 // is 0.
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
 #include "heed/core/context.hpp"
@@ -50,10 +49,8 @@ template <class T> class gate_gradients {
     }
   }
 
-  // Takes <R, S> for what crosses the end of the next chunk, where it is a number: tokens behind a reset may not be.
-  void cross(double sum) {
-    if (std::isfinite(sum)) crossing_ = sum;
-  }
+  // Takes <R, S> for what crosses the end of the next chunk.
+  void cross(double sum) { crossing_ = sum; }
 
   void begin_chunk() { std::fill(rows_, rows_ + padded_, 0.0), std::fill(lanes_, lanes_ + padded_, 0.0); }
 
