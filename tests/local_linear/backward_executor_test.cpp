@@ -41,6 +41,7 @@ template <class T> void any_executor() {
         serial.forward(), serial.backward();
         for (const index_t workers : {1, 2, 3, 5})
           for (const bool threads : {false, true}) {
+            if (thinning > 1 && (workers != 3 || !threads)) continue;
             INFO(workers << " workers");
             test_executor executor(workers, order::shuffled, threads);
             local_linear_backward<T> x(s, 0.5, options);
@@ -101,6 +102,7 @@ TEST_CASE("local linear: backward in workspaces: nothing is allocated there, wha
     for (const solver how : solvers)
       for (const index_t workers : {1, 3})
         for (const bool anew : {false, true}) {
+          if (thinning > 1 && (workers == 1 || anew)) continue;
           INFO(to_string(s) << ", " << name_of(how));
           local_linear_backward<float> x(s, 0.5, {.mask = heed::causal(), .solver = how}), y(s, 0.5, x.options);
           y.options.lse = y.lse.view3(), y.options.slope = y.slope.view(), y.options.mean_key = y.mean.view();
