@@ -99,7 +99,8 @@ TEST_CASE("local linear: gradients for ridges from small to infinite, one or one
 }
 
 TEST_CASE("local linear: gradients for head dims around the vectors, and a large one") {
-  for (index_t d = 1; d <= 35; d += thinning == 1 ? 2 : 10) check_fit<float>({1, 1, 1, 33, 40, d, 36 - d}, 0.5, tight<float>());
+  for (index_t d = 1; d <= 35; d += thinning == 1 ? 2 : 10)
+    check_fit<float>({1, 1, 1, 33, 40, d, 36 - d}, 0.5, tight<float>());
   check_fit<float>({1, 2, 1, 20, 40, 128, 70}, 0.5, tight<float>());
 }
 

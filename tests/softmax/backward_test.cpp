@@ -46,7 +46,7 @@ TEST_CASE("gradients in float, sizes around the tiles of every machine") {
 }
 
 TEST_CASE("gradients in float, head dims around the vectors, and large ones") {
-  for (index_t d = 1; d <= 35; ++d) {
+  for (index_t d = 1; d <= 35; d += thinning == 1 ? 1 : 7) {
     check_backward<float>({1, 1, 1, 3, 20, d, 36 - d});
     check_backward<float>({1, 1, 1, 33, 20, d, 36 - d});
   }
@@ -57,7 +57,9 @@ TEST_CASE("gradients in float, head dims around the vectors, and large ones") {
 TEST_CASE("gradients over several blocks of keys, large head dims and long keys") {
   const heed::plan plan = backward_case<float>({1, 1, 1, 70, 300, 300, 500}).backward_plan();
   REQUIRE(plan.key_tile <= 64);  // blocks of five
-  for (const heed::mask& mask : {heed::mask{}, heed::causal(), heed::window(40)}) {
+  std::size_t turn = 0;
+  for (const heed::mask& mask : {heed::causal(), heed::mask{}, heed::window(40)}) {
+    if (turn++ % few_thinning != 0) continue;
     check_backward<float>({1, 2, 1, 70, 300, 300, 500}, {.mask = mask});
     check_backward<float>({1, 1, 2, 5, 9001, 8, 8}, {.mask = mask});
   }
