@@ -29,7 +29,7 @@ TEST_CASE("gradients in float, every shape, dense and causal") {
   REQUIRE(plan.ok());
   REQUIRE((plan.query_tile > 0 && plan.key_tile > 0 && plan.tasks > 0));
   std::size_t turn = 0;
-  for (const shape& s : shape_list(plan.query_tile, plan.key_tile)) {
+  for (const shape& s : shape_list(plan.query_tile, std::min<index_t>(plan.key_tile, 128))) {  // blocks: below
     if (turn++ % thinning != 0) continue;
     check_backward<float>(s);
     check_backward<float>(s, {.mask = heed::causal()});
