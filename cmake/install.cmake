@@ -15,6 +15,14 @@ install(FILES ${heed_build_dir}/heedConfig.cmake ${heed_build_dir}/heedConfigVer
         DESTINATION ${heed_package_dir})
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/heed)
 
+# pkg-config: -std=c++20 is the caller's
+configure_file(cmake/heed.pc.in ${heed_build_dir}/heed.pc @ONLY)
+install(FILES ${heed_build_dir}/heed.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+
+# cmake --install BUILD --component doc: pages and examples; not part of a plain install
+install(FILES README.md CHANGELOG.md DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/heed COMPONENT doc EXCLUDE_FROM_ALL)
+install(DIRECTORY docs examples DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/heed COMPONENT doc EXCLUDE_FROM_ALL)
+
 set_target_properties(heed_native PROPERTIES EXPORT_NAME native)
 install(TARGETS heed heed_native EXPORT heed INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT heed NAMESPACE heed:: FILE heedTargets.cmake DESTINATION ${heed_package_dir})
