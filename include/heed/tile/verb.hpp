@@ -52,13 +52,19 @@ template <class Call> plan plan_call(Call&& call, const context& context) noexce
   return out;
 }
 
+// Runs a call, or leaves it and writes what is wrong with it into `problem`, which is empty before.
+template <class Call> void try_call(Call&& call, heed::detail::problem_text& problem, const context& context) {
+  const workload work = measure_call(call, problem, context);
+  if (problem[0] != 0) return;
+  const call_memory memory(context.workspace, work);
+  call.run(work, memory, context.executor);
+}
+
 template <class Call> void run_call(Call&& call, const context& context) {
   heed::detail::problem_text problem;
   problem[0] = 0;
-  const workload work = measure_call(call, problem, context);
+  try_call(call, problem, context);
   if (problem[0] != 0) heed::detail::fail(problem.data());
-  const call_memory memory(context.workspace, work);
-  call.run(work, memory, context.executor);
 }
 
 // The bytes that T(arguments..., arena) takes of one worker's scratch

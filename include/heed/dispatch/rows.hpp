@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The tensors of a call on their way to the compiled library: plain data, the same in every translation unit.
+
+#include <array>
+
+#include "heed/core/call.hpp"
+#include "heed/core/check.hpp"
+#include "heed/core/types.hpp"
+#include "heed/core/view.hpp"
+
+namespace heed::dispatch {
+
+enum class storage : unsigned char { f32, f64, bf16, f16, int8 };
+
+template <class S>
+inline constexpr storage storage_of = std::is_same_v<S, float>    ? storage::f32
+                                      : std::is_same_v<S, double> ? storage::f64
+                                      : std::is_same_v<S, bf16_t> ? storage::bf16
+                                      : std::is_same_v<S, f16_t>  ? storage::f16
+                                                                  : storage::int8;
+
+// A view whose element type is a number
+struct tensor {
+  void* data;
+  std::array<index_t, 4> extents, strides;
+  storage element;
+
+  template <class S>
+  HEED_INLINE explicit tensor(const tensor_view<S, 4>& x)
+      : data(const_cast<std::remove_const_t<S>*>(x.data())),
+        extents(x.extents()),
+        strides(x.strides()),
+        element(storage_of<std::remove_const_t<S>>) {}
+
+  template <class S> HEED_INLINE tensor_view<S, 4> view() const { return {static_cast<S*>(data), extents, strides}; }
+};
+
+struct rows {
+  tensor q, k, v, o;
+  unsigned one_axis;  // which of them had one axis
+};
+
+template <class Q, class K, class V, class O>
+HEED_INLINE rows rows_of(const Q& q, const K& k, const V& v, const O& o) {
+  using heed::detail::value_t;
+  return {tensor(tensor_view<const value_t<Q>, 4>(q)), tensor(tensor_view<const value_t<K>, 4>(k)),
+          tensor(tensor_view<const value_t<V>, 4>(v)), tensor(tensor_view<const value_t<O>, 4>(o)),
+          heed::detail::one_axis<Q, K, V, O>};
+}
+
+}  // namespace heed::dispatch

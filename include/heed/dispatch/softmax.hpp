@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The calls of softmax, into the compiled library.
+
+#include "heed/dispatch/call.hpp"
+
+namespace heed::softmax::detail {
+inline namespace HEED_ISA {
+
+template <class Q, class K, class V, class O>
+HEED_INLINE auto forward_of(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  return dispatch::call<T, dispatch::softmax_forward<T>>{&dispatch::verbs<T>::softmax_forward,
+                                                         {dispatch::rows_of(q, k, v, o), opt}};
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::softmax::detail
