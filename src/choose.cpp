@@ -9,10 +9,10 @@
 
 namespace heed::dispatch {
 
-#define HEED_DECLARE(LEVEL)               \
-  namespace LEVEL {                       \
-  extern const verbs<float> of_float;     \
-  extern const verbs<double> of_double;   \
+#define HEED_DECLARE(LEVEL)             \
+  namespace LEVEL {                     \
+  extern const verbs<float> of_float;   \
+  extern const verbs<double> of_double; \
   }
 HEED_DECLARE(sse2)
 HEED_DECLARE(avx2)

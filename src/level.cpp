@@ -14,9 +14,12 @@ template <class T, class F> auto visit(const tensor& x, F f) {
     return f(x.view<double>());
   } else {
     switch (x.element) {
-      case storage::bf16: return f(x.view<bf16_t>());
-      case storage::f16: return f(x.view<f16_t>());
-      default: return f(x.view<float>());
+      case storage::bf16:
+        return f(x.view<bf16_t>());
+      case storage::f16:
+        return f(x.view<f16_t>());
+      default:
+        return f(x.view<float>());
     }
   }
 }

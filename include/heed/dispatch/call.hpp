@@ -24,7 +24,8 @@ HEED_INLINE plan plan_call(const dispatch::call<T, Request>& x, const context& c
   (dispatch::chosen<T>().*x.function)(x.request, context, &out, out.problem);
   return out;
 }
-template <class T, class Request> HEED_INLINE void run_call(const dispatch::call<T, Request>& x, const context& context) {
+template <class T, class Request>
+HEED_INLINE void run_call(const dispatch::call<T, Request>& x, const context& context) {
   heed::detail::problem_text problem;
   problem[0] = 0;
   (dispatch::chosen<T>().*x.function)(x.request, context, nullptr, problem);

@@ -42,8 +42,7 @@ struct rows {
   unsigned one_axis;  // which of them had one axis
 };
 
-template <class Q, class K, class V, class O>
-HEED_INLINE rows rows_of(const Q& q, const K& k, const V& v, const O& o) {
+template <class Q, class K, class V, class O> HEED_INLINE rows rows_of(const Q& q, const K& k, const V& v, const O& o) {
   using heed::detail::value_t;
   return {tensor(tensor_view<const value_t<Q>, 4>(q)), tensor(tensor_view<const value_t<K>, 4>(k)),
           tensor(tensor_view<const value_t<V>, 4>(v)), tensor(tensor_view<const value_t<O>, 4>(o)),

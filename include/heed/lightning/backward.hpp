@@ -1,44 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/decay.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/lightning/problem.hpp"
-#include "heed/recurrent/backward_partition.hpp"
+#include "heed/core/state.hpp"
+#include "heed/lightning/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/lightning.hpp"
+#else
+#include "heed/lightning/backward_call.hpp"
+#endif
 
 namespace heed::lightning {
-namespace detail {
-inline namespace HEED_ISA {
-
-// What the engine asks of this kernel
-struct backward_kernel {
-  template <class T> static const char* path(const recurrent::recurrence<T>& p) {
-    return p.decay->gated ? "lightning: backward in chunks, two sweeps, log_gates"
-                          : "lightning: backward in chunks, two sweeps";
-  }
-  static void check(heed::detail::checker& checker, recurrent::backward_shapes p) {
-    p.o.name = "dout";  // there is no o
-    kernel::check(checker, p);
-    if (checker.ok()) recurrent::check_gradients(checker, p);
-  }
-};
-
-template <class Q, class K, class V, class D>
-HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(
-    const Q& q, const K& k, const V& v, const heed::decay<acc_of<Q>>& decay, const D& dout,
-    const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt) {
-  using T = acc_of<Q>;
-  recurrent::backward_problem<T> x(make_problem(decay, opt, tile::rows_of_call(q, k, v, dout)),
-                                   recurrent::gradient_rows(dout), out);
-  x.dslopes = heed::detail::with_canonical_strides(out.dslopes);
-  x.dlog_gates = heed::detail::with_canonical_strides(out.dlog_gates);
-  return {x, opt.final_state};
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what backward would do with the same arguments, or why it would throw; never throws itself.
@@ -47,7 +22,7 @@ plan plan_backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& d
                    const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt = {},
                    const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, D>());
-  return tile::plan_call(detail::backward_call(q, k, v, decay, dout, out, opt), context);
+  return tile::plan_call(detail::backward_of(q, k, v, decay, dout, out, opt), context);
 }
 
 // The gradients of sum(dout * o) + sum(dfinal_state * final state), for o of forward with the same options; forward
@@ -63,7 +38,7 @@ template <viewable Q, viewable K, viewable V, viewable D>
 void backward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const D& dout,
               const gradients<acc_of<Q>>& out, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::input_tensors<Q, K, V, D>());
-  tile::run_call(detail::backward_call(q, k, v, decay, dout, out, opt), context);
+  tile::run_call(detail::backward_of(q, k, v, decay, dout, out, opt), context);
 }
 
 // Refuses a pointer in place of a tensor.

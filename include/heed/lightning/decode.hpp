@@ -1,26 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
+#include "heed/core/decay.hpp"
 #include "heed/core/plan.hpp"
 #include "heed/core/state.hpp"
-#include "heed/lightning/problem.hpp"
-#include "heed/recurrent/decode.hpp"
+#include "heed/lightning/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/lightning.hpp"
+#else
+#include "heed/lightning/decode_call.hpp"
+#endif
 
 namespace heed::lightning {
-namespace detail {
-inline namespace HEED_ISA {
-
-template <class T, class... Arguments>
-recurrent::decode_call<T, kernel> decode_call(const state_view<T>& memory, const Arguments&... x) {
-  recurrent::decode_call<T, kernel> call{make_problem(x...)};
-  recurrent::decode_in_place(call.p, memory);
-  return call;
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what decode would do with the same arguments, or why it would throw; never throws itself.
@@ -28,7 +21,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory,
                  const O& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  return tile::plan_call(detail::decode_call(memory, decay, opt, tile::rows_of_call(q, k, v, o)), context);
+  return tile::plan_call(detail::decode_of(q, k, v, decay, memory, o, opt), context);
 }
 
 // N new tokens after those that memory holds: o_i as forward would give it for the whole sequence, memory (s: B, heads
@@ -40,7 +33,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void decode(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, state_view<acc_of<Q>> memory, O&& o,
             const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  tile::run_call(detail::decode_call(memory, decay, opt, tile::rows_of_call(q, k, v, o)), context);
+  tile::run_call(detail::decode_of(q, k, v, decay, memory, o, opt), context);
 }
 
 }  // namespace HEED_ISA

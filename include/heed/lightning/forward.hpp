@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/decay.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/lightning/problem.hpp"
-#include "heed/recurrent/partition.hpp"
+#include "heed/lightning/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/lightning.hpp"
+#else
+#include "heed/lightning/forward_call.hpp"
+#endif
 
 namespace heed::lightning {
 inline namespace HEED_ISA {
@@ -15,9 +20,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, const O& o,
                   const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  return tile::plan_call(recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(
-                             decay, opt, tile::rows_of_call(q, k, v, o))},
-                         context);
+  return tile::plan_call(detail::forward_of(q, k, v, decay, o, opt), context);
 }
 
 // o_i = scale sum_{j <= i} lambda^(i - j) (q_i.k_j) v_j with lambda = exp(-slope) per head, or exp(log_gate) per token
@@ -32,9 +35,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, const decay<acc_of<Q>>& decay, O&& o,
              const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  tile::run_call(recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(decay, opt,
-                                                                                       tile::rows_of_call(q, k, v, o))},
-                 context);
+  tile::run_call(detail::forward_of(q, k, v, decay, o, opt), context);
 }
 
 // Refuses a pointer in place of a tensor.

@@ -1,39 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/linear/problem.hpp"
-#include "heed/recurrent/backward_partition.hpp"
+#include "heed/core/state.hpp"
+#include "heed/linear/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/linear.hpp"
+#else
+#include "heed/linear/backward_call.hpp"
+#endif
 
 namespace heed::linear {
-namespace detail {
-inline namespace HEED_ISA {
-
-// What the engine asks of this kernel
-struct backward_kernel {
-  template <class T> static const char* path(const recurrent::recurrence<T>& p) {
-    return p.causal ? "linear: backward in chunks, two sweeps" : "linear: backward, all queries, then all keys";
-  }
-  static void check(heed::detail::checker& checker, const recurrent::backward_shapes& p) {
-    kernel::check(checker, p);
-    if (checker.ok()) recurrent::check_gradients(checker, p);
-  }
-};
-
-template <class Q, class K, class V, class O, class D>
-HEED_INLINE recurrent::backward_call<acc_of<Q>, backward_kernel> backward_call(
-    const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& out,
-    const options<acc_of<Q>>& opt) {
-  using T = acc_of<Q>;
-  return {recurrent::backward_problem<T>(make_problem(opt, tile::rows_of_call(q, k, v, o)),
-                                         recurrent::gradient_rows(dout), out),
-          opt.final_state};
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what backward would do with the same arguments, or why it would throw; never throws itself.
@@ -41,7 +20,7 @@ template <viewable Q, viewable K, viewable V, viewable O, viewable D>
 plan plan_backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& out,
                    const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
-  return tile::plan_call(detail::backward_call(q, k, v, o, dout, out, opt), context);
+  return tile::plan_call(detail::backward_of(q, k, v, o, dout, out, opt), context);
 }
 
 // The gradients of sum(dout * o) + sum(dfinal_state * final state), for o as forward wrote it with the same options.
@@ -56,7 +35,7 @@ template <viewable Q, viewable K, viewable V, viewable O, viewable D>
 void backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& out,
               const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
-  tile::run_call(detail::backward_call(q, k, v, o, dout, out, opt), context);
+  tile::run_call(detail::backward_of(q, k, v, o, dout, out, opt), context);
 }
 
 // Refuses a pointer in place of a tensor.

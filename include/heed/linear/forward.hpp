@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
+#include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/linear/problem.hpp"
-#include "heed/recurrent/partition.hpp"
+#include "heed/linear/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/linear.hpp"
+#else
+#include "heed/linear/forward_call.hpp"
+#endif
 
 namespace heed::linear {
 inline namespace HEED_ISA {
@@ -14,9 +19,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 plan plan_forward(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt = {},
                   const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O>());
-  return tile::plan_call(
-      recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(opt, tile::rows_of_call(q, k, v, o))},
-      context);
+  return tile::plan_call(detail::forward_of(q, k, v, o, opt), context);
 }
 
 // o_i = scale sum_j (phi(q_i).phi(k_j)) v_j / (scale sum_j phi(q_i).phi(k_j) + eps) over the keys that query i sees;
@@ -30,9 +33,7 @@ template <viewable Q, viewable K, viewable V, viewable O>
 void forward(const Q& q, const K& k, const V& v, O&& o, const options<acc_of<Q>>& opt = {},
              const context& context = {}) {
   static_assert(heed::detail::call_tensors<O, Q, K, V>());
-  tile::run_call(
-      recurrent::chunk_call<acc_of<Q>, detail::kernel>{detail::make_problem(opt, tile::rows_of_call(q, k, v, o))},
-      context);
+  tile::run_call(detail::forward_of(q, k, v, o, opt), context);
 }
 
 // Refuses a pointer in place of a tensor.

@@ -1,54 +1,19 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Local linear attention of new tokens with a cache: forward's tiles, with the rows of the cache.
-
-#include "heed/local_linear/forward.hpp"
-#include "heed/pairwise/cache.hpp"
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/kv_cache.hpp"
+#include "heed/core/per_head.hpp"
+#include "heed/core/plan.hpp"
+#include "heed/local_linear/options.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/local_linear.hpp"
+#else
+#include "heed/local_linear/decode_call.hpp"
+#endif
 
 namespace heed::local_linear {
-namespace detail {
-inline namespace HEED_ISA {
-
-template <class T> struct decode_call : call<T> {
-  const pairwise::cache_shapes& cache;
-
-  // Enough for any lengths. A ring never has more tokens than rows, however many were appended.
-  tile::workload measure(index_t workers) {
-    const index_t longest = this->p.k.extent(2), capacity = cache.capacity();
-    count_keys(capacity);
-    const std::size_t most = call<T>::measure(workers).slot_bytes;
-    count_keys(std::min(longest, capacity));
-    tile::workload work = call<T>::measure(workers);
-    work.slot_bytes = std::max(work.slot_bytes, most);
-    return work;
-  }
-
-  void check(heed::detail::checker& check) const {
-    pairwise::check_cache_call(check, this->p, cache);
-    if (check.ok()) check_call(check, this->p);
-  }
-
- private:
-  void count_keys(index_t count) {
-    std::array<index_t, 4> extents = this->p.k.extents();
-    extents[2] = count;
-    this->p.k = this->p.k.with_extents(extents);
-  }
-};
-
-template <class Q, class View, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const per_head& ridge, O& o,
-                                      const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
-  decode_call<acc_of<Q>> out{{{opt, pairwise::rows_of_cache(q, cache, o, shapes.longest())}}, shapes};
-  out.p.ridge = ridge;
-  pairwise::set_cache(out.p, cache, shapes);
-  return out;
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what decode would do with the same arguments, or why it would throw; never throws itself.
@@ -57,9 +22,7 @@ template <viewable Q, class Cache, viewable O>
 plan plan_decode(const Q& q, const Cache& cache, const per_head& ridge, const O& o, const options<acc_of<Q>>& opt = {},
                  const context& context = {}) noexcept {
   static_assert(heed::detail::decode_tensors<Q, Cache, O>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  return tile::plan_call(detail::call_of_decode(q, view, ridge, o, opt, shapes), context);
+  return detail::with_decode(q, cache, ridge, o, opt, [&](auto&& call) { return tile::plan_call(call, context); });
 }
 
 // Computes local linear attention of new tokens with a cache: forward, with caches, places and masks as
@@ -71,9 +34,7 @@ void decode(const Q& q, const Cache& cache, const per_head& ridge, O&& o, const 
             const context& context = {}) {
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   static_assert(heed::detail::decode_tensors<Q, Cache, O>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  tile::run_call(detail::call_of_decode(q, view, ridge, o, opt, shapes), context);
+  detail::with_decode(q, cache, ridge, o, opt, [&](auto&& call) { tile::run_call(call, context); });
 }
 
 }  // namespace HEED_ISA

@@ -1,79 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Mixture-of-head attention of new tokens with a cache: the rows of a key/value head whose gate is not 0 are gathered
-// into tiles of softmax's decode. A key/value head without any is not read.
-
-#include <algorithm>
-#include <limits>
-
-#include "heed/mixture_of_head/active_rows.hpp"
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/kv_cache.hpp"
+#include "heed/core/plan.hpp"
 #include "heed/mixture_of_head/options.hpp"
-#include "heed/pairwise/decode.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/mixture_of_head.hpp"
+#else
+#include "heed/mixture_of_head/decode_call.hpp"
+#endif
 
 namespace heed::mixture_of_head {
-namespace detail {
-inline namespace HEED_ISA {
-
-// The active rows of a tile, in its place: the first ones of the head fill its first tile.
-template <class T> struct active_rows {
-  static constexpr bool chosen = true;
-  const problem<T>& p;
-  tile::lane_array<T, pairwise::lane_capacity> gates = {};
-
-  const T* take(const pairwise::piece_tile& x, pairwise::row_tile& rows) {
-    index_t number = 0;
-    rows.count = 0;
-    each_row(x, [&](const pairwise::lane_row& row, T gate) {
-      if (!is_active(gate)) return;
-      if (number >= x.first && rows.count < x.rows) gates[rows.count] = gate, rows.row[rows.count++] = row;
-      ++number;
-    });
-    return gates.data();
-  }
-  // Clears the rows that have no work.
-  void begin_head(const pairwise::piece_tile& x) {
-    each_row(x, [&](const pairwise::lane_row& row, T gate) {
-      if (is_active(gate)) return;
-      std::byte* const o = p.output(x.s, row.head, row.query);
-      std::fill(o, o + p.e * p.o.element_bytes(), std::byte{0});
-      if (p.lse.data() != nullptr) *p.lse_at(x.s, row.head, row.query) = -std::numeric_limits<T>::infinity();
-    });
-  }
-
- private:
-  template <class F> void each_row(const pairwise::piece_tile& x, F f) const {
-    for (index_t i = 0; i < x.s.queries; ++i)
-      for (index_t head = x.kv_head * p.group; head < (x.kv_head + 1) * p.group; ++head)
-        f(pairwise::lane_row{head, i}, *p.gate(x.s, head, i));
-  }
-};
-
-template <class T> struct decode_call : pairwise::decode_call<T, problem<T>, active_rows> {
-  void check(heed::detail::checker& check) const {
-    check_heads(check, this->p);
-    pairwise::decode_call<T, problem<T>, active_rows>::check(check);
-    check_gates(check, this->p);
-  }
-  void describe(plan& out) const {
-    pairwise::decode_call<T, problem<T>, active_rows>::describe(out);
-    out.path = this->cut.many         ? "mixture_of_head: decode, active queries in lanes"
-               : this->runs_on_dots() ? "mixture_of_head: decode, head dim in lanes on bf16 dot products"
-                                      : "mixture_of_head: decode, head dim in lanes";
-  }
-};
-
-template <class Q, class View, class G, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const G& gates, O& o,
-                                      const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
-  decode_call<acc_of<Q>> call{{{gates, opt, pairwise::softmax_rows_of_cache(q, cache, o, shapes)}, shapes}};
-  pairwise::set_cache(call.p, cache, shapes);
-  return call;
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what decode would do with the same arguments, or why it would throw; never throws itself. workspace_bytes is
@@ -83,9 +22,7 @@ template <viewable Q, class Cache, viewable G, viewable O>
 plan plan_decode(const Q& q, const Cache& cache, const G& gates, const O& o, const options<acc_of<Q>>& opt = {},
                  const context& context = {}) noexcept {
   static_assert(heed::detail::decode_tensors<Q, Cache, O>() && heed::detail::summed_elements<Q, G>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  return tile::plan_call(detail::call_of_decode(q, view, gates, o, opt, shapes), context);
+  return detail::with_decode(q, cache, gates, o, opt, [&](auto&& call) { return tile::plan_call(call, context); });
 }
 
 // Computes o = gate * softmax attention of new tokens with a cache: softmax::decode, with gates (B, H, N) as
@@ -97,9 +34,7 @@ void decode(const Q& q, const Cache& cache, const G& gates, O&& o, const options
             const context& context = {}) {
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   static_assert(heed::detail::decode_tensors<Q, Cache, O>() && heed::detail::summed_elements<Q, G>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  tile::run_call(detail::call_of_decode(q, view, gates, o, opt, shapes), context);
+  detail::with_decode(q, cache, gates, o, opt, [&](auto&& call) { tile::run_call(call, context); });
 }
 
 }  // namespace HEED_ISA

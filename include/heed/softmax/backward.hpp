@@ -4,30 +4,14 @@
 #include "heed/core/call.hpp"
 #include "heed/core/context.hpp"
 #include "heed/core/plan.hpp"
-#include "heed/pairwise/gradient_call.hpp"
 #include "heed/softmax/options.hpp"
-#include "heed/tile/verb.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/softmax.hpp"
+#else
+#include "heed/softmax/backward_call.hpp"
+#endif
 
 namespace heed::softmax {
-namespace detail {
-inline namespace HEED_ISA {
-
-template <class T, class Options>
-pairwise::gradient_problem<T> backward_problem(const Options& opt, const pairwise::gradient_rows<T>& x,
-                                               const gradients<T>& wanted) {
-  pairwise::gradient_problem<T> p(opt, x);
-  p.dq = wanted.dq, p.dk = wanted.dk, p.dv = wanted.dv, p.dbias = wanted.dbias;
-  p.dsink_logits = wanted.dsink_logits, p.dalibi_slopes = wanted.dalibi_slopes, p.dlse = wanted.dlse;
-  return p;
-}
-
-template <class T> struct backward_call : pairwise::gradient_call<T> {
-  void check(heed::detail::checker& check) const { pairwise::check_softmax_gradients(check, this->p); }
-};
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what backward would do with the same arguments, or why it would throw; never throws itself.
@@ -35,10 +19,7 @@ template <viewable Q, viewable K, viewable V, viewable O, viewable D>
 plan plan_backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& wanted,
                    const options<acc_of<Q>>& opt = {}, const context& context = {}) noexcept {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
-  using T = acc_of<Q>;
-  return tile::plan_call(detail::backward_call<T>{{detail::backward_problem<T>(
-                             opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
-                         context);
+  return tile::plan_call(detail::backward_of(q, k, v, o, dout, wanted, opt), context);
 }
 
 // Computes the gradients of a loss with respect to the inputs of forward, from dout (B, max(H, Hk), N, E), the gradient
@@ -53,10 +34,7 @@ template <viewable Q, viewable K, viewable V, viewable O, viewable D>
 void backward(const Q& q, const K& k, const V& v, const O& o, const D& dout, const gradients<acc_of<Q>>& wanted,
               const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::input_tensors<Q, K, V, O, D>());
-  using T = acc_of<Q>;
-  tile::run_call(detail::backward_call<T>{{detail::backward_problem<T>(
-                     opt, pairwise::rows_of_gradients(q, k, v, o, dout), wanted)}},
-                 context);
+  tile::run_call(detail::backward_of(q, k, v, o, dout, wanted, opt), context);
 }
 
 // Refuses a pointer in place of a tensor.

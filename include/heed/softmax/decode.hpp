@@ -1,34 +1,18 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-#include "heed/pairwise/decode.hpp"
+#include "heed/core/call.hpp"
+#include "heed/core/context.hpp"
+#include "heed/core/kv_cache.hpp"
+#include "heed/core/plan.hpp"
 #include "heed/softmax/options.hpp"
-#include "heed/softmax/shared_prefix.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/softmax.hpp"
+#else
+#include "heed/softmax/decode_call.hpp"
+#endif
 
 namespace heed::softmax {
-namespace detail {
-inline namespace HEED_ISA {
-
-template <class T> using decode_call = pairwise::decode_call<T, pairwise::softmax_problem<T>, pairwise::every_row>;
-
-// With a shared prefix: both ways to read it
-template <class Q, class C, class O>
-shared_prefix_call<acc_of<Q>> call_of_decode(const Q& q, const prefixed_cache_view<C>& cache, O& o,
-                                             const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
-  return {q, cache, o, opt, shapes};
-}
-template <class Q, class View, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, O& o, const options<acc_of<Q>>& opt,
-                                      const pairwise::cache_shapes& shapes) {
-  using T = acc_of<Q>;
-  decode_call<T> call{{opt, pairwise::softmax_rows_of_cache(q, cache, o, shapes)}, shapes};
-  pairwise::set_cache(call.p, cache, shapes);
-  return call;
-}
-
-}  // namespace HEED_ISA
-}  // namespace detail
-
 inline namespace HEED_ISA {
 
 // Says what decode would do with the same arguments, or why it would throw; never throws itself. workspace_bytes is
@@ -38,9 +22,7 @@ template <viewable Q, class Cache, viewable O>
 plan plan_decode(const Q& q, const Cache& cache, const O& o, const options<acc_of<Q>>& opt = {},
                  const context& context = {}) noexcept {
   static_assert(heed::detail::decode_tensors<Q, Cache, O>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  return tile::plan_call(detail::call_of_decode(q, view, o, opt, shapes), context);
+  return detail::with_decode(q, cache, o, opt, [&](auto&& call) { return tile::plan_call(call, context); });
 }
 
 // Computes attention of new tokens, whose keys and values are in the cache already: q (B, H, N, D), o (B, max(H, Hk),
@@ -58,9 +40,7 @@ template <viewable Q, class Cache, viewable O>
 void decode(const Q& q, const Cache& cache, O&& o, const options<acc_of<Q>>& opt = {}, const context& context = {}) {
   static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
   static_assert(heed::detail::decode_tensors<Q, Cache, O>());
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  tile::run_call(detail::call_of_decode(q, view, o, opt, shapes), context);
+  detail::with_decode(q, cache, o, opt, [&](auto&& call) { tile::run_call(call, context); });
 }
 
 }  // namespace HEED_ISA

@@ -67,7 +67,8 @@ template <class T> struct forward_call {
 };
 
 template <class Q, class K, class V, class O>
-HEED_INLINE forward_call<acc_of<Q>> forward_of(const Q& q, const K& k, const V& v, O& o, const options<acc_of<Q>>& opt) {
+HEED_INLINE forward_call<acc_of<Q>> forward_of(const Q& q, const K& k, const V& v, O& o,
+                                               const options<acc_of<Q>>& opt) {
   return {{opt, pairwise::rows_of_softmax(q, k, v, o)}};
 }
 
