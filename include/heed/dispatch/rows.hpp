@@ -37,6 +37,10 @@ struct tensor {
   template <class S> HEED_INLINE tensor_view<S, 4> view() const { return {static_cast<S*>(data), extents, strides}; }
 };
 
+template <class X> HEED_INLINE tensor any(const X& x) {
+  return tensor(tensor_view<const heed::detail::value_t<X>, 4>(x));
+}
+
 struct rows {
   tensor q, k, v, o;
   unsigned one_axis;  // which of them had one axis

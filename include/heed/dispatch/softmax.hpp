@@ -15,5 +15,13 @@ HEED_INLINE auto forward_of(const Q& q, const K& k, const V& v, const O& o, cons
                                                          {dispatch::rows_of(q, k, v, o), opt}};
 }
 
+template <class Q, class K, class V, class O, class D>
+HEED_INLINE auto backward_of(const Q& q, const K& k, const V& v, const O& o, const D& dout,
+                             const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  return dispatch::call<T, dispatch::softmax_backward<T>>{
+      &dispatch::verbs<T>::softmax_backward, {dispatch::rows_of(q, k, v, o), dispatch::any(dout), wanted, opt}};
+}
+
 }  // namespace HEED_ISA
 }  // namespace heed::softmax::detail

@@ -1,12 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// What the compiled library offers for a number type that calls sum in: one table of functions per level.
+// What the compiled library offers for a number type that calls sum in: one table of functions per level. A request
+// holds the arguments of a verb but for the context; tensors are in it without their element types.
 
 #include "heed/core/context.hpp"
+#include "heed/core/decay.hpp"
 #include "heed/core/error.hpp"
+#include "heed/core/per_head.hpp"
 #include "heed/core/plan.hpp"
+#include "heed/core/state.hpp"
 #include "heed/dispatch/rows.hpp"
+#include "heed/lightning/options.hpp"
+#include "heed/linear/options.hpp"
+#include "heed/local_linear/options.hpp"
+#include "heed/mixture_of_head/options.hpp"
 #include "heed/softmax/options.hpp"
 
 namespace heed::dispatch {
@@ -18,9 +26,87 @@ template <class T> struct softmax_forward {
   dispatch::rows rows;
   const softmax::options<T>& options;
 };
+template <class T> struct softmax_backward {
+  dispatch::rows rows;
+  tensor dout;
+  const softmax::gradients<T>& wanted;
+  const softmax::options<T>& options;
+};
+template <class T> struct mixture_forward {
+  dispatch::rows rows;
+  tensor_view<const T, 3> gates;
+  const mixture_of_head::options<T>& options;
+};
+template <class T> struct mixture_backward {
+  dispatch::rows rows;
+  tensor_view<const T, 3> gates;
+  tensor dout;
+  const mixture_of_head::gradients<T>& wanted;
+  const mixture_of_head::options<T>& options;
+};
+template <class T> struct local_linear_forward {
+  dispatch::rows rows;
+  const per_head& ridge;
+  const local_linear::options<T>& options;
+};
+template <class T> struct local_linear_apply {
+  dispatch::rows rows;
+  tensor_view<const T, 4> slope;
+  const local_linear::options<T>& options;
+};
+template <class T> struct local_linear_backward {
+  dispatch::rows rows;  // dout in place of o
+  const per_head& ridge;
+  const local_linear::gradients<T>& wanted;
+  const local_linear::options<T>& options;
+};
+template <class T> struct linear_forward {
+  dispatch::rows rows;
+  const linear::options<T>& options;
+};
+template <class T> struct linear_backward {
+  dispatch::rows rows;
+  tensor dout;
+  const linear::gradients<T>& wanted;
+  const linear::options<T>& options;
+};
+template <class T> struct linear_decode {
+  dispatch::rows rows;
+  const state_view<T>& memory;
+  const linear::options<T>& options;
+};
+template <class T> struct lightning_forward {
+  dispatch::rows rows;
+  const heed::decay<T>& decay;
+  const lightning::options<T>& options;
+};
+template <class T> struct lightning_backward {
+  dispatch::rows rows;  // dout in place of o
+  const heed::decay<T>& decay;
+  const lightning::gradients<T>& wanted;
+  const lightning::options<T>& options;
+};
+template <class T> struct lightning_decode {
+  dispatch::rows rows;
+  const heed::decay<T>& decay;
+  const state_view<T>& memory;
+  const lightning::options<T>& options;
+};
 
 template <class T> struct verbs {
-  dispatch::verb<dispatch::softmax_forward<T>> softmax_forward;
+  verb<dispatch::softmax_forward<T>> softmax_forward;
+  verb<dispatch::softmax_backward<T>> softmax_backward;
+  verb<dispatch::mixture_forward<T>> mixture_forward;
+  verb<dispatch::mixture_backward<T>> mixture_backward;
+  verb<dispatch::local_linear_forward<T>> local_linear_forward;
+  verb<dispatch::local_linear_apply<T>> local_linear_apply;
+  verb<dispatch::local_linear_backward<T>> local_linear_backward;
+  verb<dispatch::linear_forward<T>> linear_forward;
+  verb<dispatch::linear_backward<T>> linear_backward;
+  verb<dispatch::linear_decode<T>> linear_decode;
+  verb<dispatch::lightning_forward<T>> lightning_forward;
+  verb<dispatch::lightning_backward<T>> lightning_backward;
+  verb<dispatch::lightning_decode<T>> lightning_decode;
 };
 
 // The table of the level that runs here. Defined in the library, for float and double.

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// The calls of linear, into the compiled library.
+
+#include "heed/dispatch/call.hpp"
+
+namespace heed::linear::detail {
+inline namespace HEED_ISA {
+
+template <class Q, class K, class V, class O>
+HEED_INLINE auto forward_of(const Q& q, const K& k, const V& v, const O& o, const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  return dispatch::call<T, dispatch::linear_forward<T>>{&dispatch::verbs<T>::linear_forward,
+                                                        {dispatch::rows_of(q, k, v, o), opt}};
+}
+
+template <class Q, class K, class V, class O>
+HEED_INLINE auto decode_of(const Q& q, const K& k, const V& v, const state_view<acc_of<Q>>& memory, const O& o,
+                           const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  return dispatch::call<T, dispatch::linear_decode<T>>{&dispatch::verbs<T>::linear_decode,
+                                                       {dispatch::rows_of(q, k, v, o), memory, opt}};
+}
+
+template <class Q, class K, class V, class O, class D>
+HEED_INLINE auto backward_of(const Q& q, const K& k, const V& v, const O& o, const D& dout,
+                             const gradients<acc_of<Q>>& wanted, const options<acc_of<Q>>& opt) {
+  using T = acc_of<Q>;
+  return dispatch::call<T, dispatch::linear_backward<T>>{
+      &dispatch::verbs<T>::linear_backward, {dispatch::rows_of(q, k, v, o), dispatch::any(dout), wanted, opt}};
+}
+
+}  // namespace HEED_ISA
+}  // namespace heed::linear::detail

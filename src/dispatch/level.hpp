@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// For the files that are compiled once per level, with its machine flags and HEED_DISPATCH_LEVEL as its name: tensors
+// get their element types back, and a call is planned or run. answer(request, ...) is a verb's function in the table.
+
+#include "heed/dispatch/verbs.hpp"
+#include "heed/pairwise/gradient_problem.hpp"
+#include "heed/pairwise/unit_driver.hpp"
+#include "heed/tile/row_format.hpp"
+#include "heed/tile/verb.hpp"
+
+namespace heed::dispatch::HEED_DISPATCH_LEVEL {
+
+// f(view) of a tensor that calls which sum in T may have
+template <class T, class F> decltype(auto) visit(const tensor& x, F f) {
+  if constexpr (std::is_same_v<T, double>) {
+    return f(x.view<double>());
+  } else {
+    switch (x.element) {
+      case storage::bf16:
+        return f(x.view<bf16_t>());
+      case storage::f16:
+        return f(x.view<f16_t>());
+      default:
+        return f(x.view<float>());
+    }
+  }
+}
+template <class View> using element_of = typename View::element_type;
+
+template <class T> heed::detail::input_tensor input(const tensor& x) {
+  return visit<T>(x, [](auto view) { return heed::detail::input_tensor(view); });
+}
+template <class T> heed::detail::output_tensor output(const tensor& x) {
+  return visit<T>(x, [](auto view) { return heed::detail::output_tensor(view); });
+}
+template <class T> const tile::row_format<T>* format(const tensor& x) {
+  return visit<T>(x, [](auto view) { return &tile::row_format_of<T, element_of<decltype(view)>>; });
+}
+
+template <class T> tile::call_rows<T> call_rows(const rows& x) {
+  return {{input<T>(x.q), input<T>(x.k), input<T>(x.v), output<T>(x.o), x.one_axis},
+          format<T>(x.q),
+          format<T>(x.k),
+          format<T>(x.o)};
+}
+template <class T> pairwise::softmax_rows<T> softmax_rows(const rows& x) {
+  pairwise::softmax_rows<T> all{call_rows<T>(x), nullptr, nullptr};
+  all.few_format =
+      visit<T>(x.k, [](auto view) { return &pairwise::few_rows_format_of<T, element_of<decltype(view)>>; });
+  if constexpr (std::is_same_v<T, float>)
+    if (x.q.element == storage::bf16 && x.k.element == storage::bf16)
+      all.on_unit =
+          pairwise::detail::unit_driver_for<tensor_view<bf16_t, 4>, tensor_view<bf16_t, 4>, tensor_view<bf16_t, 4>>();
+  return all;
+}
+template <class T> pairwise::gradient_rows<T> gradient_rows(const rows& x, const tensor& dout) {
+  return {call_rows<T>(x), input<T>(dout), format<T>(dout)};
+}
+
+template <class Call>
+void answer_call(Call&& call, const context& where, plan* out, heed::detail::problem_text& problem) {
+  if (out == nullptr)
+    tile::try_call(call, problem, where);
+  else
+    *out = tile::plan_call(call, where);
+}
+
+#define HEED_REQUEST(NAME) \
+  template <class T> void answer(const NAME<T>& x, const context& where, plan* out, heed::detail::problem_text& problem)
+HEED_REQUEST(softmax_forward);
+HEED_REQUEST(softmax_backward);
+HEED_REQUEST(mixture_forward);
+HEED_REQUEST(mixture_backward);
+HEED_REQUEST(local_linear_forward);
+HEED_REQUEST(local_linear_apply);
+HEED_REQUEST(local_linear_backward);
+HEED_REQUEST(linear_forward);
+HEED_REQUEST(linear_backward);
+HEED_REQUEST(linear_decode);
+HEED_REQUEST(lightning_forward);
+HEED_REQUEST(lightning_backward);
+HEED_REQUEST(lightning_decode);
+
+#define HEED_ANSWER(NAME)                                                                       \
+  template void answer(const NAME<float>&, const context&, plan*, heed::detail::problem_text&); \
+  template void answer(const NAME<double>&, const context&, plan*, heed::detail::problem_text&);
+
+}  // namespace heed::dispatch::HEED_DISPATCH_LEVEL
