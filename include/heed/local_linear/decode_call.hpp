@@ -36,21 +36,20 @@ template <class T> struct decode_call : call<T> {
   }
 };
 
-template <class Q, class View, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const per_head& ridge, O& o,
-                                      const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
-  decode_call<acc_of<Q>> out{{{opt, pairwise::rows_of_cache(q, cache, o, shapes.longest())}}, shapes};
-  out.p.ridge = ridge;
-  pairwise::set_cache(out.p, cache, shapes);
-  return out;
-}
-
 // f(call), which lives as long as that
+template <class T, class View, class F>
+auto with_decode(const pairwise::query_rows<T>& x, const View& cache, const per_head& ridge, const options<T>& opt,
+                 F f) {
+  const pairwise::cache_shapes shapes(cache, x.q.extent(0));
+  decode_call<T> call{{{opt, pairwise::rows_of_cache(x, cache, shapes.longest())}}, shapes};
+  call.p.ridge = ridge;
+  pairwise::set_cache(call.p, cache, shapes);
+  return f(call);
+}
 template <class Q, class Cache, class O, class F>
-auto with_decode(const Q& q, const Cache& cache, const per_head& ridge, O& o, const options<acc_of<Q>>& opt, F f) {
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  return f(call_of_decode(q, view, ridge, o, opt, shapes));
+HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const per_head& ridge, O& o, const options<acc_of<Q>>& opt,
+                             F f) {
+  return with_decode(pairwise::query_rows_of(q, o), heed::detail::view_of_cache(cache), ridge, opt, f);
 }
 
 }  // namespace HEED_ISA

@@ -62,20 +62,19 @@ template <class T> struct decode_call : pairwise::decode_call<T, problem<T>, act
   }
 };
 
-template <class Q, class View, class G, class O>
-decode_call<acc_of<Q>> call_of_decode(const Q& q, const View& cache, const G& gates, O& o,
-                                      const options<acc_of<Q>>& opt, const pairwise::cache_shapes& shapes) {
-  decode_call<acc_of<Q>> call{{{gates, opt, pairwise::softmax_rows_of_cache(q, cache, o, shapes)}, shapes}};
-  pairwise::set_cache(call.p, cache, shapes);
-  return call;
-}
-
 // f(call), which lives as long as that
+template <class T, class View, class F>
+auto with_decode(const pairwise::query_rows<T>& x, const View& cache, const tensor_view<const T, 3>& gates,
+                 const options<T>& opt, F f) {
+  const pairwise::cache_shapes shapes(cache, x.q.extent(0));
+  decode_call<T> call{{{gates, opt, pairwise::softmax_rows_of_cache(x, cache, shapes)}, shapes}};
+  pairwise::set_cache(call.p, cache, shapes);
+  return f(call);
+}
 template <class Q, class Cache, class G, class O, class F>
-auto with_decode(const Q& q, const Cache& cache, const G& gates, O& o, const options<acc_of<Q>>& opt, F f) {
-  const auto& view = heed::detail::view_of_cache(cache);
-  const pairwise::cache_shapes shapes(view, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0));
-  return f(call_of_decode(q, view, gates, o, opt, shapes));
+HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const G& gates, O& o, const options<acc_of<Q>>& opt, F f) {
+  return with_decode(pairwise::query_rows_of(q, o), heed::detail::view_of_cache(cache),
+                     tensor_view<const acc_of<Q>, 3>(gates), opt, f);
 }
 
 }  // namespace HEED_ISA

@@ -197,31 +197,38 @@ void check_cache_call(heed::detail::checker& check, const attention<T>& p, const
   if (cache.has_prefix) check_apart(check, {&o, &lse}, cache.prefix);
 }
 
-// The tensors of a call with a cache: k and v count tokens, up to those of the longest sequence.
-template <class Q, class View, class O>
-HEED_INLINE tile::call_rows<acc_of<Q>> rows_of_cache(const Q& q, const View& cache, O& o, index_t longest) {
+// q and o of a call with a cache
+template <class T> struct query_rows {
+  heed::detail::input_tensor q;
+  heed::detail::output_tensor o;
+  const tile::row_format<T>*q_format, *o_format;
+  unsigned one_axis;
+};
+template <class Q, class O> HEED_INLINE query_rows<acc_of<Q>> query_rows_of(const Q& q, O& o) {
   using T = acc_of<Q>;
-  using heed::detail::input_tensor, heed::detail::value_t;
-  using C = heed::detail::cache_element_t<View>;
-  const kv_cache_view<C>& own = heed::detail::own_tokens(cache);
-  const tensor_view<const value_t<Q>, 4> rows(q);
+  using heed::detail::value_t;
+  using four = tensor_view<T, 4>;  // k and v of a cache
   const tensor_view<const value_t<O>, 4> out(o);
   const tensor_view<value_t<O>, 4> written(const_cast<value_t<O>*>(out.data()), out.extents(), out.strides());
-  const auto tokens = [&](const tensor_view<const C, 4>& t) {
-    return input_tensor(t).with_extents({rows.extent(0), t.extent(1), longest, t.extent(3)});
-  };
-  return {{input_tensor(rows), tokens(own.k), tokens(own.v), heed::detail::output_tensor(written),
-           heed::detail::one_axis<Q, tensor_view<C, 4>, tensor_view<C, 4>, O>},
-          &tile::row_format_of<T, value_t<Q>>,
-          &tile::row_format_of<T, C>,
-          &tile::row_format_of<T, value_t<O>>};
+  return {heed::detail::input_tensor(tensor_view<const value_t<Q>, 4>(q)), heed::detail::output_tensor(written),
+          &tile::row_format_of<T, value_t<Q>>, &tile::row_format_of<T, value_t<O>>,
+          heed::detail::one_axis<Q, four, four, O>};
 }
-template <class Q, class View, class O>
-HEED_INLINE softmax_rows<acc_of<Q>> softmax_rows_of_cache(const Q& q, const View& cache, O& o,
-                                                          const cache_shapes& shapes) {
-  using T = acc_of<Q>;
+
+// The tensors of a call with a cache: k and v count tokens, up to those of the longest sequence.
+template <class T, class View>
+tile::call_rows<T> rows_of_cache(const query_rows<T>& x, const View& cache, index_t longest) {
   using C = heed::detail::cache_element_t<View>;
-  softmax_rows<T> rows{rows_of_cache(q, cache, o, shapes.longest()), &few_rows_format_of<T, C>, nullptr};
+  const kv_cache_view<C>& own = heed::detail::own_tokens(cache);
+  const auto tokens = [&](const tensor_view<const C, 4>& t) {
+    return heed::detail::input_tensor(t).with_extents({x.q.extent(0), t.extent(1), longest, t.extent(3)});
+  };
+  return {{x.q, tokens(own.k), tokens(own.v), x.o, x.one_axis}, x.q_format, &tile::row_format_of<T, C>, x.o_format};
+}
+template <class T, class View>
+softmax_rows<T> softmax_rows_of_cache(const query_rows<T>& x, const View& cache, const cache_shapes& shapes) {
+  using C = heed::detail::cache_element_t<View>;
+  softmax_rows<T> rows{rows_of_cache(x, cache, shapes.longest()), &few_rows_format_of<T, C>, nullptr};
   const index_t kv_heads = std::max<index_t>(rows.k.extent(1), 1);
   const index_t sharing = rows.q.extent(2) * std::max<index_t>(rows.q.extent(1) / kv_heads, 1);
   if constexpr (std::is_same_v<C, bf16_t>)

@@ -22,7 +22,7 @@ template <class T, class View> class prepared_decode {
         view_(cache),
         shapes_(view_, tensor_view<const heed::detail::value_t<Q>, 4>(q).extent(0)),
         context_(context),
-        call_(detail::call_of_decode(q, view_, o, options_, shapes_)),
+        call_(detail::call_of_decode(pairwise::query_rows_of(q, o), view_, options_, shapes_)),
         work_(measure()),
         memory_(context.workspace, work_) {}
   prepared_decode(const prepared_decode&) = delete;
@@ -40,7 +40,7 @@ template <class T, class View> class prepared_decode {
     static_assert(heed::detail::writable<O>, "heed: o is written, it cannot be const or an owning temporary");
     static_assert(std::is_same_v<acc_of<Q>, T> && std::is_same_v<acc_of<O>, T>,
                   "heed: the call was prepared for another element type");
-    take(pairwise::rows_of_cache(q, view_, o, 0));
+    take(pairwise::query_rows_of(q, o));
     (*this)();
   }
 
@@ -76,7 +76,7 @@ template <class T, class View> class prepared_decode {
            call_.p.scores.slopes.one_each() || call_.p.sink_logits.one_each();
   }
 
-  void take(const tile::call_rows<T>& x) {
+  void take(const pairwise::query_rows<T>& x) {
     auto& p = call_.p;
     heed::detail::problem_text problem;
     problem[0] = 0;

@@ -42,16 +42,16 @@ template <class T> struct shared_prefix_call {
   bool shared = false;
   tile::workload prefix_work = {}, own_work = {};
 
-  template <class Q, class C, class O>
-  shared_prefix_call(const Q& q, const prefixed_cache_view<C>& cache, O& o, const options<T>& opt,
+  template <class C>
+  shared_prefix_call(const pairwise::query_rows<T>& x, const prefixed_cache_view<C>& cache, const options<T>& opt,
                      const pairwise::cache_shapes& shapes)
-      : plain{{opt, pairwise::softmax_rows_of_cache(q, cache, o, shapes)}, shapes},
+      : plain{{opt, pairwise::softmax_rows_of_cache(x, cache, shapes)}, shapes},
         prefix_options(opt),
         own_options(opt),
         prefix_cache(cache.prefix, 1),
         own_cache(cache.own, plain.p.q.extent(0)),
         prefix{{prefix_options, rows_of_prefix(cache.prefix)}, prefix_cache},
-        own{{own_options, rows_of_own(q, cache.own)}, own_cache} {
+        own{{own_options, rows_of_own(x, cache.own)}, own_cache} {
     prefix_options.mask = {}, own_options.sink_logits = {};
     pairwise::set_cache(plain.p, cache, shapes), pairwise::set_cache(prefix.p, cache.prefix, prefix_cache);
     pairwise::set_cache(own.p, cache.own, own_cache);
@@ -105,12 +105,15 @@ template <class T> struct shared_prefix_call {
     const index_t queries = heed::detail::product(p.q.extent(0), p.q.extent(2));  // of extents not checked yet
     const tensor_view<const T, 4> q(nullptr, {1, p.query_heads, queries, p.d}, {0, 0, 0, 1});
     const tensor_view<T, 4> o(nullptr, {1, p.heads, queries, p.e}, {0, 0, 0, 1});
-    return pairwise::softmax_rows_of_cache(q, cache, o, prefix_cache);
+    return pairwise::softmax_rows_of_cache(pairwise::query_rows_of(q, o), cache, prefix_cache);
   }
-  template <class Q, class C> pairwise::softmax_rows<T> rows_of_own(const Q& q, const kv_cache_view<C>& cache) const {
+  template <class C>
+  pairwise::softmax_rows<T> rows_of_own(pairwise::query_rows<T> x, const kv_cache_view<C>& cache) const {
     const auto& p = plain.p;
-    const tensor_view<T, 4> o(nullptr, {p.q.extent(0), p.heads, p.q.extent(2), p.e}, {0, 0, 0, 1});
-    return pairwise::softmax_rows_of_cache(q, cache, o, own_cache);
+    x.o = heed::detail::output_tensor(
+        tensor_view<T, 4>(nullptr, {p.q.extent(0), p.heads, p.q.extent(2), p.e}, {0, 0, 0, 1}));
+    x.o_format = &tile::row_format_of<T, T>;
+    return pairwise::softmax_rows_of_cache(x, cache, own_cache);
   }
 
   // Whether no option keeps a query from any of the prefix, and no score depends on places
