@@ -5,6 +5,7 @@
 // get their element types back, and a call is planned or run. answer(request, ...) is a verb's function in the table.
 
 #include "heed/dispatch/verbs.hpp"
+#include "heed/pairwise/cache.hpp"
 #include "heed/pairwise/gradient_problem.hpp"
 #include "heed/pairwise/unit_driver.hpp"
 #include "heed/tile/row_format.hpp"
@@ -59,6 +60,31 @@ template <class T> pairwise::gradient_rows<T> gradient_rows(const rows& x, const
   return {call_rows<T>(x), input<T>(dout), format<T>(dout)};
 }
 
+// f(q and o, cache) with the cache as it is typed
+template <class T, class F> void visit_cache(const cached_rows& x, F f) {
+  const pairwise::query_rows<T> ends{input<T>(x.q), output<T>(x.o), format<T>(x.q), format<T>(x.o), x.one_axis};
+  const auto as = [&]<class C>(C) {
+    if (x.prefixed)
+      f(ends, *static_cast<const prefixed_cache_view<C>*>(x.cache));
+    else
+      f(ends, *static_cast<const kv_cache_view<C>*>(x.cache));
+  };
+  if constexpr (std::is_same_v<T, double>) {
+    as(double());
+  } else {
+    switch (x.element) {
+      case storage::bf16:
+        return as(bf16_t());
+      case storage::f16:
+        return as(f16_t());
+      case storage::int8:
+        return as(std::int8_t());
+      default:
+        return as(0.0f);
+    }
+  }
+}
+
 template <class Call>
 void answer_call(Call&& call, const context& where, plan* out, heed::detail::problem_text& problem) {
   if (out == nullptr)
@@ -71,11 +97,14 @@ void answer_call(Call&& call, const context& where, plan* out, heed::detail::pro
   template <class T> void answer(const NAME<T>& x, const context& where, plan* out, heed::detail::problem_text& problem)
 HEED_REQUEST(softmax_forward);
 HEED_REQUEST(softmax_backward);
+HEED_REQUEST(softmax_decode);
 HEED_REQUEST(mixture_forward);
 HEED_REQUEST(mixture_backward);
+HEED_REQUEST(mixture_decode);
 HEED_REQUEST(local_linear_forward);
 HEED_REQUEST(local_linear_apply);
 HEED_REQUEST(local_linear_backward);
+HEED_REQUEST(local_linear_decode);
 HEED_REQUEST(linear_forward);
 HEED_REQUEST(linear_backward);
 HEED_REQUEST(linear_decode);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "heed/local_linear/backward_call.hpp"
+#include "heed/local_linear/decode_call.hpp"
 #include "heed/local_linear/forward_call.hpp"
 #include "level.hpp"
 
@@ -21,7 +22,14 @@ HEED_REQUEST(local_linear_backward) {
   call.p.ridge = x.ridge;
   answer_call(call, where, out, problem);
 }
+HEED_REQUEST(local_linear_decode) {
+  visit_cache<T>(x.rows, [&](const auto& ends, const auto& cache) {
+    local_linear::detail::with_decode(ends, cache, x.ridge, x.options,
+                                      [&](auto&& call) { answer_call(call, where, out, problem); });
+  });
+}
 
+HEED_ANSWER(local_linear_decode)
 HEED_ANSWER(local_linear_forward)
 HEED_ANSWER(local_linear_apply)
 HEED_ANSWER(local_linear_backward)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 #include "heed/softmax/backward_call.hpp"
+#include "heed/softmax/decode_call.hpp"
 #include "heed/softmax/forward_call.hpp"
 #include "level.hpp"
 
@@ -14,7 +15,13 @@ HEED_REQUEST(softmax_backward) {
                   x.options, gradient_rows<T>(x.rows, x.dout), x.wanted)}},
               where, out, problem);
 }
+HEED_REQUEST(softmax_decode) {
+  visit_cache<T>(x.rows, [&](const auto& ends, const auto& cache) {
+    softmax::detail::with_decode(ends, cache, x.options, [&](auto&& call) { answer_call(call, where, out, problem); });
+  });
+}
 
+HEED_ANSWER(softmax_decode)
 HEED_ANSWER(softmax_forward)
 HEED_ANSWER(softmax_backward)
 

@@ -19,13 +19,13 @@ namespace heed::tile {
 inline namespace HEED_ISA {
 
 template <class T, class Request>
-HEED_INLINE plan plan_call(const dispatch::call<T, Request>& x, const context& context) noexcept {
+HEED_INLINE plan plan_call(dispatch::call<T, Request> x, const context& context) noexcept {
   plan out{};
   (dispatch::chosen<T>().*x.function)(x.request, context, &out, out.problem);
   return out;
 }
 template <class T, class Request>
-HEED_INLINE void run_call(const dispatch::call<T, Request>& x, const context& context) {
+HEED_INLINE void run_call(dispatch::call<T, Request> x, const context& context) {
   heed::detail::problem_text problem;
   problem[0] = 0;
   (dispatch::chosen<T>().*x.function)(x.request, context, nullptr, problem);

@@ -32,5 +32,15 @@ HEED_INLINE auto backward_of(const Q& q, const K& k, const V& v, const per_head&
                                                                {dispatch::rows_of(q, k, v, dout), ridge, wanted, opt}};
 }
 
+// f(call), which lives as long as that
+template <class Q, class Cache, class O, class F>
+HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const per_head& ridge, const O& o,
+                             const options<acc_of<Q>>& opt, F f) {
+  using T = acc_of<Q>;
+  const auto& view = heed::detail::view_of_cache(cache);
+  return f(dispatch::call<T, dispatch::local_linear_decode<T>>{&dispatch::verbs<T>::local_linear_decode,
+                                                               {dispatch::rows_of_cache(q, view, o), ridge, opt}});
+}
+
 }  // namespace HEED_ISA
 }  // namespace heed::local_linear::detail

@@ -24,5 +24,15 @@ HEED_INLINE auto backward_of(const Q& q, const K& k, const V& v, const G& gates,
       &dispatch::verbs<T>::mixture_backward, {dispatch::rows_of(q, k, v, o), gates, dispatch::any(dout), wanted, opt}};
 }
 
+// f(call), which lives as long as that
+template <class Q, class Cache, class G, class O, class F>
+HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const G& gates, const O& o, const options<acc_of<Q>>& opt,
+                             F f) {
+  using T = acc_of<Q>;
+  const auto& view = heed::detail::view_of_cache(cache);
+  return f(dispatch::call<T, dispatch::mixture_decode<T>>{&dispatch::verbs<T>::mixture_decode,
+                                                          {dispatch::rows_of_cache(q, view, o), gates, opt}});
+}
+
 }  // namespace HEED_ISA
 }  // namespace heed::mixture_of_head::detail

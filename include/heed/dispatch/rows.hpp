@@ -7,6 +7,7 @@
 
 #include "heed/core/call.hpp"
 #include "heed/core/check.hpp"
+#include "heed/core/kv_cache.hpp"
 #include "heed/core/types.hpp"
 #include "heed/core/view.hpp"
 
@@ -41,10 +42,31 @@ template <class X> HEED_INLINE tensor any(const X& x) {
   return tensor(tensor_view<const heed::detail::value_t<X>, 4>(x));
 }
 
+// q and o of a call with a cache, which keeps its own types: a kv_cache_view, or a prefixed_cache_view
+struct cached_rows {
+  tensor q, o;
+  unsigned one_axis;
+  const void* cache;
+  storage element;
+  bool prefixed;
+};
+
 struct rows {
   tensor q, k, v, o;
   unsigned one_axis;  // which of them had one axis
 };
+
+template <class Q, class View, class O>
+HEED_INLINE cached_rows rows_of_cache(const Q& q, const View& cache, const O& o) {
+  using heed::detail::cache_element_t;
+  using four = tensor_view<heed::detail::value_t<Q>, 4>;
+  return {any(q),
+          any(o),
+          heed::detail::one_axis<Q, four, four, O>,
+          &cache,
+          storage_of<cache_element_t<View>>,
+          std::is_same_v<View, prefixed_cache_view<cache_element_t<View>>>};
+}
 
 template <class Q, class K, class V, class O> HEED_INLINE rows rows_of(const Q& q, const K& k, const V& v, const O& o) {
   using heed::detail::value_t;

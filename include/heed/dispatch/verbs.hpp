@@ -32,6 +32,10 @@ template <class T> struct softmax_backward {
   const softmax::gradients<T>& wanted;
   const softmax::options<T>& options;
 };
+template <class T> struct softmax_decode {
+  cached_rows rows;
+  const softmax::options<T>& options;
+};
 template <class T> struct mixture_forward {
   dispatch::rows rows;
   tensor_view<const T, 3> gates;
@@ -42,6 +46,11 @@ template <class T> struct mixture_backward {
   tensor_view<const T, 3> gates;
   tensor dout;
   const mixture_of_head::gradients<T>& wanted;
+  const mixture_of_head::options<T>& options;
+};
+template <class T> struct mixture_decode {
+  cached_rows rows;
+  tensor_view<const T, 3> gates;
   const mixture_of_head::options<T>& options;
 };
 template <class T> struct local_linear_forward {
@@ -58,6 +67,11 @@ template <class T> struct local_linear_backward {
   dispatch::rows rows;  // dout in place of o
   const per_head& ridge;
   const local_linear::gradients<T>& wanted;
+  const local_linear::options<T>& options;
+};
+template <class T> struct local_linear_decode {
+  cached_rows rows;
+  const per_head& ridge;
   const local_linear::options<T>& options;
 };
 template <class T> struct linear_forward {
@@ -96,11 +110,14 @@ template <class T> struct lightning_decode {
 template <class T> struct verbs {
   verb<dispatch::softmax_forward<T>> softmax_forward;
   verb<dispatch::softmax_backward<T>> softmax_backward;
+  verb<dispatch::softmax_decode<T>> softmax_decode;
   verb<dispatch::mixture_forward<T>> mixture_forward;
   verb<dispatch::mixture_backward<T>> mixture_backward;
+  verb<dispatch::mixture_decode<T>> mixture_decode;
   verb<dispatch::local_linear_forward<T>> local_linear_forward;
   verb<dispatch::local_linear_apply<T>> local_linear_apply;
   verb<dispatch::local_linear_backward<T>> local_linear_backward;
+  verb<dispatch::local_linear_decode<T>> local_linear_decode;
   verb<dispatch::linear_forward<T>> linear_forward;
   verb<dispatch::linear_backward<T>> linear_backward;
   verb<dispatch::linear_decode<T>> linear_decode;
