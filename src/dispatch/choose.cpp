@@ -17,6 +17,7 @@ namespace heed::dispatch {
 HEED_DECLARE(sse2)
 HEED_DECLARE(avx2)
 HEED_DECLARE(avx512)
+HEED_DECLARE(avx512_bf16)
 
 namespace {
 
@@ -28,14 +29,15 @@ struct level {
 };
 
 const level& highest() noexcept {
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl");
   static const level levels[] = {
       {"sse2", true, sse2::of_float, sse2::of_double},
-      {"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2"),
-       avx2::of_float, avx2::of_double},
-      {"avx512",
-       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"),
-       avx512::of_float, avx512::of_double},
+      {"avx2", avx2, avx2::of_float, avx2::of_double},
+      {"avx512", avx512, avx512::of_float, avx512::of_double},
+      {"avx512_bf16", avx512 && __builtin_cpu_supports("avx512bf16"), avx512_bf16::of_float, avx512_bf16::of_double},
   };
   static const level& chosen = [&]() -> const level& {
     const char* const cap = std::getenv("HEED_LEVEL");
