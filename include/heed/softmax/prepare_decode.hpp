@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "heed/softmax/decode.hpp"
-#include "heed/softmax/prepare.hpp"
+#include "heed/softmax/decode_call.hpp"
+#include "heed/softmax/prepare_call.hpp"
 
 namespace heed::softmax {
 inline namespace HEED_ISA {
