@@ -2,24 +2,35 @@
 # heed::dispatch: all verbs compiled once per level, chosen when a program runs. BUILD_SHARED_LIBS decides which kind of
 # library it is.
 
-set(heed_levels sse2 avx2 avx512 avx512_bf16)
-set(heed_flags_of_sse2)
-set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
-set(heed_flags_of_avx512 ${heed_flags_of_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
-set(heed_flags_of_avx512_bf16 ${heed_flags_of_avx512} -mavx512bf16)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+  set(heed_levels sse2 avx2 avx512)
+  set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
+  # bf16 dot products and AMX are in functions that carry their own targets
+  set(heed_flags_of_avx512 ${heed_flags_of_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
+  set(heed_levels neon)
+else()
+  set(heed_levels generic)
+endif()
+if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
+  message(FATAL_ERROR "heed::dispatch is compiled by GCC or Clang; this is ${CMAKE_CXX_COMPILER_ID}")
+endif()
 
 add_library(heed_dispatch src/dispatch/choose.cpp)
 add_library(heed::dispatch ALIAS heed_dispatch)
 foreach(level IN LISTS heed_levels)
-  add_library(heed_dispatch_${level} OBJECT src/dispatch/lightning.cpp src/dispatch/linear.cpp
+  add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/lightning.cpp src/dispatch/linear.cpp
     src/dispatch/local_linear.cpp src/dispatch/mixture_of_head.cpp src/dispatch/softmax.cpp src/dispatch/table.cpp)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
   target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}})
   target_compile_definitions(heed_dispatch_${level} PRIVATE HEED_DISPATCH_LEVEL=${level})
-  set_target_properties(heed_dispatch_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_sources(heed_dispatch PRIVATE $<TARGET_OBJECTS:heed_dispatch_${level}>)
+  list(APPEND heed_dispatch_targets heed_dispatch_${level})
 endforeach()
+set_target_properties(heed_dispatch ${heed_dispatch_targets} PROPERTIES POSITION_INDEPENDENT_CODE ON
+  CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON CXX_EXTENSIONS OFF)
+set_target_properties(heed_dispatch PROPERTIES VERSION ${PROJECT_VERSION}
+  SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} EXPORT_NAME dispatch)
 target_compile_features(heed_dispatch PUBLIC cxx_std_20)
 target_compile_definitions(heed_dispatch INTERFACE HEED_DISPATCH)
 target_include_directories(heed_dispatch PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
-set_target_properties(heed_dispatch PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})

@@ -4,7 +4,9 @@
 // For the files that are compiled once per level, with its machine flags and HEED_DISPATCH_LEVEL as its name: tensors
 // get their element types back, and a call is planned or run. answer(request, ...) is a verb's function in the table.
 
+#include "heed/core/message.hpp"
 #include "heed/dispatch/verbs.hpp"
+#include "heed/level.hpp"
 #include "heed/pairwise/cache.hpp"
 #include "heed/pairwise/gradient_problem.hpp"
 #include "heed/pairwise/unit_driver.hpp"
@@ -60,14 +62,18 @@ template <class T> pairwise::gradient_rows<T> gradient_rows(const rows& x, const
   return {call_rows<T>(x), input<T>(dout), format<T>(dout)};
 }
 
+template <class T> pairwise::query_rows<T> ends(const query_rows& x) {
+  return {input<T>(x.q), output<T>(x.o), format<T>(x.q), format<T>(x.o), x.one_axis};
+}
+
 // f(q and o, cache) with the cache as it is typed
 template <class T, class F> void visit_cache(const cached_rows& x, F f) {
-  const pairwise::query_rows<T> ends{input<T>(x.q), output<T>(x.o), format<T>(x.q), format<T>(x.o), x.one_axis};
+  const pairwise::query_rows<T> rows = ends<T>(x);
   const auto as = [&]<class C>(C) {
     if (x.prefixed)
-      f(ends, *static_cast<const prefixed_cache_view<C>*>(x.cache));
+      f(rows, *static_cast<const prefixed_cache_view<C>*>(x.cache));
     else
-      f(ends, *static_cast<const kv_cache_view<C>*>(x.cache));
+      f(rows, *static_cast<const kv_cache_view<C>*>(x.cache));
   };
   if constexpr (std::is_same_v<T, double>) {
     as(double());
@@ -85,19 +91,51 @@ template <class T, class F> void visit_cache(const cached_rows& x, F f) {
   }
 }
 
-template <class Call>
-void answer_call(Call&& call, const context& where, plan* out, heed::detail::problem_text& problem) {
-  if (out == nullptr)
-    tile::try_call(call, problem, where);
-  else
-    *out = tile::plan_call(call, where);
+// f(), with what heed throws in it as a failure
+template <class F> void guarded(failure& problem, F f) {
+#if defined(__cpp_exceptions)
+  try {
+    f();
+  } catch (const error& e) {
+    heed::detail::message(problem.text) << e.what();
+  } catch (const not_converged& e) {
+    heed::detail::message(problem.text) << e.what();
+    problem.not_converged = true;
+  }
+#else
+  static_cast<void>(problem);
+  f();
+#endif
 }
 
+template <class Call> void answer_call(Call&& call, const context& where, plan* out, failure& problem) {
+  if (out != nullptr) {
+    *out = tile::plan_call(call, where);
+    if (out->isa[0] != 0) out->isa = level();
+    return;
+  }
+  guarded(problem, [&] { tile::try_call(call, problem.text, where); });
+}
+
+// A prepared call of this level without its type
+template <class Rows> struct kept_call {
+  virtual ~kept_call() = default;
+  virtual void run(const Rows* on) = 0;
+};
+template <class Rows> void run_kept(void* call, const Rows* on, failure& problem) {
+  guarded(problem, [&] { static_cast<kept_call<Rows>*>(call)->run(on); });
+}
+template <class Rows> void destroy_kept(void* call) { delete static_cast<kept_call<Rows>*>(call); }
+
+template <class T> void* make_prepared(const softmax_forward<T>&, const context&, failure&);
+template <class T> void* make_prepared(const softmax_decode<T>&, const context&, failure&);
+
 #define HEED_REQUEST(NAME) \
-  template <class T> void answer(const NAME<T>& x, const context& where, plan* out, heed::detail::problem_text& problem)
+  template <class T> void answer(const NAME<T>& x, const context& where, plan* out, failure& problem)
 HEED_REQUEST(softmax_forward);
 HEED_REQUEST(softmax_backward);
 HEED_REQUEST(softmax_decode);
+HEED_REQUEST(softmax_merge);
 HEED_REQUEST(mixture_forward);
 HEED_REQUEST(mixture_backward);
 HEED_REQUEST(mixture_decode);
@@ -111,9 +149,13 @@ HEED_REQUEST(linear_decode);
 HEED_REQUEST(lightning_forward);
 HEED_REQUEST(lightning_backward);
 HEED_REQUEST(lightning_decode);
+template <class T> void answer(const append& x, const context& where, plan* out, failure& problem);
+void answer(const convert& x, const context& where, plan* out, failure& problem);
+void answer(const quantize& x, const context& where, plan* out, failure& problem);
+void answer(const dequantize& x, const context& where, plan* out, failure& problem);
 
-#define HEED_ANSWER(NAME)                                                                       \
-  template void answer(const NAME<float>&, const context&, plan*, heed::detail::problem_text&); \
-  template void answer(const NAME<double>&, const context&, plan*, heed::detail::problem_text&);
+#define HEED_ANSWER(NAME)                                                        \
+  template void answer(const NAME<float>&, const context&, plan*, failure&);     \
+  template void answer(const NAME<double>&, const context&, plan*, failure&);
 
 }  // namespace heed::dispatch::HEED_DISPATCH_LEVEL

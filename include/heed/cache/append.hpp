@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// New tokens on their way into a cache: checks, and rows of any storage type and strides written as the cache's type.
+// New tokens on their way into a cache: checks, and where they go.
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
 #include "heed/cache/memory.hpp"
 #include "heed/core/call.hpp"
 #include "heed/core/check.hpp"
-#include "heed/tile/int8_rows.hpp"
-#include "heed/tile/row_format.hpp"
-#include "heed/tile/row_reader.hpp"
+#ifdef HEED_DISPATCH
+#include "heed/dispatch/append.hpp"
+#else
+#include "heed/cache/store_run.hpp"
+#endif
 
 namespace heed::detail {
 inline namespace HEED_ISA {
@@ -21,7 +22,7 @@ inline namespace HEED_ISA {
 // k and v of an append, in one format
 template <class A> struct new_tokens {
   input_tensor k, v;
-  const tile::row_format<A>* format;
+  row_source<A> source;
 
   index_t count() const { return k.extent(2); }
 };
@@ -34,7 +35,7 @@ template <class T, viewable K, viewable V> HEED_INLINE new_tokens<acc_t<T>> toke
   static_assert(std::is_same_v<acc_of<K>, acc_t<T>>,
                 "heed: a cache of double takes double alone; all others take float and 16-bit types");
   return {input_tensor(tensor_view<const value_t<K>, 4>(k)), input_tensor(tensor_view<const value_t<V>, 4>(v)),
-          &tile::row_format_of<acc_t<T>, value_t<K>>};
+          row_source_of<acc_t<T>, value_t<K>>()};
 }
 
 // The sequences and heads that an append goes to
@@ -68,46 +69,12 @@ void check_tokens(checker& check, const cache_memory<T>& c, const cache_part& pa
   check.require(k.extent(2) == v.extent(2), "append: k has % tokens, v has %", k.extent(2), v.extent(2));
 }
 
-// Some tokens of a head of k or v
-struct token_run {
-  index_t batch, head, first, count;
-};
-
-// Writes rows of x to consecutive rows of the cache; scale: of these rows, null but for std::int8_t
-template <class T, class A>
-void store_run(const input_tensor& x, const tile::row_format<A>& format, const token_run& run, T* to, float* scale) {
-  const index_t dim = x.extent(3);
-  tile::row_reader<A> reader(x, format);
-  const std::byte* row = x.row(run.batch, run.head, run.first);
-  if constexpr (std::is_same_v<T, std::int8_t>) {
-    for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
-      scale[r] = tile::quantize_row(reader, row, dim, to);
-  } else {
-    const tile::row_format<A>& own = tile::row_format_of<A, T>;
-    const bool same = &format == &own;
-    const auto bytes = [](index_t n) { return static_cast<std::size_t>(n) * sizeof(T); };
-    if (same && reader.adjacent() && (run.count == 1 || x.row_bytes() == dim * format.element)) {
-      std::memcpy(static_cast<void*>(to), row, bytes(run.count * dim));
-      return;
-    }
-    for (index_t r = 0; r < run.count; ++r, row += x.row_bytes(), to += dim)
-      reader.each(dim, [&](index_t c, index_t n) {
-        if (same)
-          std::memcpy(static_cast<void*>(to + c), reader.stored(row, c, n), bytes(n));
-        else if constexpr (std::is_same_v<T, A>)
-          format.read(reader.stored(row, c, n), 0, 1, n, to + c, 0);
-        else
-          own.write(reader.numbers(row, c, n), A(1), reinterpret_cast<std::byte*>(to + c), n);
-      });
-  }
-}
-
 // Writes tokens of k and v to the cache's rows from `row` on.
 template <class T, class A>
 void store_tokens(const cache_memory<T>& c, const new_tokens<A>& x, const token_run& run, index_t row) {
   constexpr bool scaled = cache_memory<T>::scaled;
-  store_run(x.k, *x.format, run, c.k.data() + row * c.shape.dim, scaled ? c.k_scale.data() + row : nullptr);
-  store_run(x.v, *x.format, run, c.v.data() + row * c.shape.value_dim, scaled ? c.v_scale.data() + row : nullptr);
+  store_run(x.k, x.source, run, c.k.data() + row * c.shape.dim, scaled ? c.k_scale.data() + row : nullptr);
+  store_run(x.v, x.source, run, c.v.data() + row * c.shape.value_dim, scaled ? c.v_scale.data() + row : nullptr);
 }
 
 // Refuses what is not a sequence (head) of a cache.

@@ -36,6 +36,13 @@
 #define HEED_NOINLINE
 #endif
 
+// On a function of the compiled library
+#if defined(__GNUC__)
+#define HEED_EXPORT [[gnu::visibility("default")]]
+#else
+#define HEED_EXPORT
+#endif
+
 // On a type: its objects may lie in memory that the program reads and writes as another type.
 #if defined(__GNUC__)
 #define HEED_MAY_ALIAS [[gnu::may_alias]]
@@ -73,6 +80,9 @@
 #define HEED_LEVEL ssse3
 #elif defined(__SSE2__) || defined(HEED_X86)
 #define HEED_LEVEL sse2
+#elif defined(__aarch64__) && defined(__ARM_NEON)
+#define HEED_NEON 1
+#define HEED_LEVEL neon
 #else
 #define HEED_LEVEL generic
 #endif
@@ -121,16 +131,28 @@
 #define HEED_TAG_ERRORS aborts
 #endif
 
-#define HEED_PASTE9_(a, b, c, d, e, f, g, h, i) v##a##_##b##_##c##_##d##e##f##g##_##h##_##i
-#define HEED_PASTE9(a, b, c, d, e, f, g, h, i) HEED_PASTE9_(a, b, c, d, e, f, g, h, i)
+// Whether verbs are calls into the compiled library
+#ifdef HEED_DISPATCH
+#define HEED_TAG_CALLS d
+#else
+#define HEED_TAG_CALLS x
+#endif
+
+#define HEED_PASTE10_(a, b, c, d, e, f, g, h, i, j) v##a##_##b##_##c##_##d##e##f##g##h##_##i##_##j
+#define HEED_PASTE10(a, b, c, d, e, f, g, h, i, j) HEED_PASTE10_(a, b, c, d, e, f, g, h, i, j)
+#define HEED_PASTE2_(a, b) v##a##_##b
+#define HEED_PASTE2(a, b) HEED_PASTE2_(a, b)
 #define HEED_NAME_(x) #x
 #define HEED_NAME(x) HEED_NAME_(x)
 
 // The innermost inline namespace of every function that is not forced inline: translation units compiled for different
 // machines or ways to fail can be linked into one program, and each keeps its own code.
-#define HEED_ISA                                                                                                \
-  HEED_PASTE9(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, \
-              HEED_TAG_F16C, HEED_TAG_ASSERTIONS, HEED_TAG_ERRORS)
+#define HEED_ISA                                                                                                 \
+  HEED_PASTE10(HEED_VERSION_MAJOR, HEED_VERSION_MINOR, HEED_LEVEL, HEED_TAG_BMI2, HEED_TAG_VBMI2, HEED_TAG_BF16, \
+               HEED_TAG_F16C, HEED_TAG_CALLS, HEED_TAG_ASSERTIONS, HEED_TAG_ERRORS)
+
+// The inline namespace of what the compiled library offers: headers of another minor version do not link with it.
+#define HEED_ABI HEED_PASTE2(HEED_VERSION_MAJOR, HEED_VERSION_MINOR)
 
 // Without exceptions a failed check calls this with the text; it must not return.
 #if !defined(HEED_ON_ERROR) && !defined(__cpp_exceptions)

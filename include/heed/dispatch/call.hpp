@@ -21,15 +21,15 @@ inline namespace HEED_ISA {
 template <class T, class Request>
 HEED_INLINE plan plan_call(dispatch::call<T, Request> x, const context& context) noexcept {
   plan out{};
-  (dispatch::chosen<T>().*x.function)(x.request, context, &out, out.problem);
+  dispatch::failure problem;
+  (dispatch::chosen<T>().*x.function)(x.request, context, &out, problem);
   return out;
 }
 template <class T, class Request>
 HEED_INLINE void run_call(dispatch::call<T, Request> x, const context& context) {
-  heed::detail::problem_text problem;
-  problem[0] = 0;
+  dispatch::failure problem;
   (dispatch::chosen<T>().*x.function)(x.request, context, nullptr, problem);
-  if (problem[0] != 0) heed::detail::fail(problem.data());
+  problem.raise();
 }
 
 }  // namespace HEED_ISA

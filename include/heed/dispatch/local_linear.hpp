@@ -39,7 +39,7 @@ HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const per_head& rid
   using T = acc_of<Q>;
   const auto& view = heed::detail::view_of_cache(cache);
   return f(dispatch::call<T, dispatch::local_linear_decode<T>>{&dispatch::verbs<T>::local_linear_decode,
-                                                               {dispatch::rows_of_cache(q, view, o), ridge, opt}});
+                                                               {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), ridge, opt}});
 }
 
 }  // namespace HEED_ISA

@@ -35,6 +35,9 @@ struct tensor {
         strides(x.strides()),
         element(storage_of<std::remove_const_t<S>>) {}
 
+  HEED_INLINE tensor(const heed::detail::input_tensor& x, storage of)
+      : data(const_cast<std::byte*>(x.data())), extents(x.extents()), strides(x.strides()), element(of) {}
+
   template <class S> HEED_INLINE tensor_view<S, 4> view() const { return {static_cast<S*>(data), extents, strides}; }
 };
 
@@ -42,10 +45,13 @@ template <class X> HEED_INLINE tensor any(const X& x) {
   return tensor(tensor_view<const heed::detail::value_t<X>, 4>(x));
 }
 
-// q and o of a call with a cache, which keeps its own types: a kv_cache_view, or a prefixed_cache_view
-struct cached_rows {
+// q and o of a call with a cache
+struct query_rows {
   tensor q, o;
   unsigned one_axis;
+};
+// The same and the cache, which keeps its own types: a kv_cache_view, or a prefixed_cache_view
+struct cached_rows : query_rows {
   const void* cache;
   storage element;
   bool prefixed;
@@ -56,13 +62,13 @@ struct rows {
   unsigned one_axis;  // which of them had one axis
 };
 
-template <class Q, class View, class O>
-HEED_INLINE cached_rows rows_of_cache(const Q& q, const View& cache, const O& o) {
+template <class Q, class O> HEED_INLINE query_rows query_rows_of(const Q& q, const O& o) {
+  using four = tensor_view<heed::detail::value_t<Q>, 4>;  // k and v of a cache
+  return {any(q), any(o), heed::detail::one_axis<Q, four, four, O>};
+}
+template <class View> HEED_INLINE cached_rows rows_of_cache(const query_rows& x, const View& cache) {
   using heed::detail::cache_element_t;
-  using four = tensor_view<heed::detail::value_t<Q>, 4>;
-  return {any(q),
-          any(o),
-          heed::detail::one_axis<Q, four, four, O>,
+  return {x,
           &cache,
           storage_of<cache_element_t<View>>,
           std::is_same_v<View, prefixed_cache_view<cache_element_t<View>>>};

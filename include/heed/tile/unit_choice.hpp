@@ -11,6 +11,12 @@
 #include "heed/tile/multiply_amx.hpp"
 #include "heed/tile/multiply_dot.hpp"
 
+#ifdef HEED_DISPATCH_LEVEL
+namespace heed::dispatch {
+bool units_allowed() noexcept;  // src/dispatch/choose.cpp
+}
+#endif
+
 namespace heed::tile {
 inline namespace HEED_ISA {
 
@@ -37,6 +43,9 @@ inline bool lists(const char* list, const char* word) {
 // they are half as fast as float multiply-adds.
 inline unit_choice choose_unit([[maybe_unused]] const simd::cpu_features& cpu, const char* switches) {
   if (lists(switches, "emulated-amx")) return {&emulated_amx_unit, "AMX emulated, as HEED_UNITS says"};
+#if defined(HEED_DISPATCH_LEVEL)
+  if (!dispatch::units_allowed()) return {nullptr, "HEED_LEVEL leaves units out"};
+#endif
 #if defined(HEED_AVX512) && defined(__GNUC__)
   const char* why = "this processor has no AMX and no fast bf16 dot products";
 #if defined(__linux__)
