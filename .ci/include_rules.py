@@ -8,7 +8,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
-SHARED = {"core", "simd", "tile", "pairwise", "recurrent", "reference", "interop"}
+SHARED = {"core", "simd", "tile", "pairwise", "recurrent", "reference", "interop", "dispatch"}
 KERNELS = {p.name for p in (INCLUDE / "heed").iterdir() if p.is_dir()} - SHARED
 
 # layer -> layers that it may include, besides itself; "options" is <kernel>/options.hpp, "public" is heed/<name>.hpp
@@ -19,7 +19,8 @@ MAY_INCLUDE = {
     "pairwise": {"core", "simd", "tile"},  # the two engines never include each other
     "recurrent": {"core", "simd", "tile"},
     "options": {"core"},
-    "kernel": {"core", "simd", "tile", "pairwise", "recurrent", "options"},
+    "kernel": {"core", "simd", "tile", "pairwise", "recurrent", "options", "dispatch"},
+    "dispatch": {"core", "options"},  # declarations: what a verb needs where the library is compiled
     "public": {"core", "options", "kernel", "version"},
     "reference": {"core", "options"},
     "interop": {"core"},
@@ -86,8 +87,11 @@ def form(text):
 
 
 def map_problems():
-    """docs/map.md lists every header as "- `name.hpp`: ..." under "### `heed/folder/`", once, and no other."""
+    """docs/map.md lists every header as "- `name.hpp`: ..." under "### `heed/folder/`", once, and no other.
+
+    It leaves out <verb>_call.hpp: that goes with <verb>.hpp."""
     headers = {p.relative_to(INCLUDE).as_posix() for p in INCLUDE.rglob("*.hpp")}
+    headers -= {name for name in headers if name.endswith("_call.hpp") and name.replace("_call", "") in headers}
     folder, listed, lines = "", set(), (ROOT / "docs/map.md").read_text().splitlines()
     for number, line in enumerate(lines, 1):
         heading, item = re.match(r"### `(heed/.*)`$", line), re.match(r"- `([\w/]+\.hpp)`: \S", line)
@@ -105,7 +109,7 @@ def map_problems():
 def main():
     found = 0
     names = ("*.hpp", "*.cpp", "*.py", "*.sh", "*.cmake", "CMakeLists.txt")
-    folders = ("include", "tests", "bench", "examples", "cmake", ".ci")
+    folders = ("include", "src", "tests", "bench", "examples", "cmake", "packaging", ".ci")
     files = [p for folder in folders for name in names for p in (ROOT / folder).rglob(name)]
     for file in sorted(files + [ROOT / "run", ROOT / ".ci/run", ROOT / "CMakeLists.txt"]):
         text = file.read_text()

@@ -154,8 +154,8 @@ void answer(const convert& x, const context& where, plan* out, failure& problem)
 void answer(const quantize& x, const context& where, plan* out, failure& problem);
 void answer(const dequantize& x, const context& where, plan* out, failure& problem);
 
-#define HEED_ANSWER(NAME)                                                        \
-  template void answer(const NAME<float>&, const context&, plan*, failure&);     \
+#define HEED_ANSWER(NAME)                                                    \
+  template void answer(const NAME<float>&, const context&, plan*, failure&); \
   template void answer(const NAME<double>&, const context&, plan*, failure&);
 
 }  // namespace heed::dispatch::HEED_DISPATCH_LEVEL

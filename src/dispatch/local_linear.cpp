@@ -18,7 +18,8 @@ HEED_REQUEST(local_linear_backward) {
   const index_t heads = query_heads == 0 ? 0 : std::max(query_heads, x.rows.k.extents[1]);
   rows all = x.rows;  // o is not read, and need not be there
   all.one_axis &= 7u;
-  all.o = tensor(local_linear::detail::shape_of_output<T>({all.q.extents[0], heads, all.q.extents[2], all.v.extents[3]}));
+  all.o =
+      tensor(local_linear::detail::shape_of_output<T>({all.q.extents[0], heads, all.q.extents[2], all.v.extents[3]}));
   local_linear::detail::backward_call<T> call{{x.options, x.wanted, gradient_rows<T>(all, x.rows.o)}};
   call.p.ridge = x.ridge;
   answer_call(call, where, out, problem);

@@ -1,9 +1,16 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // main of every test program, compiled without machine flags: a program for another machine reports "skipped" (77)
-// instead of dying on an illegal instruction. HEED_TEST_NEEDS names the feature, such as "avx2".
+// instead of dying on an illegal instruction. HEED_TEST_NEEDS names the feature, such as "avx2"; with
+// heed::dispatch, HEED_LEVEL in the environment the level.
 
 #include <cstdio>
+#ifdef HEED_DISPATCH
+#include <cstdlib>
+#include <cstring>
+
+#include "heed/level.hpp"
+#endif
 
 #include "support/session.hpp"
 
@@ -12,6 +19,12 @@ int main(int argc, char** argv) {
   __builtin_cpu_init();
   if (!__builtin_cpu_supports(HEED_TEST_NEEDS)) {
     std::puts("skipped: this machine has no " HEED_TEST_NEEDS);
+    return 77;
+  }
+#endif
+#ifdef HEED_DISPATCH
+  if (const char* const level = std::getenv("HEED_LEVEL"); level != nullptr && std::strcmp(level, heed::level()) != 0) {
+    std::printf("skipped: %s is not a level of this machine, whose calls run on %s\n", level, heed::level());
     return 77;
   }
 #endif

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "heed/cache/token_run.hpp"
+#include "heed/core/token_run.hpp"
 #include "heed/core/call.hpp"
 #include "heed/tile/int8_rows.hpp"
 #include "heed/tile/row_format.hpp"

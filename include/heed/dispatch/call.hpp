@@ -25,8 +25,7 @@ HEED_INLINE plan plan_call(dispatch::call<T, Request> x, const context& context)
   (dispatch::chosen<T>().*x.function)(x.request, context, &out, problem);
   return out;
 }
-template <class T, class Request>
-HEED_INLINE void run_call(dispatch::call<T, Request> x, const context& context) {
+template <class T, class Request> HEED_INLINE void run_call(dispatch::call<T, Request> x, const context& context) {
   dispatch::failure problem;
   (dispatch::chosen<T>().*x.function)(x.request, context, nullptr, problem);
   problem.raise();

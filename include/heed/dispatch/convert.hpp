@@ -19,8 +19,7 @@ HEED_INLINE auto quantize_of(const X& x, const tensor_view<std::int8_t, 4>& q8, 
 template <class X>
 HEED_INLINE auto dequantize_of(const tensor_view<const std::int8_t, 4>& q8, const tensor_view<const float, 3>& scale,
                                const X& x) {
-  return dispatch::call<void, dispatch::dequantize>{&dispatch::verbs<void>::dequantize,
-                                                    {dispatch::any(x), q8, scale}};
+  return dispatch::call<void, dispatch::dequantize>{&dispatch::verbs<void>::dequantize, {dispatch::any(x), q8, scale}};
 }
 
 }  // namespace HEED_ISA

@@ -38,8 +38,9 @@ HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const per_head& rid
                              const options<acc_of<Q>>& opt, F f) {
   using T = acc_of<Q>;
   const auto& view = heed::detail::view_of_cache(cache);
-  return f(dispatch::call<T, dispatch::local_linear_decode<T>>{&dispatch::verbs<T>::local_linear_decode,
-                                                               {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), ridge, opt}});
+  return f(dispatch::call<T, dispatch::local_linear_decode<T>>{
+      &dispatch::verbs<T>::local_linear_decode,
+      {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), ridge, opt}});
 }
 
 }  // namespace HEED_ISA

@@ -30,8 +30,8 @@ HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const G& gates, con
                              F f) {
   using T = acc_of<Q>;
   const auto& view = heed::detail::view_of_cache(cache);
-  return f(dispatch::call<T, dispatch::mixture_decode<T>>{&dispatch::verbs<T>::mixture_decode,
-                                                          {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), gates, opt}});
+  return f(dispatch::call<T, dispatch::mixture_decode<T>>{
+      &dispatch::verbs<T>::mixture_decode, {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), gates, opt}});
 }
 
 }  // namespace HEED_ISA

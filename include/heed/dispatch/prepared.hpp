@@ -41,8 +41,7 @@ template <class T, class Request, class Rows> class prepared {
 namespace heed::softmax::detail {
 inline namespace HEED_ISA {
 
-template <class T>
-struct prepared_forward : dispatch::prepared<T, dispatch::softmax_forward<T>, dispatch::rows> {
+template <class T> struct prepared_forward : dispatch::prepared<T, dispatch::softmax_forward<T>, dispatch::rows> {
   prepared_forward(const options<T>& opt, const context& context, const dispatch::rows& x)
       : prepared_forward::prepared(&dispatch::verbs<T>::prepared_softmax_forward, {x, opt}, context) {}
 };

@@ -68,9 +68,7 @@ template <class Q, class O> HEED_INLINE query_rows query_rows_of(const Q& q, con
 }
 template <class View> HEED_INLINE cached_rows rows_of_cache(const query_rows& x, const View& cache) {
   using heed::detail::cache_element_t;
-  return {x,
-          &cache,
-          storage_of<cache_element_t<View>>,
+  return {x, &cache, storage_of<cache_element_t<View>>,
           std::is_same_v<View, prefixed_cache_view<cache_element_t<View>>>};
 }
 

@@ -36,8 +36,8 @@ template <class Q, class Cache, class O, class F>
 HEED_INLINE auto with_decode(const Q& q, const Cache& cache, const O& o, const options<acc_of<Q>>& opt, F f) {
   using T = acc_of<Q>;
   const auto& view = heed::detail::view_of_cache(cache);
-  return f(dispatch::call<T, dispatch::softmax_decode<T>>{&dispatch::verbs<T>::softmax_decode,
-                                                          {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), opt}});
+  return f(dispatch::call<T, dispatch::softmax_decode<T>>{
+      &dispatch::verbs<T>::softmax_decode, {dispatch::rows_of_cache(dispatch::query_rows_of(q, o), view), opt}});
 }
 
 }  // namespace HEED_ISA

@@ -138,7 +138,6 @@ template <class T> struct lightning_decode {
   const lightning::options<T>& options;
 };
 
-
 // New tokens of one head for rows of a cache that follow one another
 struct append {
   tensor x;
