@@ -41,6 +41,7 @@ tools.build:cxxflags=["-Wall", "-Wextra", "-Wconversion", "-Wsign-conversion", "
 PROFILE
   "$conan" create "a recipe/all" --version "$version" -pr:a ./profile --build=missing > "$kind.log" 2>&1 ||
     { cat "$kind.log"; exit 1; }
+  grep -q 'xsimd/14.0.0.*Cache' "$kind.log" || { echo "the recipe does not ask for xsimd"; exit 1; }
   echo "$kind: heed/$version"
 done
 if "$conan" create "a recipe/all" --version "$version" -pr:a ./profile -s compiler.cppstd=17 > cxx17.log 2>&1; then

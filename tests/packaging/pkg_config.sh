@@ -15,6 +15,10 @@ version=$(sed -n 's/^#define HEED_VERSION_.* //p' "$SOURCE/include/heed/version.
 [[ $(pkg-config --modversion heed) == "$version" ]] || { echo "heed.pc has another version"; exit 1; }
 pkg-config --exists 'heed >= 0.2'
 if pkg-config --exists 'heed >= 99'; then echo "heed.pc has any version"; exit 1; fi
+if PKG_CONFIG_PATH= PKG_CONFIG_LIBDIR="$PWD/a prefix/heed/share/pkgconfig" pkg-config --exists heed; then
+  echo "heed.pc does not ask for xsimd"
+  exit 1
+fi
 
 eval "flags=($(pkg-config --cflags heed))"  # pkg-config quotes the space for a shell
 [[ " ${flags[*]}/" == *"-I$PWD/a prefix/heed/"* ]] || { echo "not below the prefix: ${flags[*]}"; exit 1; }
