@@ -5,7 +5,7 @@
     cmake/bundle.py FOLDER [NAME...]     NAME: heed, softmax, linear, ...; all of them if none is named
 
 A bundle needs the standard library and xsimd, as the headers do. Two bundles may be included in one translation unit:
-each header in them has a guard of its own.
+each header in them has a guard of its own. Bundles compile heed where they are included; heed::dispatch has none.
 """
 import re
 import sys
@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
 OWN = re.compile(r'#include "(heed/[^"]+)"')
+DISPATCH = re.compile(r"#ifdef HEED_DISPATCH\n(?:#include .*\n)+#else\n((?:#include .*\n)+)#endif\n")
 SPDX = "// SPDX-License-Identifier: BSD-3-Clause\n"
 
 
@@ -28,10 +29,13 @@ def add(header, seen, out):
         return
     seen.add(header)
     guard = "HEED_BUNDLED_" + re.sub(r"\W", "_", header.removeprefix("heed/").removesuffix(".hpp")).upper()
-    own, body = [], []
-    for line in (INCLUDE / header).read_text().splitlines(keepends=True):
+    own, body, depth = [], [], 0
+    for line in DISPATCH.sub(r"\1", (INCLUDE / header).read_text()).splitlines(keepends=True):
         include = OWN.match(line)
+        depth += bool(re.match(r"#\s*if", line)) - bool(re.match(r"#\s*endif", line))
         if include:
+            if depth:
+                sys.exit(f"{header}: includes {include.group(1)} under a condition, which a bundle cannot do")
             own.append(include.group(1))
         elif line not in (SPDX, "#pragma once\n"):
             body.append(line)
@@ -49,6 +53,10 @@ def bundle(name):
 // heed {version()}, heed/{name}.hpp in one file, made by cmake/bundle.py. Needs C++20 and xsimd 8.1 or newer.
 //
 {terms}#pragma once
+
+#ifdef HEED_DISPATCH
+#error "heed: a bundle compiles heed where it is included; heed::dispatch goes with the folder of headers"
+#endif
 
 {''.join(out)}"""
 
