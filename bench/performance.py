@@ -31,14 +31,14 @@ Suite = collections.namedtuple("Suite", "bench rows counters arguments")
 MANY = "--benchmark_min_time=0.1 --benchmark_repetitions=5"
 FEW = "--benchmark_min_time=0.05 --benchmark_repetitions=3"
 SUITES = {  # name: benchmark, rows, counters that are kept, arguments
-    "softmax": Suite("softmax", r"^prefill/(dense|causal)/D(64|128)/N(16|64|256|1024|4096|16384)(/eigen)?$", "pct_peak",
-                     MANY),
+    "softmax": Suite("softmax", r"^prefill/(dense|causal)/D(64|128)/N[0-9]*(/eigen)?$", "pct_peak", MANY),
     "decode": Suite("decode", r"^(float|bf16|f16|int8)/contiguous/D128/M32768/G[0-9]*/i", "pct_read pct_peak tokens/s",
                     "--benchmark_repetitions=3"),
     "lightning": Suite("lightning", r"^prefill/D(64|128)/N[0-9]*$|^softmax/D(64|128)/N(64|256|1024|4096|16384)/",
                        "tokens/s softmax_tokens/s x_softmax", FEW),
     "sparse_query": Suite("sparse_query", r"^causal/[a-z]*/N4096/", "x_mha ideal", FEW),
-    "mixture_of_head": Suite("mixture_of_head", r"^causal/(random|clustered)/D64/N(1024|4096)/f", "x_softmax ideal", FEW),
+    "mixture_of_head": Suite("mixture_of_head", r"^causal/(random|clustered)/D64/N(1024|4096)/f", "x_softmax ideal",
+                             FEW),
     "backward": Suite("softmax_backward", r"^(dense|causal)/D(64|128)/N(64|256|1024|2048|8192)/(eigen/)?m",
                       "pct_fwd pct_bwd pct_peak", FEW),
     "backward_linear": Suite("linear", r"^backward/D(64|128)/N(1024|4096|16384|65536)/m", "pct_peak x_forward", FEW),
@@ -180,6 +180,7 @@ def draw_sixteen_bit(data, plot, plt):
                          "times as fast as float", plt)
     for axis in figure.axes:
         axis.axhline(1, color="black", linewidth=0.8)
+    start_at_zero(figure.axes)
     return figure
 
 

@@ -17,12 +17,12 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 GROUPS = [  # page, title, what to include, text, headers (in this order)
-    ("softmax", "Softmax", "heed/softmax.hpp", "[Softmax attention](../kernels/softmax.md) and"
-     " [decode](../kernels/decode.md) explain the verbs.",
+    ("softmax", "Softmax", "heed/softmax.hpp",
+     "[Softmax attention](../kernels/softmax.md) and [decode](../kernels/decode.md) explain the verbs.",
      "softmax/forward softmax/options softmax/backward softmax/decode softmax/merge softmax/prepare"
      " softmax/prepare_decode"),
-    ("sparse_query", "Sparse query", "heed/sparse_query.hpp", "The verbs are those of [softmax](softmax.md), called with"
-     " the head counts of `choose_heads`: [sparse query attention](../kernels/sparse_query.md).",
+    ("sparse_query", "Sparse query", "heed/sparse_query.hpp",
+     "[Softmax](softmax.md)'s verbs, with head counts of `choose_heads`: [sparse query](../kernels/sparse_query.md).",
      "sparse_query/choose_heads"),
     ("mixture_of_head", "Mixture of head", "heed/mixture_of_head.hpp",
      "Explained in [mixture of head attention](../kernels/mixture_of_head.md).",
@@ -240,6 +240,7 @@ def pages(folder):
                 last = short
         texts[f"api/{page}.md"] = "\n".join(out)
         index.append(f"| [{title}]({page}.md) | {', '.join(dict.fromkeys(names))} |")
-    texts["api/index.md"] = ("# API\n\nEvery public name, by page. The pages are made from the headers' own comments.\n\n"
-                             "| page | names |\n|---|---|\n" + "\n".join(index) + "\n")
+    texts["api/index.md"] = "\n".join([
+        "# API\n\nEvery public name, by page. The pages are made from the headers' own comments.\n",
+        "| page | names |\n|---|---|", *index, ""])
     return texts, page_of

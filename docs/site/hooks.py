@@ -46,7 +46,12 @@ def on_config(config):
     path_of.update({page: path for path, page in page_of.items() if page.split("/")[0] != "api"})
     listed = [page for page in page_of.values() if page.startswith("examples/")]
     fill = {"API": ["api/index.md", *(f"api/{group[0]}.md" for group in api.GROUPS)], "Examples": listed}
-    config["nav"] = [{name: fill.get(name, pages)} for item in config["nav"] for name, pages in item.items()]
+    named = str(config["nav"])
+    for name, folder in (("Kernels", "kernels/"), ("Guide", "")):  # pages that mkdocs.yml does not order
+        more = sorted(f"{folder}{file.name}" for file in (ROOT / "docs" / folder).glob("*.md"))
+        fill[name] = [page for page in more if f"'{page}'" not in named]
+    config["nav"] = [{name: (pages if isinstance(pages, list) else []) + fill[name] if name in fill else pages}
+                     for item in config["nav"] for name, pages in item.items()]
     return config
 
 
