@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measures what docs/performance.md shows, and draws it.
 
-    bench/performance.py measure [SUITE...]   runs the benchmarks of the suites, all if none is named (under 8 minutes),
+    bench/performance.py measure [SUITE...]   runs the benchmarks of the suites, all if none is named (under 8 minutes
+                                              once they are built),
                                               and writes docs/performance/<suite>.json
     bench/performance.py plots                draws docs/performance/<suite>.svg from these files, and writes the table
                                               of machines in docs/performance.md
@@ -65,6 +66,8 @@ def measure(name, suite, binaries):
     """Runs a suite and writes its file; returns whether the benchmark was content."""
     arguments = [f"--benchmark_filter={suite.rows}", *suite.arguments.split()]
     start = [str(ROOT / "run"), "bench", suite.bench] if binaries is None else [f"{binaries}/{suite.bench}_bench"]
+    if binaries is None:  # builds it
+        subprocess.run([*start, "--benchmark_list_tests"], stdout=subprocess.DEVNULL, check=True)
     begin = time.monotonic()
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         done = subprocess.run([*start, *arguments, f"--benchmark_out={file.name}"], stdout=subprocess.DEVNULL)

@@ -10,6 +10,7 @@ the headers as they are written there. Namespaces `detail` are left out, and so 
 import collections
 import pathlib
 import re
+import shutil
 import subprocess
 import textwrap
 import xml.etree.ElementTree
@@ -81,7 +82,8 @@ Name = collections.namedtuple("Name", "kind name file line members body")
 
 def found_names(folder):
     """Returns {header: [Name]} of everything public, in the order of the lines."""
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    pathlib.Path(folder).mkdir(parents=True)
     subprocess.run(["doxygen", "-"], input=f"{DOXYFILE}OUTPUT_DIRECTORY = {folder}\n", text=True, check=True, cwd=ROOT)
     found = collections.defaultdict(dict)
     for path in sorted(pathlib.Path(folder, "xml").glob("*.xml")):
