@@ -2,19 +2,28 @@
 """The libraries: for each row, the ways in which a user of the library could compute it.
 
 forms(case) gives {name: build}. build(x, threads) takes the arrays of cases.data, does all that needs doing once, and
-returns (run, results): run() computes the row, results() reads it back as arrays (B, H, N, D) in double. A library
-that has no form for a row says why by raising Missing. Where there are several, peers.py times the fastest one.
+returns a Ready. A library that has no form for a row says why by raising Missing. Where there are several, peers.py
+times the fastest one.
 """
 
 import ctypes
+import dataclasses
 import math
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
 from cases import RIDGE, STORED, aligned, empty, to_double
+
+
+@dataclasses.dataclass
+class Ready:
+    run: Callable  # computes the row
+    results: Callable  # reads it back as arrays (B, H, N, D) in double
+    before: Callable = lambda: None  # brings the state to where run() starts, outside of the clock
 
 
 class Missing(Exception):
@@ -71,7 +80,7 @@ class Heed:
             if f(*arguments):
                 self.check(1)
 
-        return run, lambda: [to_double(output) for output in outputs]
+        return Ready(run, lambda: [to_double(output) for output in outputs])
 
     def check(self, failed):
         if failed:
@@ -157,7 +166,7 @@ class Torch:
                 with torch.inference_mode():
                     last[:] = [f(tensors)]
 
-            return run, lambda: [last[0].double().numpy()]
+            return Ready(run, lambda: [last[0].double().numpy()])
 
         return build
 
@@ -176,7 +185,7 @@ class Torch:
         def run():
             last[:] = torch.autograd.grad(o, (q, k, v), dout, retain_graph=True)
 
-        return run, lambda: [gradient.double().numpy() for gradient in last]
+        return Ready(run, lambda: [gradient.double().numpy() for gradient in last])
 
     def decays(self, slopes, c):
         """The powers of lambda of a chunk: between its tokens, from the state, into the state, of the whole chunk."""
@@ -282,7 +291,7 @@ class OnnxRuntime:
                             attributes, case)
 
     def group_query(self, case, x, threads):
-        """In decode it puts the newest token into the cache in place, then attends; the others write that token once."""
+        """In decode it also writes the newest token into the cache, in place."""
         total, shape = case.m, (case.b, case.hk, case.m, case.d)
         inputs = {"q": token_major(x["q"])}
         inputs |= {name: token_major(x[name][:, :, -case.n :]) for name in "kv"}
@@ -338,10 +347,13 @@ class OnnxRuntime:
                 o = o.reshape(case.b, case.n, case.h, case.d).transpose(0, 2, 1, 3)
             return [o]
 
-        return lambda: session.run_with_iobinding(binding), results
+        return Ready(lambda: session.run_with_iobinding(binding), results)
 
 
 # ---- openvino -------------------------------------------------------------------------------------------------------
+
+
+SDPA = "ScaledDotProductAttention"
 
 
 class OpenVino:
@@ -360,46 +372,44 @@ class OpenVino:
         if case.verb in ("lightning", "local_linear"):
             raise Missing("no operator")
         forms = {}
-        if case.h == case.hk:
-            forms["ScaledDotProductAttention"] = lambda x, threads: self.build(case, x, threads, "plain")
-        else:
-            forms["ScaledDotProductAttention, repeated heads"] = lambda x, threads: self.build(case, x, threads,
-                                                                                              "repeat")
-            if not case.causal:
-                forms["ScaledDotProductAttention, groups as rows"] = lambda x, threads: self.build(case, x, threads,
-                                                                                                  "rows")
+        for precision in ("f32", "f16") if case.type == "f16" else (case.type,):
+            inside = "" if precision == case.type else f" in {precision}"
+            for heads in ("",) if case.h == case.hk else (", repeated heads", ", groups as rows"):
+                if case.causal and "rows" in heads:
+                    continue
+                for operator in (SDPA, "MatMul and Softmax"):
+                    if operator == SDPA or (not case.causal and (case.n <= 128 or case.verb == "decode")):
+                        how = operator, heads, precision
+                        forms[f"{operator}{heads}{inside}"] = (
+                            lambda x, threads, how=how: self.build(case, x, threads, *how))
+        if case.verb == "decode":
+            forms[SDPA + " on a state"] = lambda x, threads: self.decode(case, x, threads)
         return forms
 
-    def build(self, case, x, threads, heads):
-        ov, ops = self.ov, self.ov.opset13
-        kind = {"f32": ov.Type.f32, "bf16": ov.Type.bf16, "f16": ov.Type.f16}[case.type]
+    def build(self, case, x, threads, operator, heads, precision):
+        ov, ops, kind = self.ov, self.ov.opset13, self.kind(case)
         arrays = [x["q"], x["k"], x["v"]] + ([x["bias"]] if case.bias else [])
-        if heads == "rows":
+        if "rows" in heads:
             arrays[0] = arrays[0].reshape(case.b, case.hk, -1, case.d)
         inputs = [ops.parameter(array.shape, kind) for array in arrays]
         q, k, v = inputs[:3]
-        if heads == "repeat":
+        if "repeated" in heads:
             def repeat(y):
                 wide = ops.broadcast(ops.unsqueeze(y, np.int64(2)),
                                      np.array([case.b, case.hk, case.h // case.hk, case.m, case.d], np.int64))
                 return ops.reshape(wide, np.array([case.b, case.h, case.m, case.d], np.int64), False)
 
             k, v = repeat(k), repeat(v)
-        o = ops.scaled_dot_product_attention(q, k, v, inputs[3] if case.bias else None, causal=case.causal)
-        model = ov.Model([ops.result(o)], inputs, "row")
-        compiled = self.core.compile_model(model, "CPU", {
-            "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": {"f32": "f32", "bf16": "bf16", "f16": "f16"}[case.type],
-            "ENABLE_CPU_PINNING": False})
-        request = compiled.create_infer_request()
+        bias = inputs[3] if case.bias else None
+        if operator == SDPA:
+            o = ops.scaled_dot_product_attention(q, k, v, bias, causal=case.causal)
+        else:
+            scale = ops.convert(ops.constant(np.float32(1 / math.sqrt(case.d))), kind)
+            s = ops.matmul(ops.multiply(q, scale), k, False, True)
+            o = ops.matmul(ops.softmax(s if bias is None else ops.add(s, bias), -1), v, False, False)
+        request = self.request(ov.Model([ops.result(o)], inputs, "row"), threads, precision)
         output = empty(arrays[0].shape, STORED[case.type])
-
-        def tensor(array):
-            if case.type == "bf16":
-                return ov.Tensor(array, ov.Shape(array.shape), ov.Type.bf16)
-            return ov.Tensor(array, shared_memory=True)
-
-        keep = [tensor(array) for array in arrays] + [tensor(output)]
+        keep = [self.tensor(array) for array in arrays] + [self.tensor(output)]
         for i in range(len(arrays)):
             request.set_input_tensor(i, keep[i])
         request.set_output_tensor(0, keep[-1])
@@ -407,4 +417,56 @@ class OpenVino:
         def run(request=request, keep=keep):
             request.infer()
 
-        return run, lambda: [to_double(output).reshape(x["q"].shape)]
+        return Ready(run, lambda: [to_double(output).reshape(x["q"].shape)])
+
+    def decode(self, case, x, threads):
+        """The cache is a state of the model, which every call makes one token longer. before() puts it back to 4095
+        tokens and adds the one that the row asks for; the calls behind it read 4097 tokens, 4098, ..."""
+        ov, ops, kind = self.ov, self.ov.opset13, self.kind(case)
+        q, k, v = (ops.parameter([-1, heads, -1, case.d], kind) for heads in (case.h, case.hk, case.hk))
+        beam = ops.parameter([-1], ov.Type.i32)
+        group, assigned, all_tokens = case.h // case.hk, [], []
+        for name, new in (("k", k), ("v", v)):
+            nothing = ops.convert(ops.constant(np.zeros((case.b, case.hk, 0, case.d), np.float32)), kind)
+            past = ov.opset6.read_value(nothing, name, kind, ov.PartialShape([-1, case.hk, -1, case.d]))
+            tokens = ops.concat([ops.gather(past, beam, ops.constant(np.int64(0))), new], 2)
+            assigned.append(ov.opset6.assign(tokens, name))
+            if group > 1:
+                ones = ops.convert(ops.constant(np.ones((1, 1, group, 1, 1), np.float32)), kind)
+                wide = ops.multiply(ops.unsqueeze(tokens, np.int64(2)), ones)
+                tokens = ops.reshape(wide, np.array([0, case.h, -1, case.d], np.int64), True)
+            all_tokens.append(tokens)
+        o = ops.scaled_dot_product_attention(q, *all_tokens, causal=False)
+        model = ov.Model([ops.result(o)], assigned, [q, k, v, beam], "row")
+        request = self.request(model, threads, case.type, KV_CACHE_PRECISION=case.type)
+        past = {name: aligned(x[name][:, :, :-1]) for name in "kv"}
+        inputs = [x["q"], *(aligned(x[name][:, :, -1:]) for name in "kv"), np.arange(case.b, dtype=np.int32)]
+        output = empty(x["q"].shape, STORED[case.type])
+        keep = [self.tensor(array) for array in (*inputs, output)]
+        for i in range(4):
+            request.set_input_tensor(i, keep[i])
+        request.set_output_tensor(0, keep[4])
+        first = empty(output.shape, output.dtype)
+
+        def before(keep=keep):
+            for state in request.query_state():
+                state.state = self.tensor(past[state.name])
+            request.infer()  # takes the state over, which it does once
+            first[...] = output
+            request.infer()
+
+        return Ready(request.infer, lambda: [to_double(first)], before)
+
+    def kind(self, case):
+        return {"f32": self.ov.Type.f32, "bf16": self.ov.Type.bf16, "f16": self.ov.Type.f16}[case.type]
+
+    def tensor(self, array):
+        if array.dtype == np.uint16:
+            return self.ov.Tensor(array, self.ov.Shape(array.shape), self.ov.Type.bf16)
+        return self.ov.Tensor(array, shared_memory=True)
+
+    def request(self, model, threads, precision, **more):
+        compiled = self.core.compile_model(model, "CPU", {
+            "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": False} | more)
+        return compiled.create_infer_request()

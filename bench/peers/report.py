@@ -109,7 +109,7 @@ STYLE = """\
   }
 """
 LEFT, RIGHT, WIDTH = 372, 46, 860  # pixels: before the bars, behind them, in all
-BAR, GAP = 9, 7
+BAR, GAP = 10, 8
 LOWEST, HIGHEST = 0.5, 16  # times heed's
 
 
@@ -130,7 +130,7 @@ def svg(data, rows):
             body.append(f'<text class="group" x="12" y="{y + 12}">{escape(group)}</text>')
             y += 20
         bars = [(name, row["results"][name]) for name in PEERS if row["results"][name]["status"] == "ok"]
-        height = max(len(bars), 1) * (BAR + 1)
+        height = max(len(bars), 1) * (BAR + 2)
         middle = y + height / 2 + 4
         mine = duration(row["results"]["heed"]["seconds"][1])
         body.append(f'<text x="24" y="{middle:g}">{escape(row["name"])}</text>')
@@ -141,10 +141,10 @@ def svg(data, rows):
             body.append(f'<rect class="{name}" x="{begin:g}" y="{y}" width="{max(end - begin, 1):g}" height="{BAR}"/>')
             number = f"{ratio:.2f}" if ratio < 9.95 else f"{ratio:.0f}"
             at = f'class="small" x="{end + 4:g}"' if ratio >= 1 else f'class="small right" x="{begin - 4:g}"'
-            body.append(f'<text {at} y="{y + BAR}">{number}</text>')
-            y += BAR + 1
+            body.append(f'<text {at} y="{y + BAR - 1}">{number}</text>')
+            y += BAR + 2
         if not bars:
-            y += BAR + 1
+            y += BAR + 2
         y += GAP
     bottom = y
     lines = []
@@ -166,7 +166,7 @@ def svg(data, rows):
     count = "one thread" if threads == 1 else f"{threads} threads"
     context = data["context"]
     captions = wrapped(f"{context['machine']}, {count}. heed: {context['heed']}. {context['date']}. No bar: that "
-                       f"library cannot compute the row. {context['note']}", 130).split("\n")
+                       f"library has no way to compute the row. {context['note']}", 130).split("\n")
     for i, caption in enumerate(captions):
         top.append(f'<text class="small" x="12" y="{bottom + 18 + 14 * i}">{escape(caption)}</text>')
     height = bottom + 14 * len(captions) + 14
