@@ -432,7 +432,7 @@ class OpenVino:
             tokens = ops.concat([ops.gather(past, beam, ops.constant(np.int64(0))), new], 2)
             assigned.append(ov.opset6.assign(tokens, name))
             if group > 1:
-                ones = ops.convert(ops.constant(np.ones((1, 1, group, 1, 1), np.float32)), kind)
+                ones = ov.op.Constant(kind, ov.Shape([1, 1, group, 1, 1]), [1.0] * group)  # recognised as a repeat
                 wide = ops.multiply(ops.unsqueeze(tokens, np.int64(2)), ones)
                 tokens = ops.reshape(wide, np.array([0, case.h, -1, case.d], np.int64), True)
             all_tokens.append(tokens)
