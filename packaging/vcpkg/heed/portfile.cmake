@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: BSD-3-Clause
 # OWNER is where heed is published. vcpkg prints the SHA512 to write here when the port is built with 0.
 vcpkg_from_github(
     OUT_SOURCE_PATH SOURCE_PATH
