@@ -16,21 +16,30 @@ if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   message(FATAL_ERROR "heed::dispatch is compiled by GCC or Clang; this is ${CMAKE_CXX_COMPILER_ID}")
 endif()
 
-add_library(heed_dispatch src/dispatch/choose.cpp)
-add_library(heed::dispatch ALIAS heed_dispatch)
 foreach(level IN LISTS heed_levels)
   add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/lightning.cpp src/dispatch/linear.cpp
     src/dispatch/local_linear.cpp src/dispatch/mixture_of_head.cpp src/dispatch/softmax.cpp src/dispatch/table.cpp)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
   target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}})
   target_compile_definitions(heed_dispatch_${level} PRIVATE HEED_DISPATCH_LEVEL=${level})
-  target_sources(heed_dispatch PRIVATE $<TARGET_OBJECTS:heed_dispatch_${level}>)
-  list(APPEND heed_dispatch_targets heed_dispatch_${level})
+  set_target_properties(heed_dispatch_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+  list(APPEND heed_dispatch_objects $<TARGET_OBJECTS:heed_dispatch_${level}>)
 endforeach()
-set_target_properties(heed_dispatch ${heed_dispatch_targets} PROPERTIES POSITION_INDEPENDENT_CODE ON
-  CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON CXX_EXTENSIONS OFF)
-set_target_properties(heed_dispatch PROPERTIES VERSION ${PROJECT_VERSION}
-  SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} EXPORT_NAME dispatch)
-target_compile_features(heed_dispatch PUBLIC cxx_std_20)
-target_compile_definitions(heed_dispatch INTERFACE HEED_DISPATCH)
-target_include_directories(heed_dispatch PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
+
+# A library of these objects; type: STATIC, SHARED, or nothing where BUILD_SHARED_LIBS decides
+function(heed_add_dispatch name)
+  add_library(${name} ${ARGN} src/dispatch/choose.cpp ${heed_dispatch_objects})
+  target_compile_features(${name} PUBLIC cxx_std_20)
+  target_compile_definitions(${name} INTERFACE HEED_DISPATCH)
+  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+  set_target_properties(${name} PROPERTIES VERSION ${PROJECT_VERSION}
+    SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
+    CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
+endfunction()
+heed_add_dispatch(heed_dispatch)
+set_target_properties(heed_dispatch PROPERTIES EXPORT_NAME dispatch)
+add_library(heed::dispatch ALIAS heed_dispatch)
+if(HEED_BUILD_TESTS)
+  heed_add_dispatch(heed_dispatch_shared SHARED)  # for tests/packaging/dispatch.sh
+endif()

@@ -6,8 +6,9 @@ set(heed_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/heed)  # under share: nothin
 set(heed_doc_dir ${CMAKE_INSTALL_DATADIR}/doc/heed)
 set(heed_build_dir ${CMAKE_CURRENT_BINARY_DIR}/package)
 
+set(heed_dispatch_targets ${CMAKE_INSTALL_LIBDIR}/cmake/heed/heedDispatchTargets.cmake)
 configure_package_config_file(cmake/heedConfig.cmake.in ${heed_build_dir}/heedConfig.cmake
-                              INSTALL_DESTINATION ${heed_package_dir} NO_SET_AND_CHECK_MACRO)
+  INSTALL_DESTINATION ${heed_package_dir} PATH_VARS heed_dispatch_targets NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file(${heed_build_dir}/heedConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 
@@ -29,3 +30,10 @@ endif()
 set_target_properties(heed_native PROPERTIES EXPORT_NAME native)
 install(TARGETS heed heed_native EXPORT heed INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT heed NAMESPACE heed:: FILE heedTargets.cmake DESTINATION ${heed_package_dir})
+
+# heed::dispatch, whose files depend on the architecture
+if(HEED_BUILD_DISPATCH)
+  install(TARGETS heed_dispatch EXPORT heed_dispatch)
+  install(EXPORT heed_dispatch NAMESPACE heed:: FILE heedDispatchTargets.cmake
+          DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/heed)
+endif()
