@@ -164,7 +164,7 @@ def prose(comment):
         return re.sub(pattern, one, text)
     blocks = []
     for line in comment:
-        kind = "code" if line.startswith("  ") else "text"
+        kind = "code" if line.startswith(("  ", "g++ ")) else "text"
         if not line.strip():
             blocks.append(("", []))
         elif blocks and blocks[-1][0] == kind:
