@@ -46,14 +46,17 @@ GROUPS = [  # page, title, what to include, text, headers (in this order)
      "[16-bit types](../sixteen_bit.md) and [8-bit caches](../caches.md#8-bit-caches) use them.",
      "convert/tensor convert/quantize"),
     ("context", "Context, plans and errors", "any kernel's header",
-     "Where a call runs, what it would do, and what it throws.", "core/context core/plan core/error"),
+     "Where a call runs, what it would do, and what it throws.", "core/context core/plan core/error level"),
     ("interop", "Executors", "the header itself, by name", "Executors that are ready to use.",
      "interop/openmp interop/eigen_thread_pool"),
     ("reference", "References", "the header itself, by name (needs Eigen)",
      "Textbook loops in double that the tests compare with. They are slow on purpose.",
-     "reference/softmax reference/sparse_query reference/mixture_of_head reference/local_linear reference/linear"
-     " reference/lightning"),
+     "reference/softmax reference/softmax_backward reference/sparse_query reference/mixture_of_head"
+     " reference/mixture_of_head_backward reference/local_linear reference/local_linear_backward reference/linear"
+     " reference/linear_backward reference/lightning reference/lightning_backward"),
 ]
+
+INSIDE = {"detail", "simd", "tile", "pairwise", "recurrent", "dispatch"}  # namespaces that are not for users
 
 DOXYFILE = """
 INPUT = include/heed
@@ -90,7 +93,7 @@ def found_names(folder):
         for compound in xml.etree.ElementTree.parse(path).getroot().iter("compounddef"):
             kind = compound.get("kind")
             scope = compound.findtext("compoundname").replace("::isa", "").replace(" ", "")
-            if kind in ("file", "dir") or "detail" in scope.split("::") or not scope.startswith("heed"):
+            if kind in ("file", "dir") or INSIDE & set(scope.split("::")) or not scope.startswith("heed"):
                 continue
             members = [Name(m.get("kind"), f"{scope}::{m.findtext('name')}", m.find("location").get("file"),
                             int(m.find("location").get("line")), m.get("prot") + (m.findtext("argsstring") or ""), None)
@@ -161,7 +164,7 @@ def prose(comment):
         return re.sub(pattern, one, text)
     blocks = []
     for line in comment:
-        kind = "code" if line.startswith("  ") else "text"
+        kind = "code" if line.startswith(("  ", "g++ ")) else "text"
         if not line.strip():
             blocks.append(("", []))
         elif blocks and blocks[-1][0] == kind:
@@ -219,6 +222,8 @@ def pages(folder):
         out, names = [f"# {title}\n\n{text}\n\nInclude: {include if ' ' in include else f'`{include}`'}.\n"], []
         for header in headers.split():
             file, last = f"include/heed/{header}.hpp", ""
+            if not (ROOT / file).exists():
+                continue
             lines = (ROOT / file).read_text().splitlines()
             page_of[file] = f"api/{page}.md"
             out.append(f"## heed/{header}.hpp\n")
@@ -242,6 +247,8 @@ def pages(folder):
                 last = short
         texts[f"api/{page}.md"] = "\n".join(out)
         index.append(f"| [{title}]({page}.md) | {', '.join(dict.fromkeys(names))} |")
+    if forgotten := found.keys() - page_of.keys():
+        raise ValueError(f"GROUPS lacks headers with public names: {', '.join(sorted(forgotten))}")
     texts["api/index.md"] = "\n".join([
         "# API\n\nEvery public name, by page. The pages are made from the headers' own comments.\n",
         "| page | names |\n|---|---|", *index, ""])
