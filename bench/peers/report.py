@@ -63,7 +63,7 @@ def cell(row, name):
 
 def tables(data):
     """The rows as Markdown, a table for each group, and what was in use."""
-    rows, lines = data["rows"], [source(data) + "\n"]
+    rows, lines = data["rows"], [source(data)]
     for group in dict.fromkeys(row["group"] for row in rows):
         lines += [f"\n| {group} | threads | heed | " + " | ".join(PEERS) + " | error of heed |",
                   "|---|---|---|" + "---|" * len(PEERS) + "---|"]
