@@ -5,7 +5,7 @@
 
 namespace heed {
 
-#ifdef HEED_DISPATCH
+#if defined(HEED_DISPATCH) || defined(HEED_DISPATCH_LEVEL)
 inline namespace HEED_ABI {
 
 // Returns the level that calls run on: "sse2", "avx2", "avx512", "avx512_bf16" (AVX-512 with bf16 dot products or AMX)

@@ -3,6 +3,8 @@
 // The level that runs: the highest that this machine has, or what HEED_LEVEL in the environment caps it to. This file
 // is compiled without machine flags.
 
+#define HEED_DISPATCH  // as callers see it
+
 #include <cstdlib>
 #include <cstring>
 
