@@ -16,7 +16,7 @@
 namespace heed::dispatch::HEED_DISPATCH_LEVEL {
 
 // f(view) of a tensor that calls which sum in T may have
-template <class T, class F> decltype(auto) visit(const tensor& x, F f) {
+template <class T, class F> HEED_INLINE decltype(auto) visit(const tensor& x, F f) {
   if constexpr (std::is_same_v<T, double>) {
     return f(x.view<double>());
   } else {
@@ -32,23 +32,33 @@ template <class T, class F> decltype(auto) visit(const tensor& x, F f) {
 }
 template <class View> using element_of = typename View::element_type;
 
-template <class T> heed::detail::input_tensor input(const tensor& x) {
-  return visit<T>(x, [](auto view) { return heed::detail::input_tensor(view); });
+HEED_INLINE index_t element_bytes(storage x) {
+  return x == storage::f64 ? 8 : x == storage::f32 ? 4 : x == storage::int8 ? 1 : 2;
 }
-template <class T> heed::detail::output_tensor output(const tensor& x) {
-  return visit<T>(x, [](auto view) { return heed::detail::output_tensor(view); });
+template <class> HEED_INLINE heed::detail::input_tensor input(const tensor& x) {
+  return {static_cast<const std::byte*>(x.data), element_bytes(x.element), x.extents, x.strides};
 }
-template <class T> const tile::row_format<T>* format(const tensor& x) {
-  return visit<T>(x, [](auto view) { return &tile::row_format_of<T, element_of<decltype(view)>>; });
+template <class> HEED_INLINE heed::detail::output_tensor output(const tensor& x) {
+  return {static_cast<std::byte*>(x.data), element_bytes(x.element), x.extents, x.strides};
 }
 
-template <class T> tile::call_rows<T> call_rows(const rows& x) {
+// By storage; nothing where calls that sum in T do not take it
+template <class T> constexpr const tile::row_format<T>* formats[] = {
+    &tile::row_format_of<float, float>, nullptr, &tile::row_format_of<float, bf16_t>,
+    &tile::row_format_of<float, f16_t>};
+template <>
+constexpr const tile::row_format<double>* formats<double>[] = {nullptr, &tile::row_format_of<double, double>};
+template <class T> HEED_INLINE const tile::row_format<T>* format(const tensor& x) {
+  return formats<T>[static_cast<std::size_t>(x.element)];
+}
+
+template <class T> HEED_INLINE tile::call_rows<T> call_rows(const rows& x) {
   return {{input<T>(x.q), input<T>(x.k), input<T>(x.v), output<T>(x.o), x.one_axis},
           format<T>(x.q),
           format<T>(x.k),
           format<T>(x.o)};
 }
-template <class T> pairwise::softmax_rows<T> softmax_rows(const rows& x) {
+template <class T> HEED_INLINE pairwise::softmax_rows<T> softmax_rows(const rows& x) {
   pairwise::softmax_rows<T> all{call_rows<T>(x), nullptr, nullptr};
   all.few_format =
       visit<T>(x.k, [](auto view) { return &pairwise::few_rows_format_of<T, element_of<decltype(view)>>; });
@@ -92,7 +102,7 @@ template <class T, class F> void visit_cache(const cached_rows& x, F f) {
 }
 
 // f(), with what heed throws in it as a failure
-template <class F> void guarded(failure& problem, F f) {
+template <class F> HEED_INLINE void guarded(failure& problem, F f) {
 #if defined(__cpp_exceptions)
   try {
     f();
@@ -108,7 +118,7 @@ template <class F> void guarded(failure& problem, F f) {
 #endif
 }
 
-template <class Call> void answer_call(Call&& call, const context& where, plan* out, failure& problem) {
+template <class Call> HEED_INLINE void answer_call(Call&& call, const context& where, plan* out, failure& problem) {
   if (out != nullptr) {
     *out = tile::plan_call(call, where);
     if (out->isa[0] != 0) out->isa = level();

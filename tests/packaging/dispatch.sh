@@ -34,7 +34,7 @@ grep -q 7 said.txt && grep -q 8 said.txt || { cat said.txt; echo "the text does 
 # The same objects as a shared library: one name per minor version, and nothing in it to be seen but what callers need.
 library=$BUILD/libheed_dispatch_shared.so
 readelf -d "$library" | grep -q 'SONAME.*libheed_dispatch_shared.so.[0-9]*\.[0-9]*\]' || { readelf -d "$library"; exit 1; }
-nm -DC --defined-only "$library" | grep -E ' [A-Z] ' | grep -vE 'heed::(v[0-9_]+::level|dispatch::v[0-9_]+::.*chosen)' \
+nm -DC --defined-only "$library" | grep -E ' [A-Z] ' | grep -vE 'heed::(v[0-9_]+::level|dispatch::v[0-9_]+::.*chosen)|std::' \
   > seen.txt || true
 if [[ -s seen.txt ]]; then
   echo "symbols that callers do not need:"

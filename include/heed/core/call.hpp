@@ -63,6 +63,11 @@ template <class Byte> struct stored_tensor {
         extents_(x.extents()),
         strides_(with_canonical_strides(x).strides()) {}
 
+  // Strides as they are kept here: 0 on axes without a second entry
+  HEED_INLINE stored_tensor(Byte* bytes, index_t element, const std::array<index_t, 4>& extents,
+                            const std::array<index_t, 4>& strides)
+      : bytes_(bytes), element_(element), extents_(extents), strides_(strides) {}
+
   // The same memory and strides with other extents
   HEED_INLINE stored_tensor with_extents(const std::array<index_t, 4>& extents) const {
     stored_tensor x = *this;

@@ -22,7 +22,7 @@ inline constexpr storage storage_of = std::is_same_v<S, float>    ? storage::f32
                                       : std::is_same_v<S, f16_t>  ? storage::f16
                                                                   : storage::int8;
 
-// A view whose element type is a number
+// A view whose element type is a number; strides are 0 on axes without a second entry
 struct tensor {
   void* data;
   std::array<index_t, 4> extents, strides;
@@ -32,7 +32,7 @@ struct tensor {
   HEED_INLINE explicit tensor(const tensor_view<S, 4>& x)
       : data(const_cast<std::remove_const_t<S>*>(x.data())),
         extents(x.extents()),
-        strides(x.strides()),
+        strides(heed::detail::with_canonical_strides(x).strides()),
         element(storage_of<std::remove_const_t<S>>) {}
 
   HEED_INLINE tensor(const heed::detail::input_tensor& x, storage of)
