@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# heed::dispatch of the installed package: found as a component, linked beside code of the headers, capped by HEED_LEVEL,
-# without exceptions, static and shared.
+# heed::dispatch of the installed package: found as a component, linked beside code of the headers, capped by
+# HEED_LEVEL, without exceptions, static and shared.
 
 source "$SOURCE/tests/packaging/common.bash"
 
@@ -33,15 +33,17 @@ grep -q 7 said.txt && grep -q 8 said.txt || { cat said.txt; echo "the text does 
 
 # The same objects as a shared library: one name per minor version, and nothing in it to be seen but what callers need.
 library=$BUILD/libheed_dispatch_shared.so
-readelf -d "$library" | grep -q 'SONAME.*libheed_dispatch_shared.so.[0-9]*\.[0-9]*\]' || { readelf -d "$library"; exit 1; }
-nm -DC --defined-only "$library" | grep -E ' [A-Z] ' | grep -vE 'heed::(v[0-9_]+::level|dispatch::v[0-9_]+::.*chosen)|std::' \
-  > seen.txt || true
+readelf -d "$library" > dynamic.txt
+grep -q 'SONAME.*libheed_dispatch_shared.so.[0-9]*\.[0-9]*\]' dynamic.txt || { cat dynamic.txt; exit 1; }
+needed='heed::(v[0-9_]+::level|dispatch::v[0-9_]+::.*chosen)|std::'
+nm -DC --defined-only "$library" | grep -E ' [A-Z] ' | grep -vE "$needed" > seen.txt || true
 if [[ -s seen.txt ]]; then
   echo "symbols that callers do not need:"
   cat seen.txt
   exit 1
 fi
-$CXX -std=c++20 $strict -DHEED_DISPATCH -I "a prefix/heed/include" $THIRD_PARTY "$SOURCE/tests/packaging/dispatch/calls.cpp" \
-  "$SOURCE/tests/packaging/dispatch/other.cpp" "$library" -Wl,-rpath,"$BUILD" -o shared
+calls=$SOURCE/tests/packaging/dispatch
+$CXX -std=c++20 $strict -DHEED_DISPATCH -I "a prefix/heed/include" $THIRD_PARTY "$calls/calls.cpp" "$calls/other.cpp" \
+  "$library" -Wl,-rpath,"$BUILD" -o shared
 [[ $(./shared) == "$highest" ]] || { echo "the shared library runs on another level"; exit 1; }
 echo "shared: $highest"
