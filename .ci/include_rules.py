@@ -27,7 +27,7 @@ MAY_INCLUDE = {
     "version": set(),
 }
 THIRD_PARTY = {  # layer -> headers that are not the standard library's
-    "simd": r"xsimd/.*|(imm|x86|arm_neon|intrin).*|sys/mman\.h",
+    "simd": r"xsimd/.*|(imm|xmm|x86|arm_neon|intrin).*|sys/mman\.h",
     "reference": r"(unsupported/)?Eigen/.*",
     "interop": r"(unsupported/)?Eigen/.*|omp\.h",
 }

@@ -2,6 +2,7 @@
 # heed::dispatch: all verbs compiled once per level, chosen when a program runs. BUILD_SHARED_LIBS decides which kind of
 # library it is.
 
+include(GNUInstallDirs)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_levels sse2 avx2 avx512)
   set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
@@ -9,6 +10,9 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_flags_of_avx512 ${heed_flags_of_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(heed_levels neon)
+elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^i[3-6]86$")
+  set(heed_levels sse2)
+  set(heed_flags_of_sse2 -msse2 -mfpmath=sse)
 else()
   set(heed_levels generic)
 endif()
@@ -20,7 +24,10 @@ foreach(level IN LISTS heed_levels)
   add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/lightning.cpp src/dispatch/linear.cpp
     src/dispatch/local_linear.cpp src/dispatch/mixture_of_head.cpp src/dispatch/softmax.cpp src/dispatch/table.cpp)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
-  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}})
+  # Optimised whatever the build type: functions of the standard library then leave no symbol that another level, or
+  # the caller, could take from the wrong object.
+  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}}
+    $<$<NOT:$<CONFIG:Release,RelWithDebInfo,MinSizeRel>>:-O2>)
   target_compile_definitions(heed_dispatch_${level} PRIVATE HEED_DISPATCH_LEVEL=${level})
   set_target_properties(heed_dispatch_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
     CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
@@ -33,7 +40,10 @@ function(heed_add_dispatch name)
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_compile_definitions(${name} INTERFACE HEED_DISPATCH)
   target_include_directories(${name} PUBLIC
-    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  if(NOT "avx2" IN_LIST heed_levels)
+    target_compile_definitions(${name} PRIVATE HEED_DISPATCH_ONLY=${heed_levels})
+  endif()
   set_target_properties(${name} PROPERTIES VERSION ${PROJECT_VERSION}
     SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR} POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
     CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)

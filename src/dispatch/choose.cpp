@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // The level that runs: the highest that this machine has, or what HEED_LEVEL in the environment caps it to. This file
-// is compiled without machine flags.
+// is compiled without machine flags. HEED_DISPATCH_ONLY: the name of the only level, where there are no others.
 
 #define HEED_DISPATCH  // as callers see it
 
@@ -15,20 +15,22 @@
 namespace heed::dispatch {
 
 // What table.cpp defines for a level
-#define HEED_DECLARE(LEVEL)             \
+#define HEED_DECLARE(LEVEL) HEED_DECLARE_(LEVEL)
+#define HEED_DECLARE_(LEVEL)            \
   namespace LEVEL {                     \
   extern const verbs<float> of_float;   \
   extern const verbs<double> of_double; \
   extern const verbs<void> of_any;      \
   }
-#define HEED_TABLES(LEVEL) LEVEL::of_float, LEVEL::of_double, LEVEL::of_any
+#define HEED_TABLES_OF(LEVEL) LEVEL::of_float, LEVEL::of_double, LEVEL::of_any
+#define HEED_TABLES(LEVEL) HEED_TABLES_OF(LEVEL)
 
 #if defined(HEED_X86)
 HEED_DECLARE(sse2)
 HEED_DECLARE(avx2)
 HEED_DECLARE(avx512)
 #else
-HEED_DECLARE(HEED_LEVEL)
+HEED_DECLARE(HEED_DISPATCH_ONLY)
 #endif
 
 namespace {
@@ -44,12 +46,12 @@ struct choice {
 const choice* choose() noexcept {
 #if defined(HEED_X86)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
-                    __builtin_cpu_supports("f16c");
+  const simd::cpu_features cpu = simd::detect_cpu();
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") && cpu.f16c;
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl");
-  const simd::cpu_features cpu = simd::detect_cpu();
   static const choice levels[] = {
       {"sse2", true, false, HEED_TABLES(sse2)},
       {"avx2", avx2, false, HEED_TABLES(avx2)},
@@ -57,7 +59,7 @@ const choice* choose() noexcept {
       {"avx512_bf16", avx512 && (cpu.bf16_dots || cpu.amx), true, HEED_TABLES(avx512)},
   };
 #else
-  static const choice levels[] = {{HEED_NAME(HEED_LEVEL), true, false, HEED_TABLES(HEED_LEVEL)}};
+  static const choice levels[] = {{HEED_NAME(HEED_DISPATCH_ONLY), true, false, HEED_TABLES(HEED_DISPATCH_ONLY)}};
 #endif
   const char* const cap = std::getenv("HEED_LEVEL");
   const choice* best = levels;

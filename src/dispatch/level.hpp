@@ -4,6 +4,10 @@
 // For the files that are compiled once per level, with its machine flags and HEED_DISPATCH_LEVEL as its name: tensors
 // get their element types back, and a call is planned or run. answer(request, ...) is a verb's function in the table.
 
+#include <string_view>
+#include <type_traits>
+#include <utility>
+
 #include "heed/core/message.hpp"
 #include "heed/dispatch/verbs.hpp"
 #include "heed/level.hpp"
@@ -14,6 +18,10 @@
 #include "heed/tile/verb.hpp"
 
 namespace heed::dispatch::HEED_DISPATCH_LEVEL {
+
+static_assert(std::string_view(HEED_NAME(HEED_LEVEL)) == HEED_NAME(HEED_DISPATCH_LEVEL),
+              "heed::dispatch sets the machine flags of each level itself: leave -march and other -m flags out of "
+              "CMAKE_CXX_FLAGS");
 
 // f(view) of a tensor that calls which sum in T may have
 template <class T, class F> HEED_INLINE decltype(auto) visit(const tensor& x, F f) {
@@ -43,9 +51,10 @@ template <class> HEED_INLINE heed::detail::output_tensor output(const tensor& x)
 }
 
 // By storage; nothing where calls that sum in T do not take it
-template <class T> constexpr const tile::row_format<T>* formats[] = {
-    &tile::row_format_of<float, float>, nullptr, &tile::row_format_of<float, bf16_t>,
-    &tile::row_format_of<float, f16_t>};
+template <class T>
+constexpr const tile::row_format<T>* formats[] = {&tile::row_format_of<float, float>, nullptr,
+                                                  &tile::row_format_of<float, bf16_t>,
+                                                  &tile::row_format_of<float, f16_t>};
 template <>
 constexpr const tile::row_format<double>* formats<double>[] = {nullptr, &tile::row_format_of<double, double>};
 template <class T> HEED_INLINE const tile::row_format<T>* format(const tensor& x) {
@@ -107,7 +116,7 @@ template <class F> HEED_INLINE void guarded(failure& problem, F f) {
   try {
     f();
   } catch (const error& e) {
-    heed::detail::message(problem.text) << e.what();
+    heed::detail::message(problem.text) << (e.what()[0] == 0 ? "heed::error" : e.what());
   } catch (const not_converged& e) {
     heed::detail::message(problem.text) << e.what();
     problem.not_converged = true;

@@ -17,12 +17,45 @@ rm -rf build
   { cat build.log; exit 1; }
 highest=$(env -u HEED_LEVEL build/calls)
 echo "static: $highest"
-for level in sse2 avx2 avx512 avx512_bf16 "$highest"; do
-  got=$(HEED_LEVEL=$level build/calls)
-  echo "HEED_LEVEL=$level: $got"
-  [[ $got == "$level" || $got == "$highest" ]] || { echo "not capped, and not the highest"; exit 1; }
-done
-[[ $(uname -m) != x86_64 || $(HEED_LEVEL=sse2 build/calls) == sse2 ]] || { echo "HEED_LEVEL has no effect"; exit 1; }
+if [[ $(uname -m) == x86_64 ]]; then
+  lower=yes   # a level is capped to itself up to the highest, and to that from there on
+  for level in sse2 avx2 avx512 avx512_bf16; do
+    expected=$([[ $lower ]] && echo $level || echo "$highest")
+    got=$(HEED_LEVEL=$level build/calls)
+    echo "HEED_LEVEL=$level: $got"
+    [[ $got == "$expected" ]] || { echo "expected $expected"; exit 1; }
+    if [[ $level == "$highest" ]]; then lower=; fi
+  done
+fi
+[[ $(HEED_LEVEL=nonsense build/calls) == "$highest" ]]
+
+# Callers compile declarations: no xsimd, no engine, whatever they call.
+every=$SOURCE/tests/packaging/dispatch/every.cpp
+$CXX -std=c++20 -DHEED_DISPATCH -I "a prefix/heed/include" -M "$every" > includes.txt
+if grep -E 'xsimd|_call\.hpp|heed/(tile|pairwise|recurrent)/' includes.txt; then
+  echo "headers that callers should not need"
+  exit 1
+fi
+
+# No weak symbol of one level can be taken for another's, or for the caller's.
+tag='v[0-9]+_[0-9]+_[a-z0-9_]+_(plain|checked)_(throws|aborts|calls)|8dispatch[0-9]+(sse2|avx2|avx512|neon|generic)'
+shared='_Z(T[ISV]N4heed|NK?4heed)[0-9]+(error|not_converged)([EDC]|$)|__clang_call_terminate'
+shared+='|_ZNSt15__exception_ptr13exception_ptrD[12]Ev|__to_chars_10_impl'
+nm --defined-only "$BUILD/libheed_dispatch.a" 2> /dev/null | awk '$2 ~ /^[WVu]$/ {print $3}' | sort -u > weak.txt
+grep -qE "$tag" weak.txt || { echo "found no weak symbol to look at"; exit 1; }
+if grep -vE -e "$tag" -e "$shared" weak.txt; then
+  echo "weak symbols without a level"
+  exit 1
+fi
+# Nor for that of the headers, compiled for the same machine elsewhere in the program
+$CXX -std=c++20 -O1 -I "a prefix/heed/include" $THIRD_PARTY -c "$SOURCE/tests/packaging/dispatch/other.cpp" -o other.o
+nm --defined-only other.o | awk '$2 ~ /^[WVu]$/ {print $3}' | grep -E "$tag" | sort -u > headers.txt
+comm -12 headers.txt weak.txt > both.txt
+[[ -s headers.txt && ! -s both.txt ]] || { cat both.txt; echo "symbols of both the library and the headers"; exit 1; }
+
+# As a folder of another project: configured only, it takes minutes to compile
+"$CMAKE" -S "$SOURCE/tests/packaging/dispatch" -B folder -DCMAKE_CXX_COMPILER="$CXX" -DHEED_FOLDER="$SOURCE" \
+  -DCMAKE_PREFIX_PATH="$PREFIXES" > folder.log 2>&1 || { cat folder.log; exit 1; }
 
 build/bare
 if build/bare wrong 2> said.txt; then

@@ -131,9 +131,11 @@
 #define HEED_TAG_ERRORS aborts
 #endif
 
-// Whether verbs are calls into the compiled library
-#ifdef HEED_DISPATCH
+// Whether verbs are calls into the compiled library (d), or this is its own code (l)
+#if defined(HEED_DISPATCH)
 #define HEED_TAG_CALLS d
+#elif defined(HEED_DISPATCH_LEVEL)
+#define HEED_TAG_CALLS l
 #else
 #define HEED_TAG_CALLS x
 #endif

@@ -21,7 +21,8 @@
 
 namespace heed::dispatch {
 
-// Why the library did not do what it was asked; nothing is thrown out of it but by functions and executors of a caller.
+// Why the library did not do what it was asked. What it throws otherwise is not heed's: std::bad_alloc, and what the
+// caller's functions and executors throw (a heed::error of theirs arrives as a new one, with its text).
 struct failure {
   heed::detail::problem_text text;  // empty: all is well
   bool not_converged = false;

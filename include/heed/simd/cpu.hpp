@@ -12,6 +12,7 @@ inline namespace HEED_ISA {
 
 struct cpu_features {
   bool amd = false;        // the vendor
+  bool f16c = false;       // conversions of f16 in 128 and 256 bits
   bool bf16_dots = false;  // AVX512_BF16
   bool amx = false;        // tiles of bf16, and a system that saves them; a process still has to ask for them
 };
@@ -40,6 +41,7 @@ inline cpu_features detect_cpu() {
   const cpuid_registers vendor = cpuid(0, 0);
   f.amd = vendor.b == 0x68747541 && vendor.d == 0x69746e65 && vendor.c == 0x444d4163;  // "AuthenticAMD"
   if (vendor.a < 7 || (cpuid(1, 0).c >> 27 & 1u) == 0) return f;                       // XGETBV
+  f.f16c = (cpuid(1, 0).c >> 29 & 1u) != 0;
   const cpuid_registers seven = cpuid(7, 0);
   if (seven.a >= 1) f.bf16_dots = (cpuid(7, 1).a >> 5 & 1u) != 0;
   constexpr std::uint64_t tiles = std::uint64_t{3} << 17;

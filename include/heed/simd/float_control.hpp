@@ -6,7 +6,10 @@
 #include <atomic>
 #include <cstdint>
 
-#include "heed/simd/batch.hpp"
+#include "heed/core/config.hpp"
+#if defined(HEED_X86)
+#include <xmmintrin.h>
+#endif
 
 namespace heed::simd {
 inline namespace HEED_ISA {
