@@ -4,7 +4,7 @@
 
 source "$SOURCE/tests/packaging/common.bash"
 conan=$(command -v conan || echo "$SOURCE/build/conan/bin/conan")
-[[ -x $conan ]] || skip "conan is not installed (.ci/run installs it)"
+[[ -x $conan ]] || skip "conan is not installed (./run setup installs it)"
 
 rm -rf "a recipe" "a home"
 cp -r "$SOURCE/packaging/conan" "a recipe"
