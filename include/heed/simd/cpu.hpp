@@ -12,9 +12,9 @@ inline namespace HEED_ISA {
 
 struct cpu_features {
   bool amd = false;        // the vendor
-  bool f16c = false;       // conversions of f16 in 128 and 256 bits
   bool bf16_dots = false;  // AVX512_BF16
   bool amx = false;        // tiles of bf16, and a system that saves them; a process still has to ask for them
+  bool f16c = false;       // conversions of f16 in 128 and 256 bits
 };
 
 #if defined(HEED_X86) && defined(__GNUC__)
