@@ -8,6 +8,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
   # bf16 dot products and AMX are in functions that carry their own targets
   set(heed_flags_of_avx512 ${heed_flags_of_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
+  # GCC's generic tuning clears and copies small structs by `rep`, which starts slowly: 30 ns a call
+  set(heed_tune -mtune=icelake-server)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(heed_levels neon)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^i[3-6]86$")
@@ -26,7 +28,7 @@ foreach(level IN LISTS heed_levels)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
   # Optimised whatever the build type: functions of the standard library then leave no symbol that another level, or
   # the caller, could take from the wrong object.
-  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}}
+  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}} ${heed_tune}
     $<$<NOT:$<CONFIG:Release,RelWithDebInfo,MinSizeRel>>:-O2>)
   target_compile_definitions(heed_dispatch_${level} PRIVATE HEED_DISPATCH_LEVEL=${level})
   set_target_properties(heed_dispatch_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF

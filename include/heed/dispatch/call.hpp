@@ -19,13 +19,14 @@ namespace heed::tile {
 inline namespace HEED_ISA {
 
 template <class T, class Request>
-HEED_INLINE plan plan_call(dispatch::call<T, Request> x, const context& context) noexcept {
+HEED_INLINE plan plan_call(const dispatch::call<T, Request>& x, const context& context) noexcept {
   plan out{};
   dispatch::failure problem;
   (dispatch::chosen<T>().*x.function)(x.request, context, &out, problem);
   return out;
 }
-template <class T, class Request> HEED_INLINE void run_call(dispatch::call<T, Request> x, const context& context) {
+template <class T, class Request>
+HEED_INLINE void run_call(const dispatch::call<T, Request>& x, const context& context) {
   dispatch::failure problem;
   (dispatch::chosen<T>().*x.function)(x.request, context, nullptr, problem);
   problem.raise();

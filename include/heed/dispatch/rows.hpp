@@ -28,12 +28,15 @@ struct tensor {
   std::array<index_t, 4> extents, strides;
   storage element;
 
+  // Number by number: a copy of arrays would read wider than what has just been written, and wait for it.
   template <class S>
   HEED_INLINE explicit tensor(const tensor_view<S, 4>& x)
-      : data(const_cast<std::remove_const_t<S>*>(x.data())),
-        extents(x.extents()),
-        strides(heed::detail::with_canonical_strides(x).strides()),
-        element(storage_of<std::remove_const_t<S>>) {}
+      : data(const_cast<std::remove_const_t<S>*>(x.data())), element(storage_of<std::remove_const_t<S>>) {
+    for (int axis = 0; axis < 4; ++axis) {
+      extents[static_cast<std::size_t>(axis)] = x.extent(axis);
+      strides[static_cast<std::size_t>(axis)] = x.extent(axis) > 1 ? x.stride(axis) : 0;
+    }
+  }
 
   HEED_INLINE tensor(const heed::detail::input_tensor& x, storage of)
       : data(const_cast<std::byte*>(x.data())), extents(x.extents()), strides(x.strides()), element(of) {}
