@@ -5,7 +5,7 @@
     bench/peers/report.py docs/peers.json
 
 writes peers.svg (all rows on one thread) and peers_short.svg beside the file, and puts the tables between the two
-<!-- peers --> lines of peers.md, if there is one. The same file gives the same bytes.
+<!-- peers --> lines of peers.md, if there is one. The same file gives the same bytes. `./run plots` does this too.
 """
 
 import json
@@ -101,22 +101,65 @@ STYLE = """\
   .paper { fill: #ffffff } text { font-family: sans-serif; font-size: 11px; fill: #1f2328 }
   .group { font-weight: bold } .small { font-size: 10px; fill: #59636e } .right { text-anchor: end }
   .middle { text-anchor: middle } .grid { stroke: #d8dee4 } .one { stroke: #0969da; stroke-width: 2 }
+  .mark { stroke: #ffffff; stroke-width: 0.7 }
   .heed { fill: #0969da } .torch { fill: #d9650d } .onnxruntime { fill: #6e7781 } .openvino { fill: #1a8f5a }
   @media (prefers-color-scheme: dark) {
     .paper { fill: #0d1117 } text { fill: #e6edf3 } .small { fill: #9198a1 } .grid { stroke: #30363d }
     .one { stroke: #4493f8 } .heed { fill: #4493f8 } .torch { fill: #f0883e } .onnxruntime { fill: #a5adb6 }
-    .openvino { fill: #3fb970 }
+    .openvino { fill: #3fb970 } .mark { stroke: #0d1117 }
   }
 """
 LEFT, RIGHT, WIDTH = 372, 46, 860  # pixels: before the bars, behind them, in all
 BAR, GAP = 10, 8
+SHORT_LEFT, SHORT_ROW, NAME, MARK_SIZE = 442, 14, 138, 4.5  # of the short picture
 LOWEST, HIGHEST = 0.5, 16  # times heed's
 
 
-def place(ratio):
+def place(ratio, left=LEFT):
     """Pixels of a ratio, on a logarithmic axis."""
     share = math.log(min(max(ratio, LOWEST), HIGHEST) / LOWEST) / math.log(HIGHEST / LOWEST)
-    return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+    return round(left + share * (WIDTH - left - RIGHT), 1)
+
+
+def axis(y, bottom, left=LEFT):
+    """Lines of the ratios from y to bottom, with numbers above; that of heed."""
+    lines = []
+    for ratio in (0.5, 1, 2, 4, 8, 16):
+        x = place(ratio, left)
+        if ratio != 1:
+            lines.append(f'<line class="grid" x1="{x:g}" y1="{y}" x2="{x:g}" y2="{bottom}"/>')
+        lines.append(f'<text class="small middle" x="{x:g}" y="{y - 6}">{ratio:g}</text>')
+    one = f'<line class="one" x1="{place(1, left):g}" y1="{y}" x2="{place(1, left):g}" y2="{bottom}"/>'
+    return lines, one
+
+
+def square(name, x, y):
+    return f'<rect class="{name}" x="{x:g}" y="{y:g}" width="10" height="10"/>'
+
+
+def legend(data, y, draw=square):
+    """The title and what each colour means, at the height y."""
+    lines = [f'<text class="group" x="12" y="{y - 19}">Time, heed = 1: right of the line slower than heed, left of it '
+             "faster</text>"]
+    x = 12
+    for name in LIBRARIES:
+        label = "heed, with its time" if name == "heed" else f"{name} {data['context']['versions'].get(name, '–')}"
+        lines.append(draw(name, x, y - 9))
+        lines.append(f'<text x="{x + 15}" y="{y}">{escape(label)}</text>')
+        x += 30 + 6.4 * len(label)
+    return lines
+
+
+def picture(height, lines):
+    return "\n".join([
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">',
+        f"<style>\n{STYLE}</style>", f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
+        *lines, "</svg>", ""])
+
+
+def count_of_threads(rows):
+    threads = rows[0]["threads"] if rows else 1
+    return "one thread" if threads == 1 else f"{threads} threads"
 
 
 def svg(data, rows):
@@ -146,34 +189,52 @@ def svg(data, rows):
         if not bars:
             y += BAR + 2
         y += GAP
-    bottom = y
-    lines = []
-    for ratio in (0.5, 1, 2, 4, 8, 16):
-        x = place(ratio)
-        if ratio != 1:
-            lines.append(f'<line class="grid" x1="{x:g}" y1="66" x2="{x:g}" y2="{bottom}"/>')
-        lines.append(f'<text class="small middle" x="{x:g}" y="60">{ratio:g}</text>')
-    one = f'<line class="one" x1="{place(1):g}" y1="66" x2="{place(1):g}" y2="{bottom}"/>'
-    top = [f'<text class="group" x="12" y="20">Time, heed = 1: right of the line slower than heed, left of it faster'
-           "</text>"]
-    x = 12
-    for name in LIBRARIES:
-        label = "heed, with its time" if name == "heed" else f"{name} {data['context']['versions'].get(name, '–')}"
-        top.append(f'<rect class="{name}" x="{x}" y="30" width="10" height="10"/>')
-        top.append(f'<text x="{x + 15}" y="39">{escape(label)}</text>')
-        x += 30 + 6.4 * len(label)
-    threads = rows[0]["threads"] if rows else 1
-    count = "one thread" if threads == 1 else f"{threads} threads"
+    lines, one = axis(66, y)
     context = data["context"]
-    captions = wrapped(f"{context['machine']}, {count}. heed: {context['heed']}. {context['date']}. No bar: that "
-                       f"library has no way to compute the row. {context['note']}", 130).split("\n")
-    for i, caption in enumerate(captions):
-        top.append(f'<text class="small" x="12" y="{bottom + 18 + 14 * i}">{escape(caption)}</text>')
-    height = bottom + 14 * len(captions) + 14
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" viewBox="0 0 {WIDTH} {height}">',
-        f"<style>\n{STYLE}</style>", f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        *lines, *body, one, *top, "</svg>", ""])
+    captions = wrapped(f"{context['machine']}, {count_of_threads(rows)}. heed: {context['heed']}. {context['date']}. "
+                       f"No bar: that library has no way to compute the row. {context['note']}", 130).split("\n")
+    foot = [f'<text class="small" x="12" y="{y + 18 + 14 * i}">{escape(caption)}</text>'
+            for i, caption in enumerate(captions)]
+    return picture(y + 14 * len(captions) + 14, [*lines, *body, one, *legend(data, 39), *foot])
+
+
+def mark(name, x, y):
+    """A shape for each library, so that colour is not all that tells them apart, also where two are at one place."""
+    x, y, r = x + 5, y + 5, MARK_SIZE
+    if name == "heed":
+        return f'<line class="one" x1="{x:g}" y1="{y - r - 1:g}" x2="{x:g}" y2="{y + r + 1:g}"/>'
+    if name == "torch":
+        return f'<circle class="{name} mark" cx="{x:g}" cy="{y:g}" r="{r}"/>'
+    corners = {"onnxruntime": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+               "openvino": ((0, -1.35), (0.75, 0), (0, 1.35), (-0.75, 0))}[name]
+    points = " ".join(f"{x + r * a:g},{y + r * b:g}" for a, b in corners)
+    return f'<polygon class="{name} mark" points="{points}"/>'
+
+
+def short_svg(data, rows):
+    """A line for each row, with a mark at the time of each library."""
+    body, y, group = [], 62, None
+    for row in rows:
+        if row["group"] != group:
+            y += 3 if group else 0
+            group = row["group"]
+            body.append(f'<line class="grid" x1="12" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>')
+            y += 1
+            body.append(f'<text class="group" x="12" y="{y + 11}">{escape(group)}</text>')
+        mine = duration(row["results"]["heed"]["seconds"][1])
+        body.append(f'<text x="{NAME}" y="{y + 11}">{escape(row["name"])}</text>')
+        body.append(f'<text class="small right" x="{SHORT_LEFT - 12}" y="{y + 11}">{mine}</text>')
+        for name in PEERS:
+            entry = row["results"][name]
+            if entry["status"] == "ok":
+                body.append(mark(name, round(place(entry["x_heed"][1], SHORT_LEFT) - 5, 1), y + 2))
+        y += SHORT_ROW
+    lines, one = axis(58, y + 2, SHORT_LEFT)
+    context = data["context"]
+    caption = (f"{context['machine']}, {count_of_threads(rows)}. {context['date']}. No mark: that library has no way "
+               "to compute the row.")
+    foot = f'<text class="small" x="12" y="{y + 18}">{escape(caption)}</text>'
+    return picture(y + 26, [*lines, one, *body, *legend(data, 35, mark), foot])
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -188,11 +249,11 @@ def write(path):
     threads = min(row["threads"] for row in data["rows"])
     rows = [row for row in data["rows"] if row["threads"] == threads]
     written = [path]
-    for name, chosen in ((path.stem, rows), (path.stem + "_short", [row for row in rows if row["picture"]])):
+    for end, draw, chosen in (("", svg, rows), ("_short", short_svg, [row for row in rows if row["picture"]])):
         if chosen:
-            picture = path.with_name(name + ".svg")
-            picture.write_text(svg(data, chosen), encoding="utf-8")
-            written.append(picture)
+            file = path.with_name(f"{path.stem}{end}.svg")
+            file.write_text(draw(data, chosen), encoding="utf-8")
+            written.append(file)
     page = path.with_suffix(".md")
     if page.is_file():
         before, _, after = page.read_text(encoding="utf-8").split(MARK)

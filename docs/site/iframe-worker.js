@@ -1,31 +1,22 @@
 // SPDX-License-Identifier: BSD-3-Clause
-// Search runs in a worker, which browsers do not start for pages of a folder. There a hidden frame runs its script.
-// The theme's offline plugin loads a file of this name in place of one from the network.
+// Search runs in a worker, which browsers do not start for pages of a folder. There a hidden frame runs its script, and
+// one end of a channel stands for the worker: it sends, receives, and keeps messages until the frame has loaded.
+// The theme's offline plugin takes a file of this name in place of one from the network. Its search script asks for
+// window.IFrameWorker.
 if (location.protocol === "file:") {
-  window.IFrameWorker = class extends EventTarget {
-    constructor(url) {
-      super();
-      this.waiting = [];
-      const frame = document.createElement("iframe");
-      frame.hidden = true;
-      frame.srcdoc = `<script>window.postMessage = message => parent.postMessage(message, "*")</script>` +
-        `<script src="${new URL(url, document.baseURI)}"></script>`;
-      window.addEventListener("message", event => {
-        if (event.source !== frame.contentWindow) return;
-        event.stopImmediatePropagation();
-        this.dispatchEvent(new MessageEvent("message", {data: event.data}));
-      });
-      frame.addEventListener("load", () => {
-        this.send = message =>
-          frame.contentWindow.dispatchEvent(new frame.contentWindow.MessageEvent("message", {data: message}));
-        this.waiting.forEach(this.send);
-      });
-      document.documentElement.appendChild(frame);
-    }
-    postMessage(message) {
-      this.send ? this.send(message) : this.waiting.push(message);
-    }
-    terminate() {}
+  window.Worker = window.IFrameWorker = function (url) {
+    const {port1: ours, port2: theirs} = new MessageChannel();
+    const frame = document.createElement("iframe");
+    frame.hidden = true;
+    frame.srcdoc = `<script src="${new URL(url, document.baseURI)}"></script>`;
+    frame.onload = () => {
+      const inside = frame.contentWindow;
+      inside.postMessage = message => theirs.postMessage(message);
+      theirs.onmessage = ({data}) => inside.dispatchEvent(new inside.MessageEvent("message", {data}));
+    };
+    document.documentElement.append(frame);
+    ours.start();
+    ours.terminate = () => frame.remove();
+    return ours;
   };
-  window.Worker = window.IFrameWorker;
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# The pictures of the docs are what their programs draw today, and so is the table beside one of them.
+# The pictures of the docs are what their programs draw today, and so are the tables beside two of them.
 
 # build FLAG SOURCE PROGRAM
 build() {
@@ -23,3 +23,12 @@ done
 build -O1 docs/draw_training.cpp draw_training
 ./draw_training "$SOURCE/docs/training.jsonl" training.svg > training.log
 diff training.svg "$SOURCE/docs/training.svg"
+
+rm -rf kernels
+mkdir kernels
+python3 "$SOURCE/docs/draw_kernels.py" kernels
+diff -r kernels "$SOURCE/docs/kernels/pictures"
+
+cp "$SOURCE"/docs/peers.{json,md} .
+python3 "$SOURCE/bench/peers/report.py" peers.json > peers.log
+for file in peers.svg peers_short.svg peers.md; do diff $file "$SOURCE/docs/$file"; done
