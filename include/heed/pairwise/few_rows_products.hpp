@@ -22,7 +22,7 @@ template <class T> inline constexpr index_t pass_capacity = simd::width<T> < 8 ?
 namespace detail {
 
 // Sums that are in registers at once, beside the vectors that they are made of
-#if defined(HEED_AVX512)
+#if defined(HEED_AVX512) || defined(HEED_NEON)
 inline constexpr index_t few_row_registers = 16;
 #else
 inline constexpr index_t few_row_registers = 8;

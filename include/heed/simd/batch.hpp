@@ -30,6 +30,8 @@ using arch = xsimd::avx512bw;
 using arch = xsimd::fma3<xsimd::avx2>;  // never bare avx2: its fma is a multiply and an add
 #elif defined(HEED_X86)
 using arch = xsimd::sse2;
+#elif defined(HEED_NEON)
+using arch = xsimd::neon64;
 #else
 using arch = xsimd::default_arch;
 #endif
@@ -41,7 +43,7 @@ template <class T> inline constexpr bool is_float = std::is_same_v<T, float>;
 template <class T> HEED_INLINE batch<T> load(const T* p) { return batch<T>::load_unaligned(p); }
 template <class T> HEED_INLINE void store(T* p, batch<T> x) { x.store_unaligned(p); }
 
-// a * b + c, rounded once where the machine can (AVX2 and AVX-512)
+// a * b + c, rounded once where the machine can (AVX2, AVX-512, NEON)
 template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) {
 #if defined(HEED_AVX512)
   if constexpr (is_float<T>)
@@ -53,6 +55,11 @@ template <class T> HEED_INLINE batch<T> fma(batch<T> a, batch<T> b, batch<T> c) 
     return _mm256_fmadd_ps(a, b, c);
   else
     return _mm256_fmadd_pd(a, b, c);
+#elif defined(HEED_NEON)
+  if constexpr (is_float<T>)
+    return vfmaq_f32(c, a, b);
+  else
+    return vfmaq_f64(c, a, b);
 #else
   return xsimd::fma(a, b, c);
 #endif
@@ -77,12 +84,21 @@ HEED_INLINE __m512 min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
 HEED_INLINE __m512d min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
 #endif
 }  // namespace x86
+#elif defined(HEED_NEON)
+namespace neon {
+HEED_INLINE float32x4_t max(float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }
+HEED_INLINE float64x2_t max(float64x2_t a, float64x2_t b) { return vmaxq_f64(a, b); }
+HEED_INLINE float32x4_t min(float32x4_t a, float32x4_t b) { return vminq_f32(a, b); }
+HEED_INLINE float64x2_t min(float64x2_t a, float64x2_t b) { return vminq_f64(a, b); }
+}  // namespace neon
 #endif
 
 // The larger (smaller) of bound and x. NaN in x stays NaN: x86 then returns the second operand, so mind the order.
 template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return x86::max(bound.data, x.data);
+#elif defined(HEED_NEON)
+  return neon::max(bound.data, x.data);
 #else
   return xsimd::select(x < bound, bound, x);
 #endif
@@ -90,6 +106,8 @@ template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return x86::min(bound.data, x.data);
+#elif defined(HEED_NEON)
+  return neon::min(bound.data, x.data);
 #else
   return xsimd::select(x > bound, bound, x);
 #endif
@@ -125,6 +143,11 @@ template <class T> HEED_INLINE batch<T> select_by_bit(const integer<T>* bits, in
     return _mm256_blendv_ps(b, a, _mm256_castsi256_ps(_mm256_cmpeq_epi32(x, bit)));
   else
     return _mm256_blendv_pd(b, a, _mm256_castsi256_pd(_mm256_cmpeq_epi64(x, bit)));
+#elif defined(HEED_NEON)
+  if constexpr (is_float<T>)
+    return vbslq_f32(vtstq_s32(vld1q_s32(bits), vdupq_n_s32(1 << i)), a, b);
+  else
+    return vbslq_f64(vtstq_s64(vld1q_s64(bits), vdupq_n_s64(1 << i)), a, b);
 #else
   T lanes[width<T>], others[width<T>];
   a.store_unaligned(lanes), b.store_unaligned(others);
@@ -152,6 +175,11 @@ template <class T> HEED_INLINE batch<T> low_bits_to_exponent(batch<T> x) {
     return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(x), mantissa_bits));
   else
     return _mm_castsi128_pd(_mm_slli_epi64(_mm_castpd_si128(x), mantissa_bits));
+#elif defined(HEED_NEON)
+  if constexpr (is_float<T>)
+    return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(x), mantissa_bits));
+  else
+    return vreinterpretq_f64_s64(vshlq_n_s64(vreinterpretq_s64_f64(x), mantissa_bits));
 #else
   using bits = std::conditional_t<is_float<T>, std::uint32_t, std::uint64_t>;
   T lanes[width<T>];
@@ -171,6 +199,10 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
   asm("" : "+x"(r));
 #endif
   return r;
+#elif defined(__GNUC__) && defined(HEED_NEON)
+  auto r = x.data;
+  asm("" : "+w"(r));
+  return r;
 #else
   return x;
 #endif
@@ -179,13 +211,7 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 // Returns x as it was rounded, for a sum that relies on it: under -fassociative-math compilers otherwise turn
 // (a + b) - b into a. It emits no instruction.
 template <class T> HEED_INLINE batch<T> rounded(batch<T> x) {
-#if defined(__GNUC__) && defined(__aarch64__)
-  auto r = x.data;
-  asm("" : "+w"(r));
-  return r;
-#else
   return pinned(x);
-#endif
 }
 HEED_INLINE float rounded(float x) {
 #if defined(__GNUC__) && defined(HEED_X86)
@@ -213,6 +239,8 @@ HEED_INLINE batch<double> load_double(const float* p) {
   return _mm256_cvtps_pd(_mm_loadu_ps(p));
 #elif defined(HEED_X86)
   return _mm_cvtps_pd(_mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(HEED_NEON)
+  return vcvt_f64_f32(vld1_f32(p));
 #else
   double lanes[width<double>];
   for (index_t i = 0; i < width<double>; ++i) lanes[i] = static_cast<double>(p[i]);
@@ -236,6 +264,18 @@ template <class T> HEED_INLINE batch<T> load_partial(const T* p, index_t n) {
     return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p);
   else
     return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p);
+#elif defined(HEED_NEON)
+  if constexpr (is_float<T>) {
+    if (n == width<T>) return vld1q_f32(p);
+    float32x2_t low = vdup_n_f32(0), high = low;
+    if (n >= 2) low = vld1_f32(p);
+    if (n == 1) low = vld1_lane_f32(p, low, 0);
+    if (n == 3) high = vld1_lane_f32(p + 2, high, 0);
+    return vcombine_f32(low, high);
+  } else {
+    if (n == width<T>) return vld1q_f64(p);
+    return n == 0 ? vdupq_n_f64(0) : vcombine_f64(vld1_f64(p), vdup_n_f64(0));
+  }
 #else
   alignas(64) T lanes[width<T>] = {};
   for (index_t i = 0; i < n; ++i) lanes[i] = p[i];
@@ -248,6 +288,16 @@ template <class T> HEED_INLINE void store_partial(T* p, batch<T> x, index_t n) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), x);
   else
     _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), x);
+#elif defined(HEED_NEON)
+  if constexpr (is_float<T>) {
+    if (n == width<T>) return vst1q_f32(p, x);
+    if (n >= 2) vst1_f32(p, vget_low_f32(x));
+    if (n == 1) vst1q_lane_f32(p, x, 0);
+    if (n == 3) vst1q_lane_f32(p + 2, x, 2);
+  } else {
+    if (n == width<T>) return vst1q_f64(p, x);
+    if (n == 1) vst1q_lane_f64(p, x, 0);
+  }
 #else
   alignas(64) T lanes[width<T>];
   x.store_aligned(lanes);

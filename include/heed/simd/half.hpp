@@ -53,6 +53,14 @@ HEED_INLINE patterns pack(words x) {  // SSE2 packs signed words only
   const __m128i extended = _mm_srai_epi32(_mm_slli_epi32(x, 16), 16);
   return _mm_packs_epi32(extended, extended);
 }
+#elif defined(HEED_NEON)
+using patterns = uint16x4_t;
+HEED_INLINE patterns load(const void* p) {  // aligned to bytes
+  return vreinterpret_u16_u8(vld1_u8(static_cast<const std::uint8_t*>(p)));
+}
+HEED_INLINE void store(void* p, patterns x) { vst1_u8(static_cast<std::uint8_t*>(p), vreinterpret_u8_u16(x)); }
+HEED_INLINE words unpack(patterns x) { return vmovl_u16(x); }
+HEED_INLINE patterns pack(words x) { return vmovn_u32(x); }
 #else
 using patterns = std::array<std::uint16_t, words::size>;
 HEED_INLINE patterns load(const void* p) {
@@ -100,9 +108,11 @@ HEED_INLINE patterns narrow_to_bf16(batch<float> x) {
 #endif
 }
 
-#if defined(HEED_AVX512) || defined(__F16C__)  // instructions that know f16 subnormals whatever the control register
+#if defined(HEED_AVX512) || defined(__F16C__) || defined(HEED_NEON)  // instructions that know f16 subnormals whatever the control register
 HEED_INLINE batch<float> widen_f16(patterns x) {
-#if defined(HEED_AVX512)
+#if defined(HEED_NEON)
+  return vcvt_f32_f16(vreinterpret_f16_u16(x));
+#elif defined(HEED_AVX512)
   return _mm512_cvtph_ps(x);
 #elif defined(HEED_AVX2)
   return _mm256_cvtph_ps(x);
@@ -111,7 +121,9 @@ HEED_INLINE batch<float> widen_f16(patterns x) {
 #endif
 }
 HEED_INLINE patterns narrow_to_f16(batch<float> x) {
-#if defined(HEED_AVX512)
+#if defined(HEED_NEON)
+  return vreinterpret_u16_f16(vcvt_f16_f32(x));
+#elif defined(HEED_AVX512)
   return _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT);  // the unmasked one warns with g++ -O0
 #elif defined(HEED_AVX2)
   return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);

@@ -21,6 +21,11 @@ HEED_INLINE batch<float> load_int8(const std::int8_t* p) {
   std::memcpy(&four, p, sizeof four);
   const __m128i x = _mm_cvtsi32_si128(four), pairs = _mm_unpacklo_epi8(x, x);
   return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24));
+#elif defined(HEED_NEON)
+  std::int32_t four;
+  std::memcpy(&four, p, sizeof four);
+  const int8x8_t x = vreinterpret_s8_s32(vdup_n_s32(four));
+  return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(x))));
 #else
   float lanes[width<float>];
   for (index_t i = 0; i < width<float>; ++i) lanes[i] = static_cast<float>(p[i]);

@@ -24,6 +24,10 @@ HEED_INLINE void store_int8(std::int8_t* p, batch<float> x) {
   const __m128i words = _mm_cvtps_epi32(x), pairs = _mm_packs_epi32(words, words);
   const std::int32_t four = _mm_cvtsi128_si32(_mm_packs_epi16(pairs, pairs));
   std::memcpy(p, &four, sizeof four);
+#elif defined(HEED_NEON)
+  const int16x4_t pairs = vmovn_s32(vcvtnq_s32_f32(x));
+  const std::int32_t four = vget_lane_s32(vreinterpret_s32_s8(vmovn_s16(vcombine_s16(pairs, pairs))), 0);
+  std::memcpy(p, &four, sizeof four);
 #else
   float lanes[width<float>];
   store(&lanes[0], x);

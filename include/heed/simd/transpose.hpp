@@ -173,6 +173,38 @@ template <class T> HEED_INLINE void transpose(square<T>& r) {
   }
   (std::make_integer_sequence<int, part>{});
 }
+#elif defined(HEED_NEON)
+namespace detail {
+HEED_INLINE float32x4_t pairs(float64x2_t x) { return vreinterpretq_f32_f64(x); }
+HEED_INLINE float64x2_t pairs(float32x4_t x) { return vreinterpretq_f64_f32(x); }
+}  // namespace detail
+
+template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
+  if constexpr (is_float<T>)
+    return vpaddq_f32(vpaddq_f32(r[0], r[1]), vpaddq_f32(r[2], r[3]));
+  else
+    return vpaddq_f64(r[0], r[1]);
+}
+template <index_t Apart, class T, class Op> HEED_INLINE batch<T> fold(batch<T> x, Op op) {
+  if constexpr (is_float<T>) {
+    if constexpr (Apart == 1) x = op(x, batch<T>(vrev64q_f32(x)));
+    if constexpr (Apart <= 2) x = op(x, batch<T>(vextq_f32(x, x, 2)));
+  } else {
+    if constexpr (Apart == 1) x = op(x, batch<T>(vextq_f64(x, x, 1)));
+  }
+  return x;
+}
+template <class T> HEED_INLINE void transpose(square<T>& r) {
+  if constexpr (is_float<T>) {
+    const float64x2_t a = detail::pairs(vtrn1q_f32(r[0], r[1])), b = detail::pairs(vtrn2q_f32(r[0], r[1]));
+    const float64x2_t c = detail::pairs(vtrn1q_f32(r[2], r[3])), d = detail::pairs(vtrn2q_f32(r[2], r[3]));
+    r[0] = detail::pairs(vtrn1q_f64(a, c)), r[1] = detail::pairs(vtrn1q_f64(b, d));
+    r[2] = detail::pairs(vtrn2q_f64(a, c)), r[3] = detail::pairs(vtrn2q_f64(b, d));
+  } else {
+    const float64x2_t a = r[0], b = r[1];
+    r[0] = vtrn1q_f64(a, b), r[1] = vtrn2q_f64(a, b);
+  }
+}
 #else
 template <class T> HEED_INLINE batch<T> sum_rows(const square<T>& r) {
   T sums[width<T>];

@@ -49,7 +49,7 @@ HEED_INLINE matrix_product<T> product_of(const T* a, index_t a_row, index_t a_co
   return {a, a_row, a_col, b.data, b.stride, c.data, c.stride, c.rows, b.rows};
 }
 
-#if defined(HEED_AVX512)
+#if defined(HEED_AVX512) || defined(HEED_NEON)  // 32 registers
 inline constexpr int max_vectors = 4;
 constexpr int block_rows(int vectors) { return vectors == 4 ? 6 : vectors == 2 ? 12 : 8; }
 #elif defined(HEED_AVX2)

@@ -57,7 +57,7 @@ template <class T, class S> constexpr auto write_of() -> decltype(&write_row<T, 
 }
 // Widening f16 without an instruction for it takes too many steps to be done on the way.
 template <class T, class S> constexpr const line_widener<T>* widener_of() {
-#if defined(HEED_AVX512) || defined(__F16C__)
+#if defined(HEED_AVX512) || defined(__F16C__) || defined(HEED_NEON)
   constexpr bool quick = true;
 #else
   constexpr bool quick = !std::is_same_v<S, f16_t>;
