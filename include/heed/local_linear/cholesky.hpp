@@ -127,7 +127,7 @@ template <class T> class lane_matrix {
         const batch x = simd::load(entry(i + c, i + k));
         pivot = minus(x, x, pivot);
       }
-      const batch inverse = simd::select<T>(pivot > bound, one / simd::sqrt(pivot), zero);
+      const batch inverse = simd::select<T>(pivot > bound, simd::divide<T>(one, simd::sqrt(pivot)), zero);
       simd::store(entry(i + c, i + c), inverse);
       for (int r = c + 1; r < block; ++r) {
         batch x = simd::load(entry(i + r, i + c));

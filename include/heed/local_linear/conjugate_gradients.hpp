@@ -271,7 +271,8 @@ template <class T> class conjugate_gradients {
       for (index_t l = 0; l < row; l += w) {
         const index_t i = d * row + l;
         const simd::batch<T> q = simd::load(c.q + i), r = c.centred ? q - simd::load(c.mean + i) : q;
-        simd::store(c.r + i, simd::load(r_unit_ + l) * r - simd::load(Ap_.data() + i) / simd::load(y_unit_ + l));
+        const simd::batch<T> product = simd::divide<T>(simd::load(Ap_.data() + i), simd::load(y_unit_ + l));
+        simd::store(c.r + i, simd::load(r_unit_ + l) * r - product);
       }
   }
 

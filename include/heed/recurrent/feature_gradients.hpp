@@ -80,7 +80,7 @@ HEED_NOINLINE void map_gradients(const heed::detail::feature_parts<T>& map, cons
       const batch most(std::numeric_limits<T>::max());
       return detail::chain_values(x.data, count, d.data, [=](batch a, batch b) {
         const batch y = simd::max(zero - most, simd::min(most, a));
-        const batch e = simd::exp(zero - simd::abs(y)), r = one / (one + e), er = e * r;
+        const batch e = simd::exp(zero - simd::abs(y)), r = simd::divide<T>(one, one + e), er = e * r;
         return simd::fma(y * r, er, simd::select<T>(y < zero, er, r)) * b;
       });
     }

@@ -41,7 +41,7 @@ template <class T> HEED_NOINLINE void softmax_lanes(tile::lane_block<T> x) {
     simd::store(x.row(i), e);
     sum += e;
   }
-  const batch inv_sum = batch(T(1)) / sum;
+  const batch inv_sum = simd::divide<T>(batch(T(1)), sum);
   for (index_t i = 0; i < x.rows; ++i) simd::store(x.row(i), simd::load(x.row(i)) * inv_sum);
 }
 
@@ -74,7 +74,7 @@ template <class T> HEED_NOINLINE void map_elements(const heed::detail::feature_p
     case feature::silu:  // e^-a is +inf far below 0, where a / inf = -0; -inf itself would be NaN
       return map_values(x, count, x, [=](batch a) {
         const batch b = simd::max(batch(std::numeric_limits<T>::lowest()), a);
-        return b / (one + simd::exp(zero - b));
+        return simd::divide<T>(b, one + simd::exp(zero - b));
       });
     case feature::exp:
       return map_values(x, count, x, [](batch a) { return simd::exp(a); });

@@ -84,21 +84,12 @@ HEED_INLINE __m512 min(__m512 a, __m512 b) { return _mm512_min_ps(a, b); }
 HEED_INLINE __m512d min(__m512d a, __m512d b) { return _mm512_min_pd(a, b); }
 #endif
 }  // namespace x86
-#elif defined(HEED_NEON)
-namespace neon {
-HEED_INLINE float32x4_t max(float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }
-HEED_INLINE float64x2_t max(float64x2_t a, float64x2_t b) { return vmaxq_f64(a, b); }
-HEED_INLINE float32x4_t min(float32x4_t a, float32x4_t b) { return vminq_f32(a, b); }
-HEED_INLINE float64x2_t min(float64x2_t a, float64x2_t b) { return vminq_f64(a, b); }
-}  // namespace neon
 #endif
 
 // The larger (smaller) of bound and x. NaN in x stays NaN: x86 then returns the second operand, so mind the order.
 template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return x86::max(bound.data, x.data);
-#elif defined(HEED_NEON)
-  return neon::max(bound.data, x.data);
 #else
   return xsimd::select(x < bound, bound, x);
 #endif
@@ -106,15 +97,34 @@ template <class T> HEED_INLINE batch<T> max(batch<T> bound, batch<T> x) {
 template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 #if defined(HEED_X86)
   return x86::min(bound.data, x.data);
-#elif defined(HEED_NEON)
-  return neon::min(bound.data, x.data);
 #else
   return xsimd::select(x > bound, bound, x);
 #endif
 }
 
 template <class T> HEED_INLINE batch<T> abs(batch<T> x) { return xsimd::abs(x); }
-template <class T> HEED_INLINE batch<T> sqrt(batch<T> x) { return xsimd::sqrt(x); }
+
+// Rounded once; xsimd approximates both on NEON.
+template <class T> HEED_INLINE batch<T> sqrt(batch<T> x) {
+#if defined(HEED_NEON)
+  if constexpr (is_float<T>)
+    return vsqrtq_f32(x);
+  else
+    return vsqrtq_f64(x);
+#else
+  return xsimd::sqrt(x);
+#endif
+}
+template <class T> HEED_INLINE batch<T> divide(batch<T> a, batch<T> b) {
+#if defined(HEED_NEON)
+  if constexpr (is_float<T>)
+    return vdivq_f32(a, b);
+  else
+    return vdivq_f64(a, b);
+#else
+  return a / b;
+#endif
+}
 
 // a where the mask is set, else b
 template <class T> HEED_INLINE batch<T> select(xsimd::batch_bool<T, arch> mask, batch<T> a, batch<T> b) {

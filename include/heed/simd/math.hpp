@@ -110,7 +110,7 @@ template <class T> HEED_INLINE batch<T> tanh(batch<T> x) {
   const batch<T> inner = fma(detail::polynomial(square, c::tanh) * square, x, x);
   if (!any_below(bound, size)) return inner;
   const batch<T> e = exp(batch<T>(T(-2)) * size);
-  const batch<T> outer = xsimd::copysign((one - e) / (one + e), x);
+  const batch<T> outer = xsimd::copysign(divide<T>(one - e, one + e), x);
   return xsimd::select(size <= bound, inner, outer);
 }
 

@@ -139,7 +139,7 @@ template <class T> struct lane_states {
     const batch zero(T(0)), one(T(1));
     for (index_t lane = 0; lane < lanes; lane += w) {
       const batch x = simd::load(l + lane);
-      simd::store(inv_l + lane, simd::select<T>(x == zero, zero, one / x));
+      simd::store(inv_l + lane, simd::select<T>(x == zero, zero, simd::divide<T>(one, x)));
     }
   }
 };
