@@ -36,10 +36,18 @@ static_assert(same<storage_of<float>, float> && same<storage_of<const double>, c
 static_assert(same<storage_of<short>, short> && same<storage_of<char16_t>, char16_t>);
 static_assert(same<storage_of<pair_of_bytes>, pair_of_bytes> && same<storage_of<code>, code>);
 static_assert(same<storage_of<void>, void> && same<storage_of<const void>, const void>);
-#if defined(__FLT16_MANT_DIG__)  // std::float16_t is this one
-static_assert(same<storage_of<_Float16>, f16_t> && same<storage_of<const _Float16>, const f16_t>);
+#if defined(__ARM_FP16_FORMAT_IEEE)  // g++ 12 has _Float16 for C alone
+using compilers_half = __fp16;
+#define HEED_COMPILER_HAS_HALF
+#elif defined(__FLT16_MANT_DIG__)  // std::float16_t is this one
+using compilers_half = _Float16;
+#define HEED_COMPILER_HAS_HALF
 #endif
-#if defined(__BFLT16_MANT_DIG__)
+#if defined(HEED_COMPILER_HAS_HALF)
+static_assert(same<storage_of<compilers_half>, f16_t> && same<storage_of<const compilers_half>, const f16_t>);
+#endif
+#if defined(__BFLT16_MANT_DIG__) || (defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__))
+#define HEED_COMPILER_HAS_BF16
 static_assert(same<storage_of<__bf16>, bf16_t> && same<storage_of<const __bf16>, const bf16_t>);
 #endif
 // element_t and the sums follow; const is kept, and neither type is the other or float.
@@ -102,10 +110,10 @@ TEST_CASE("factories make views of stored numbers out of pointers to other 16-bi
   check_factories<bf16_t, bf16_t>();
   check_factories<f16_t, Eigen::half>();
   check_factories<bf16_t, Eigen::bfloat16>();
-#if defined(__FLT16_MANT_DIG__)
-  check_factories<f16_t, _Float16>();
+#if defined(HEED_COMPILER_HAS_HALF)
+  check_factories<f16_t, compilers_half>();
 #endif
-#if defined(__BFLT16_MANT_DIG__)
+#if defined(HEED_COMPILER_HAS_BF16)
   check_factories<bf16_t, __bf16>();
 #endif
 }

@@ -111,6 +111,9 @@ template <class T> inline constexpr bool is_storage = storage<T>;
 // The binary digits of a 16-bit floating-point type of the compiler or of another library, recognised by its size and
 // numeric_limits, or without these by what it makes of 1 + 2^-10; 0: T is none.
 template <class T> consteval int digits_of_16_bits() {
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__)
+  if (std::is_same_v<T, __bf16>) return 8;  // storage alone before g++ 13
+#endif
   if constexpr (sizeof(T) != 2 || !std::is_trivially_copyable_v<T> || std::is_integral_v<T> || std::is_enum_v<T>)
     return 0;
   else if constexpr (std::numeric_limits<T>::is_specialized)

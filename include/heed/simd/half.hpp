@@ -108,7 +108,8 @@ HEED_INLINE patterns narrow_to_bf16(batch<float> x) {
 #endif
 }
 
-#if defined(HEED_AVX512) || defined(__F16C__) || defined(HEED_NEON)  // instructions that know f16 subnormals whatever the control register
+// Instructions that know f16 subnormals whatever the control register
+#if defined(HEED_AVX512) || defined(__F16C__) || defined(HEED_NEON)
 HEED_INLINE batch<float> widen_f16(patterns x) {
 #if defined(HEED_NEON)
   return vcvt_f32_f16(vreinterpret_f16_u16(x));
