@@ -11,12 +11,12 @@
 
 namespace heed_test {
 
-// Unoptimised builds (sanitizers) take one of so many of the products of cases; few_thinning: of short lists
-// whose entries shall all occur: it shares no factor with their lengths.
-#if defined(__OPTIMIZE__)
-inline constexpr std::size_t thinning = 1, few_thinning = 1;
+// Where a case takes long (sanitizers, emulators, no optimisation), one of so many of the products of cases is taken;
+// few_thinning: of short lists whose entries shall all occur. They share no factor with the lengths of the lists.
+#if defined(HEED_TEST_BRIEF) || !defined(__OPTIMIZE__)
+inline constexpr std::size_t thinning = 7, few_thinning = 11;
 #else
-inline constexpr std::size_t thinning = 12, few_thinning = 11;
+inline constexpr std::size_t thinning = 1, few_thinning = 1;
 #endif
 
 using heed::index_t;
