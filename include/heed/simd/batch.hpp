@@ -220,9 +220,7 @@ template <class T> HEED_INLINE batch<T> pinned(batch<T> x) {
 
 // Returns x as it was rounded, for a sum that relies on it: under -fassociative-math compilers otherwise turn
 // (a + b) - b into a. It emits no instruction.
-template <class T> HEED_INLINE batch<T> rounded(batch<T> x) {
-  return pinned(x);
-}
+template <class T> HEED_INLINE batch<T> rounded(batch<T> x) { return pinned(x); }
 HEED_INLINE float rounded(float x) {
 #if defined(__GNUC__) && defined(HEED_X86)
   asm("" : "+x"(x));
