@@ -31,10 +31,23 @@ HEED_NOINLINE inline void check_same_shape(heed::detail::checker& check, const h
   check.require(x.data != nullptr || x.empty(), "% is null but has elements", x.name);
 }
 
+// Says how much a call has to do; throws heed::error where it cannot run.
+template <class Call> tile::workload measure_prepared(Call& call, const context& context) {
+  heed::detail::problem_text problem;
+  problem[0] = 0;
+  const tile::workload work = tile::measure_call(call, problem, context);
+  if (problem[0] != 0) heed::detail::fail(problem.data());
+  return work;
+}
+
 template <class T> class prepared_forward {
  public:
   HEED_INLINE prepared_forward(const options<T>& opt, const context& context, const pairwise::softmax_rows<T>& x)
-      : options_(opt), context_(context), call_{{options_, x}}, work_(measure()), memory_(context.workspace, work_) {}
+      : options_(opt),
+        context_(context),
+        call_{{options_, x}},
+        work_(measure_prepared(call_, context_)),
+        memory_(context.workspace, work_) {}
   prepared_forward(const prepared_forward&) = delete;
   prepared_forward& operator=(const prepared_forward&) = delete;
 
@@ -48,14 +61,6 @@ template <class T> class prepared_forward {
   }
 
  private:
-  tile::workload measure() {
-    heed::detail::problem_text problem;
-    problem[0] = 0;
-    const tile::workload work = tile::measure_call(call_, problem, context_);
-    if (problem[0] != 0) heed::detail::fail(problem.data());
-    return work;
-  }
-
   bool reads_arrays() const {
     using kind = heed::detail::mask_parts;
     const pairwise::softmax_problem<T>& p = call_.p;
@@ -66,7 +71,7 @@ template <class T> class prepared_forward {
   // Offsets may cut the call anew; it must do with the scratch that it has.
   void check_again() {
     call_.cut = {};
-    const tile::workload work = measure();
+    const tile::workload work = measure_prepared(call_, context_);
     if (work.slot_bytes > work_.slot_bytes)
       heed::detail::fail("packed: a task of these offsets needs % bytes of scratch, the call was prepared with %",
                          work.slot_bytes, work_.slot_bytes);
@@ -78,9 +83,8 @@ template <class T> class prepared_forward {
 
   void take(const pairwise::softmax_rows<T>& x) {
     pairwise::softmax_problem<T>& p = call_.p;
-    const bool fits = same_shape(x.q, p.q) && same_shape(x.k, p.k) && same_shape(x.v, p.v) &&
-                      same_shape(x.o, p.o) && x.q_format == p.q_format && x.kv_format == p.kv_format &&
-                      x.o_format == p.o_format;
+    const bool fits = same_shape(x.q, p.q) && same_shape(x.k, p.k) && same_shape(x.v, p.v) && same_shape(x.o, p.o) &&
+                      x.q_format == p.q_format && x.kv_format == p.kv_format && x.o_format == p.o_format;
     const void *const to = x.o.data(), *const lse = p.lse.data();
     bool apart = to != lse && to != p.scores.bias.data() && to != p.scores.slopes.data() && to != p.sink_logits.data();
     for (const std::byte* const from : {x.q.data(), x.k.data(), x.v.data()}) apart = apart && to != from && lse != from;

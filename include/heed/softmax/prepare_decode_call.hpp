@@ -20,7 +20,7 @@ template <class T, class View> class prepared_cache_call {
         shapes_(view_, x.q.extent(0)),
         context_(context),
         call_(call_of_decode(x, view_, options_, shapes_)),
-        work_(measure()),
+        work_(measure_prepared(call_, context_)),
         memory_(context.workspace, work_) {}
   prepared_cache_call(const prepared_cache_call&) = delete;
   prepared_cache_call& operator=(const prepared_cache_call&) = delete;
@@ -37,14 +37,6 @@ template <class T, class View> class prepared_cache_call {
   }
 
  private:
-  tile::workload measure() {
-    heed::detail::problem_text problem;
-    problem[0] = 0;
-    const tile::workload work = tile::measure_call(call_, problem, context_);
-    if (problem[0] != 0) heed::detail::fail(problem.data());
-    return work;
-  }
-
   // Lengths and tables have changed, and with them how keys are split and which options fit.
   void check_again() {
     call_.p.k = call_.p.k.with_extents(with_tokens(call_.p.k.extents()));
