@@ -47,7 +47,6 @@ using compilers_half = _Float16;
 static_assert(same<storage_of<compilers_half>, f16_t> && same<storage_of<const compilers_half>, const f16_t>);
 #endif
 #if defined(__BFLT16_MANT_DIG__) || (defined(__aarch64__) && defined(__GNUC__) && !defined(__clang__))
-#define HEED_COMPILER_HAS_BF16
 static_assert(same<storage_of<__bf16>, bf16_t> && same<storage_of<const __bf16>, const bf16_t>);
 #endif
 // element_t and the sums follow; const is kept, and neither type is the other or float.
@@ -113,7 +112,7 @@ TEST_CASE("factories make views of stored numbers out of pointers to other 16-bi
 #if defined(HEED_COMPILER_HAS_HALF)
   check_factories<f16_t, compilers_half>();
 #endif
-#if defined(HEED_COMPILER_HAS_BF16)
+#if defined(__BFLT16_MANT_DIG__)
   check_factories<bf16_t, __bf16>();
 #endif
 }
