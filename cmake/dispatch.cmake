@@ -8,8 +8,11 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
   # bf16 dot products and AMX are in functions that carry their own targets
   set(heed_flags_of_avx512 ${heed_flags_of_avx2} -mavx512f -mavx512cd -mavx512dq -mavx512bw -mavx512vl)
-  # GCC's generic tuning clears and copies small structs by `rep`, which starts slowly: 30 ns a call
-  set(heed_tune -mtune=icelake-server)
+  # GCC's generic tuning clears and copies small structs by `rep`, which starts slowly: 30 ns a call in
+  # bench/dispatch_bench.cpp
+  if(CMAKE_CXX_COMPILER_ID STREQUAL GNU AND NOT CMAKE_CXX_FLAGS MATCHES "-m(tune|arch)=")
+    set(heed_tune -mtune=icelake-server)
+  endif()
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
   set(heed_levels neon)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^i[3-6]86$")

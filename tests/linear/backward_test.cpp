@@ -33,7 +33,7 @@ TEST_CASE("backward: every feature map, causal and not, normalised and not") {
     for (const index_t d : {1, 5, 16, 20})
       for (const index_t n : {1, 17, 70, 150})
         for (const bool causal : {false, true}) {
-          if (turn++ % few_thinning != 0 || (d == 20 && n == 150 && map == feature::taylor)) continue;
+          if (turn++ % thinning != 0 || (d == 20 && n == 150 && map == feature::taylor)) continue;
           const shape s{1, 2, 1, n, n, d, 24};
           const heed::mask mask = causal ? heed::causal() : heed::mask();
           check<float>(s, {.mask = mask, .scale = 0.7, .feature = map, .normalize = false});
@@ -79,7 +79,7 @@ TEST_CASE("backward: any alignment of queries and keys, causal; lengths; packed"
       for (const heed::alignment& align : {heed::bottom_right, heed::top_left, heed::first_place(into),
                                            heed::first_place(before), heed::first_place(beyond)})
         for (const index_t chunk : {0, 7, 64}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           check<float>({2, 2, 1, n, m, 16, 20}, {.mask = heed::causal(), .align = align, .chunk = chunk});
           if (m >= 55)
             check<float>({2, 2, 1, n, m, 16, 20},
@@ -132,7 +132,7 @@ TEST_CASE("backward: with an initial state and without, with a gradient of the f
     for (const bool normalize : {true, false})
       for (const shape& s : {shape{1, 2, 1, 70, 70, 16, 20}, shape{2, 2, 2, 3, 90, 8, 8}, shape{1, 1, 1, 90, 3, 8, 8}})
         for (const int given : {0, 1, 2, 3}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           linear_backward_case<float> x(s, {.mask = causal ? heed::causal() : heed::mask(), .normalize = normalize});
           if ((given & 1) == 0) x.options.initial_state = {};
           if ((given & 2) == 0) x.asked.dfinal_state = {};

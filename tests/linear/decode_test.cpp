@@ -70,7 +70,7 @@ TEST_CASE("new tokens, one to many, every feature map") {
                             feature::silu, feature::exp, feature::softmax, feature::taylor})
     for (const index_t n : {0, 1, 3, 4, 5, 40})
       for (const index_t d : {1, 20, 33}) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         const bool positive = map != feature::identity && map != feature::silu;
         const shape s{turn % 3 == 0 ? 2 : 1, 4, 2, n, n, d, turn % 2 == 0 ? 24 : 7};
         check_decode<float>(s, {.scale = 0.7, .feature = map, .normalize = positive});

@@ -35,7 +35,7 @@ TEST_CASE("every feature map, causal and not, normalised and not") {
       for (const index_t n : {1, 17, 70, 150}) {
         const shape s{1, 2, 1, n, n, d, 24};
         for (const bool causal : {false, true}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           const heed::mask mask = causal ? heed::causal() : heed::mask();
           check<float>(s, {.mask = mask, .scale = 0.7, .feature = map, .normalize = false});
           if (positive(map)) check<float>(s, {.mask = mask, .scale = 0.7, .feature = map, .eps = 1e-3});
@@ -77,7 +77,7 @@ TEST_CASE("any alignment of queries and keys, causal; lengths; packed") {
       for (const heed::alignment& align : {heed::bottom_right, heed::top_left, heed::first_place(into),
                                            heed::first_place(before), heed::first_place(beyond)})
         for (const index_t chunk : {0, 7, 64}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           check<float>({2, 2, 1, n, m, 16, 20}, {.mask = heed::causal(), .align = align, .chunk = chunk});
           if (m >= 55)
             check<float>({2, 2, 1, n, m, 16, 20},

@@ -43,7 +43,7 @@ TEST_CASE("16 bit: every feature map, with scale and denominator") {
     for (const shape& s : some_shapes)
       for (const bool decode : {false, true})
         for (const stored type : half_types) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           const bool normalize = map != feature::identity && map != feature::silu && turn % 3 != 0;
           check(type_mix::all(type), decode, s,
                 {.mask = heed::causal(), .scale = 0.7, .feature = map, .normalize = normalize});

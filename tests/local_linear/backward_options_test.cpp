@@ -91,7 +91,7 @@ TEST_CASE("local linear: gradients under every mask and alignment") {
     const mask_set set(s);
     for (const auto& [mask_name, mask] : set.masks)
       for (const auto& [place_name, align] : set.alignments) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         INFO(mask_name << ", " << place_name);
         check_anew<float>(s, {.mask = mask, .align = align}, turn % 3 == 0);
       }

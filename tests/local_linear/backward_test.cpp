@@ -52,7 +52,7 @@ TEST_CASE("local linear: gradients by every solver, from what forward has left a
     for (const solver how : solvers)
       for (const heed::mask& mask : {heed::mask{}, heed::causal()})
         for (const int left : {0, 1, 2, 3}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           heed::local_linear::options<float> options = tight<float>(mask);
           options.solver = how;
           local_linear_backward<float> x(s, 0.5, options);
@@ -69,7 +69,7 @@ TEST_CASE("local linear: gradients in double") {
   for (const shape& s : shapes)
     for (const solver how : {solver::automatic, solver::direct})
       for (const bool anew : {false, true}) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         heed::local_linear::options<double> options = tight<double>(heed::causal());
         options.solver = how;
         local_linear_backward<double> x(s, 0.5, options);

@@ -33,7 +33,7 @@ TEST_CASE("local_linear decode: every solver, caches of every kind and storage t
   for (const decode_problem& p : some_problems)
     for (std::size_t kind = 0; kind < 9; ++kind)
       for (const kept type : all_kept) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         decode_problem stored = p;
         stored.cache = some_cache(kind, p.longest()), stored.stored_kv = type;
         check_fits<float>(stored, turn % 2 == 0 ? 0.5 : 3, {.mask = turn % 3 == 0 ? heed::mask{} : heed::causal()});
@@ -46,7 +46,7 @@ TEST_CASE("local_linear decode: groups, new tokens, head dims") {
   for (const index_t group : {1, 2, 3, 7, 8, 16})
     for (const index_t n : {1, 2, 5, 17})
       for (const index_t d : {1, 3, 8, 20, 64}) {
-        if (++turn % (thinning == 1 ? 3 : 11) != 0) continue;
+        if (++turn % (thinning == 1 ? 3 : 13) != 0) continue;
         check_fits<float>(in_cache({group, 1, n, d, turn % 2 == 0 ? d : 12, {static_cast<std::int32_t>(60 + d)}}, turn),
                           1.0, {.mask = heed::causal()});
       }
@@ -58,7 +58,7 @@ TEST_CASE("local_linear decode: every option") {
   for (const decode_problem& p : some_problems) {
     const parts all(p.as_shape());
     for (const auto& part : all.all) {
-      if (part.name == "top_left" || part.kind == part_kind::key_lengths || turn++ % few_thinning != 0) continue;
+      if (part.name == "top_left" || part.kind == part_kind::key_lengths || turn++ % thinning != 0) continue;
       INFO(part.name);
       check_fits<float>(in_cache(p, turn), 0.5, all.of({&part}, all.whole()));
     }

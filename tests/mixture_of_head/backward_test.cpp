@@ -199,7 +199,7 @@ TEST_CASE("mixture of head: a bad number in k, v, q or dout reaches what sees it
     const mask_set set(s);
     for (const auto& [mask_name, mask] : set.masks)
       for (int kind = 0; kind < 4; ++kind) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         INFO(mask_name << ", kind " << kind);
         mixture_backward_case<float> x(s, gating::random, {.mask = mask});
         random_numbers random(7);

@@ -74,7 +74,7 @@ TEST_CASE("mixture_of_head decode: gates of every pattern, caches of every kind 
     for (const gating how : gatings)
       for (std::size_t kind = 0; kind < 9; ++kind)
         for (const kept type : all_kept) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           decode_problem stored = p;
           stored.cache = some_cache(kind, p.longest()), stored.stored_kv = type;
           gated_case<float> x(stored, how, {.mask = turn % 2 == 0 ? heed::causal() : heed::mask{}},
@@ -91,7 +91,7 @@ TEST_CASE("mixture_of_head decode: any number of rows on a cache of bf16, which 
   for (const index_t group : {5, 16})
     for (const index_t n : {1, 3, 9})
       for (const gating how : gatings) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         decode_problem p{group * 2, 2, n, 32, 64, {150, 47}, some_cache(turn, 150)};
         p.stored_kv = kept::bf16;
         gated_case<float> x(p, how, {.mask = heed::causal()});

@@ -52,7 +52,7 @@ TEST_CASE("16 bit: every mix of types, every pattern of gates in turn") {
   std::size_t turn = 0;
   each_mix([&](const type_mix& types) {
     for (const shape& s : some_shapes)
-      if (turn++ % few_thinning == 0)
+      if (turn++ % thinning == 0)
         check(types, s, gatings[turn % std::size(gatings)], {.mask = turn % 2 == 0 ? heed::causal() : heed::mask{}});
   });
 }

@@ -133,13 +133,13 @@ TEST_CASE("16 bit: gradients under every mask and option") {
   const mask_set set(s);
   for (const auto& [mask_name, mask] : set.masks)
     for (const auto& [place_name, align] : set.alignments) {
-      if (turn++ % few_thinning != 0) continue;
+      if (turn++ % thinning != 0) continue;
       INFO(mask_name << ", " << place_name);
       check_half(type_mix::all(half_types[turn % 2]), s, {.mask = mask, .align = align});
     }
   const option_parts<float> parts(s);
   for (const auto& each : parts.all) {
-    if (turn++ % few_thinning != 0) continue;
+    if (turn++ % thinning != 0) continue;
     INFO(each.name);
     for (const stored type : half_types) check_half(type_mix::all(type), s, parts.of({&each}, parts.whole()));
   }

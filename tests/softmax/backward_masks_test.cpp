@@ -67,7 +67,7 @@ TEST_CASE("gradients under every mask and alignment") {
     std::size_t turn = 0;
     for (const auto& [mask_name, mask] : set.masks)
       for (const auto& [place_name, align] : set.alignments) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         INFO(mask_name << ", " << place_name);
         check_backward<float>(s, {.mask = mask, .align = align});
       }
@@ -109,7 +109,7 @@ TEST_CASE("gradients of packed sequences: under every mask and option, with the 
   const option_parts<float> names(s, &p);
   std::size_t turn = 0;
   for (const auto& part : names.all)
-    if (turn++ % few_thinning == 0) check_packed<float>(p, 4, 2, part.name);
+    if (turn++ % thinning == 0) check_packed<float>(p, 4, 2, part.name);
   for (const auto& [heads, kv_heads] : std::vector<std::array<index_t, 2>>{{1, 1}, {2, 4}, {3, 1}})
     for (const char* part : {"causal", "window", "alibi"}) {
       check_packed<float>(p, heads, kv_heads, part);

@@ -148,7 +148,7 @@ TEST_CASE("gradients: a bad number reaches what sees it, and nothing else") {
       if (place > 1) return;
       for (const index_t at : {index_t{0}, s.keys / 2, s.keys - 1})
         for (int kind = 0; kind < 6; ++kind) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           backward_case<float> x(s, how);
           const index_t row = at % s.queries;
           INFO("key " << at << ", row " << row << ", kind " << kind);

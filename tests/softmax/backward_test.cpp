@@ -59,7 +59,7 @@ TEST_CASE("gradients over several blocks of keys, large head dims and long keys"
   REQUIRE(plan.key_tile <= 64);  // four blocks
   std::size_t turn = 0;
   for (const heed::mask& mask : {heed::causal(), heed::mask{}, heed::window(40)})
-    if (turn++ % few_thinning == 0) check_backward<float>({1, 2, 1, 35, 200, 300, 500}, {.mask = mask});
+    if (turn++ % thinning == 0) check_backward<float>({1, 2, 1, 35, 200, 300, 500}, {.mask = mask});
   check_backward<float>({1, 1, 2, 3, 9001, 8, 8}, {.mask = heed::causal()});
   check_backward<float>({1, 1, 1, 35, 4200, 8, 12}, {.mask = heed::window(2100), .alibi_slopes = 0.001});
   check_backward<double>({1, 1, 1, 35, 2500, 8, 12}, {.mask = heed::causal(), .sink_logits = 1});

@@ -40,7 +40,7 @@ TEST_CASE("decode: every option in every kind of cache") {
     const parts all(p.as_shape());
     for (const auto& part : all.all)
       for (std::size_t kind = 0; kind < 9; ++kind) {
-        if (!of_decode(part) || turn++ % few_thinning != 0) continue;
+        if (!of_decode(part) || turn++ % thinning != 0) continue;
         INFO(part.name);
         check_decode(in_cache(p, kind + 9 * turn), all.of({&part}, all.whole()));
       }
@@ -71,7 +71,7 @@ TEST_CASE("decode: windows of any width, whose first keys are others than the ri
     for (const index_t left : {-1, 0, 1, 14, 15, 16, 17, 63, 100, 1000})
       for (const index_t right : {-1, 0, 2})
         for (const index_t keep_first : {0, 1, 4, 40}) {
-          if (++turn % (thinning == 1 ? 2 : 11) != 0) continue;
+          if (++turn % (thinning == 1 ? 2 : 13) != 0) continue;
           const heed::mask mask = heed::window(left, right, keep_first);
           check_decode<float>(in_cache(p, turn), {.mask = turn % 2 == 0 ? mask : mask & heed::causal()});
         }
@@ -84,7 +84,7 @@ TEST_CASE("decode: places of the caller's, before, among and behind the tokens")
       numbers each(static_cast<std::size_t>(p.batch()));
       std::iota(each.begin(), each.end(), first);
       for (const heed::mask& mask : {heed::mask{}, heed::causal(), heed::window(10), heed::window(30, 7, 3)}) {
-        if (++turn % few_thinning != 0) continue;
+        if (++turn % thinning != 0) continue;
         check_decode<float>(in_cache(p, turn), {.mask = mask, .align = heed::first_place(each), .alibi_slopes = 0.02});
       }
     }

@@ -74,7 +74,7 @@ TEST_CASE("decode behind a shared prefix: caches of every kind and storage type"
     for (const std::int32_t before : {0, 1, 17, 300})
       for (const kept type : all_kept)
         for (const bool causal : {false, true}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           decode_problem stored = p;
           stored.cache = some_cache(turn % 8, p.longest()), stored.stored_kv = type;
           prefixed_case x(stored, before, whole_caches(before, 1)[turn % 6],
@@ -88,7 +88,7 @@ TEST_CASE("decode behind a shared prefix: every option, windows that end in it")
   for (const decode_problem& p : some_problems) {
     const option_parts<float> parts(whole_shape(p, 50));
     for (const auto& part : parts.all) {
-      if (part.name == "top_left" || part.kind == part_kind::key_lengths || turn++ % few_thinning != 0) continue;
+      if (part.name == "top_left" || part.kind == part_kind::key_lengths || turn++ % thinning != 0) continue;
       INFO(part.name);
       decode_problem stored = p;
       stored.cache = some_cache(turn % 8, p.longest());

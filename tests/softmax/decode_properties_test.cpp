@@ -66,7 +66,7 @@ TEST_CASE("decode: prefill and decode are a full prefill, for every split point 
     full.forward();
     for (const cache_setup& cache : whole_caches(40, 3))
       for (index_t split = 0; split < 40; ++split) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         check_step(full, split + 1, 1, cache, {.mask = heed::causal()});           // a step
         check_step(full, 40, 40 - split, cache, {.mask = heed::causal()});         // all that is left at once
         if (split >= 4) check_step(full, split + 1, 4, cache, {.mask = heed::causal()});  // four at a time
@@ -98,7 +98,7 @@ TEST_CASE("decode: the same bits for every place that tokens may have") {
     for (const auto& [heads, kv_heads] : std::vector<std::array<index_t, 2>>{{1, 1}, {4, 2}, {8, 1}, {2, 4}, {16, 1}})
       for (const index_t n : {1, 4, 17})
         for (const std::int32_t longest : {20, 300, 1100}) {
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           decode_problem p{heads, kv_heads, n, 24, 20, {longest, longest / 3}};
           p.stored_kv = type;
           const heed::softmax::options<float> how{.mask = heed::causal(), .alibi_slopes = 0.01};

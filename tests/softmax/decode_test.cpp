@@ -39,7 +39,7 @@ TEST_CASE("decode: every group, number of new tokens and head dim") {
   for (const index_t group : groups)
     for (const index_t n : new_tokens)
       for (const index_t d : head_dims)
-        if (turn++ % few_thinning == 0)
+        if (turn++ % thinning == 0)
           check_decode(problem(turn, group, n, d, lengths[turn % std::size(lengths)]), causal_or_not(turn / 2));
 }
 
@@ -67,7 +67,7 @@ TEST_CASE("decode: lengths per sequence and head") {
         for (index_t i = 0; i < batch * kv_heads; ++i)
           lengths.push_back(lengths_of_tiles[(turn + 3 * lengths.size()) % 9]);
         for (std::size_t kind = 0; kind < 8; ++kind) {  // without pages that sequences share
-          if (turn++ % few_thinning != 0) continue;
+          if (turn++ % thinning != 0) continue;
           decode_problem p = problem(kind, group, n, 20, lengths);
           p.heads = group * kv_heads, p.kv_heads = kv_heads, p.per_head = true;
           check_decode(p, causal_or_not(turn));
@@ -80,7 +80,7 @@ TEST_CASE("decode: more key/value heads than query heads") {
   for (const auto& [heads, kv_heads] : std::vector<std::array<index_t, 2>>{{1, 2}, {1, 6}, {2, 6}, {4, 8}})
     for (const index_t n : {1, 5, 17})
       for (std::size_t kind = 0; kind < 9; ++kind) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         decode_problem p = problem(kind, 1, n, 12, {70, 33});
         p.heads = heads, p.kv_heads = kv_heads, p.stored_kv = all_kept[turn % 4];
         check_decode(p, causal_or_not(turn));
@@ -104,7 +104,7 @@ TEST_CASE("decode: any number of rows on a cache of bf16, which may run on dot p
   for (const index_t group : {4, 5, 8, 16, 24, 33})
     for (const index_t n : {1, 3, 20})
       for (const index_t d : {32, 64, 96}) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         decode_problem p{group * 2, 2, n, d, d == 64 ? 32 : d, {150, 47}, some_cache(turn, 150)};
         p.stored_kv = kept::bf16, p.stored_q = turn % 2 == 0 ? stored::bf16 : stored::f32;
         check_decode<float>(p, {.mask = turn % 3 == 0 ? heed::mask{} : heed::causal()});
@@ -116,7 +116,7 @@ TEST_CASE("decode: in double") {
   for (const index_t group : groups)
     for (const index_t n : new_tokens)
       for (const numbers& lengths : {numbers{129}, numbers{17, 0, 300}}) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         const decode_problem p = problem(turn, group, n, head_dims[turn * 3 % std::size(head_dims)], lengths);
         check_decode<double>(p, {.mask = turn % 2 == 0 ? heed::causal() : heed::mask{}});
       }

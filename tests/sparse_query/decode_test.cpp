@@ -12,7 +12,7 @@ TEST_CASE("sparse_query decode: head counts in both directions, every kind of ca
   for (const auto& [heads, kv_heads] : counts)
     for (const index_t n : {1, 2, 5, 17})
       for (std::size_t kind = 0; kind < 9; ++kind) {
-        if (turn++ % few_thinning != 0) continue;
+        if (turn++ % thinning != 0) continue;
         decode_problem p{heads, kv_heads, n, 16, 12, {90, 17}, some_cache(kind, 90)};
         p.stored_kv = all_kept[turn % 4];
         check_decode<float>(p, {.mask = heed::causal()});

@@ -94,7 +94,7 @@ template <class T> class direct_solver : public direct_factors<T> {
       batch rest = simd::rounded(simd::load_double(q + d * weights.row()) - c) - m;
       for (index_t j = 0; j < keys; ++j)
         rest = rest - root(j) * unit * (simd::rounded(key(j, d) - c) - m) * simd::load(b + j * wide);
-      simd::store(at(y_, group) + d * wide, rest / penalty);
+      simd::store(at(y_, group) + d * wide, simd::divide<double>(rest, penalty));
     }
   }
   // p (1 + (k - c - m) . y) of up to 4 keys, which also join the sum that `residual` reads

@@ -66,7 +66,8 @@ template <class T> class adjoint_solver : public direct_solver<T> {
       const batch left = right - simd::load(sum + d * wide) - penalty * simd::load(x + d * wide);
       rest = simd::fma(left, left, rest), all = simd::fma(right, right, all);
     }
-    simd::store(rounding_ + group * wide, simd::select<double>(all > zero, simd::sqrt(rest / all), zero));
+    simd::store(rounding_ + group * wide,
+                simd::select<double>(all > zero, simd::sqrt(simd::divide<double>(rest, all)), zero));
   }
   batch shifted(index_t group, T k, index_t d) const {
     return batch(static_cast<double>(k)) - simd::load(at(c_, group) + d * wide);

@@ -61,7 +61,9 @@ template <class T> class direct_factors {
   // X y of a group, a number per key
   double* solution(index_t group) const { return among_keys_ + group * matrix::padded(few(d_)) * wide; }
   double* at(double* x, index_t group) const { return x + group * n_ * wide; }  // of [d][lane] per group
-  static batch reciprocal(batch x) { return simd::select<double>(x == batch(0.0), batch(0.0), batch(1.0) / x); }
+  static batch reciprocal(batch x) {
+    return simd::select<double>(x == batch(0.0), batch(0.0), simd::divide<double>(batch(1.0), x));
+  }
 
   // p_ [key][lane] = the weights of a block, of the vector with this lane. False if the block does not have it.
   bool load_weights(const pairwise::weight_block& b, const tile::known_weights<T>& p, index_t lane) {
@@ -148,7 +150,8 @@ template <class T> class direct_factors {
     const batch trace = add_key_products(group, keys, q, row, inv_sum);
     // sum_j sqrt(p_j) x_j is 0, and so is sum_j sqrt(p_j) (X y)_j: the square of sqrt(p) joins the matrix, which would
     // be singular but for the ridge, and changes nothing else
-    const batch spread = simd::sqrt(trace / batch(static_cast<double>(std::max<index_t>(1, keys))));
+    const batch spread =
+        simd::sqrt(simd::divide<double>(trace, batch(static_cast<double>(std::max<index_t>(1, keys)))));
     for (index_t j = 0; j < order; ++j) simd::store(x_ + j * wide, j < keys ? root(j) * unit * spread : batch(0.0));
     matrix_.add_products(x_, 1);
     factor(keys, trace, penalty);

@@ -104,7 +104,7 @@ template <class T> HEED_INLINE batch<T> min(batch<T> bound, batch<T> x) {
 
 template <class T> HEED_INLINE batch<T> abs(batch<T> x) { return xsimd::abs(x); }
 
-// Rounded once; xsimd approximates both on NEON.
+// Rounded once; xsimd approximates both in float on NEON.
 template <class T> HEED_INLINE batch<T> sqrt(batch<T> x) {
 #if defined(HEED_NEON)
   if constexpr (is_float<T>)
