@@ -4,5 +4,5 @@
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 set(CMAKE_CXX_COMPILER aarch64-linux-gnu-g++)
-set(CMAKE_CXX_FLAGS_INIT "-idirafter /usr/include")
+set(CMAKE_CXX_FLAGS_INIT "-idirafter /usr/include -Wno-psabi")  # notes about how other versions of g++ pass pairs
 set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L /usr/aarch64-linux-gnu)

@@ -4,6 +4,7 @@
 // AMX instructions on a machine that has none: the signal of an illegal instruction decodes them by the manual and
 // carries them out on tiles in memory. So the operands, strides and the palette of compiled code are tested anywhere.
 
+#if defined(__x86_64__) && defined(__linux__)
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -130,3 +131,4 @@ class amx_trap {
 };
 
 }  // namespace heed_test
+#endif
