@@ -88,14 +88,22 @@ settings parse(const std::vector<std::string>& arguments) {
       if (error != std::errc() || end != text.data() + text.size() || to < 1 || to > 1024)
         throw usage_error(argument + " takes a number from 1 to 1024, not " + text);
     };
-    if (argument == "--model") s.model = value();
-    else if (argument == "--threads") number(s.threads);
-    else if (argument == "--top") number(s.top);
-    else if (argument == "--tokens") s.tokens = true;
-    else if (argument == "--save") s.save = value();
-    else if (argument.starts_with("--")) throw usage_error("there is no option " + argument);
-    else if (!has_file) s.file = argument, has_file = true;
-    else s.queries.push_back(argument);
+    if (argument == "--model")
+      s.model = value();
+    else if (argument == "--threads")
+      number(s.threads);
+    else if (argument == "--top")
+      number(s.top);
+    else if (argument == "--tokens")
+      s.tokens = true;
+    else if (argument == "--save")
+      s.save = value();
+    else if (argument.starts_with("--"))
+      throw usage_error("there is no option " + argument);
+    else if (!has_file)
+      s.file = argument, has_file = true;
+    else
+      s.queries.push_back(argument);
   }
   if (s.model.empty()) throw usage_error("--model FOLDER is missing; ./run encoder downloads the model and names it");
   return s;

@@ -48,9 +48,10 @@ struct config {
       if (json.value(key, expected) != expected)
         throw std::runtime_error(name + " has " + json.at(key).dump() + " as " + key + ", and this program knows " +
                                  expected);
-    const config c{size("hidden_size"),       size("num_hidden_layers"), size("num_attention_heads"),
-                   size("intermediate_size"), size("vocab_size"),        size("max_position_embeddings"),
-                   size("type_vocab_size"),   json.at("layer_norm_eps").get<float>()};
+    const config c{size("hidden_size"),         size("num_hidden_layers"),
+                   size("num_attention_heads"), size("intermediate_size"),
+                   size("vocab_size"),          size("max_position_embeddings"),
+                   size("type_vocab_size"),     json.at("layer_norm_eps").get<float>()};
     if (c.hidden_size % c.num_attention_heads != 0)
       throw std::runtime_error(name + " has a hidden_size of " + std::to_string(c.hidden_size) + ", which " +
                                std::to_string(c.num_attention_heads) + " heads do not divide");
@@ -115,7 +116,8 @@ class encoder {
     std::vector<std::int32_t> offsets = {0};
     for (const auto& ids : sentences) {
       if (ids.empty() || std::ssize(ids) > sizes_.max_position_embeddings)
-        throw std::invalid_argument("a sentence has " + std::to_string(ids.size()) + " tokens, and the model takes 1 to " +
+        throw std::invalid_argument("a sentence has " + std::to_string(ids.size()) +
+                                    " tokens, and the model takes 1 to " +
                                     std::to_string(sizes_.max_position_embeddings));
       offsets.push_back(offsets.back() + static_cast<std::int32_t>(ids.size()));
     }

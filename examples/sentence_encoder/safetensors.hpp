@@ -131,7 +131,7 @@ class safetensors {
 
   std::uint64_t bytes_of_type(const std::string& type, const std::string& of) const {
     static const std::map<std::string, std::uint64_t> bytes = {
-        {"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
+        {"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"I16", 2}, {"U16", 2}, {"F16", 2},
         {"BF16", 2}, {"I32", 4}, {"U32", 4}, {"F32", 4},     {"I64", 8},     {"U64", 8}, {"F64", 8}};
     const auto found = bytes.find(type);
     if (found == bytes.end()) fail("has " + of + " as " + type + ", an unknown type");

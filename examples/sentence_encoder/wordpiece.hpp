@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <iterator>
 #include <istream>
+#include <iterator>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -120,8 +120,8 @@ class wordpiece {
 
   // Spaces of Unicode, and the three control characters that count as space.
   static bool is_space(char32_t c) {
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r' || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
   }
   // What ASCII has besides letters, digits and space; some of it is no punctuation to Unicode.
   static bool is_ascii_symbol(char32_t c) {
@@ -129,12 +129,13 @@ class wordpiece {
   }
   // Ideographs; neither kana nor Hangul.
   static bool is_chinese(char32_t c) {
-    constexpr char32_t blocks[][2] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},  {0x20000, 0x2A6DF},
+    constexpr char32_t blocks[][2] = {{0x3400, 0x4DBF},   {0x4E00, 0x9FFF},   {0xF900, 0xFAFF},   {0x20000, 0x2A6DF},
                                       {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B820, 0x2CEAF}, {0x2F800, 0x2FA1F}};
     return in(blocks, c);
   }
   static bool in(std::span<const char32_t[2]> ranges, char32_t c) {
-    const auto after = std::upper_bound(ranges.begin(), ranges.end(), c, [](char32_t x, const auto& r) { return x < r[0]; });
+    const auto after =
+        std::upper_bound(ranges.begin(), ranges.end(), c, [](char32_t x, const auto& r) { return x < r[0]; });
     return after != ranges.begin() && c <= (*std::prev(after))[1];
   }
 
