@@ -14,7 +14,8 @@
 // call of heed::softmax with the mask `packed` in every layer. Threads take batches in turn, so no result depends on
 // their number.
 #include "sentence_encoder/encoder.hpp"
-
+// after heed
+#include <Eigen/Core>
 #include <algorithm>
 #include <atomic>
 #include <charconv>
@@ -217,6 +218,8 @@ void run(const settings& s) {
     std::ifstream file = open(s.file);
     lines = lines_of(file);
   }
+  if (!std::ifstream(s.model + "/config.json"))
+    throw std::runtime_error("there is no model in " + s.model + "; ./run encoder downloads it");
   const double start = now();
   const model m(s.model);
   const double loaded = now();

@@ -82,7 +82,7 @@ def mixed_lines(count):
     return lines[:count]
 
 
-def speed_lines(longest):
+def speed_lines(longest, most):
     """Lines of the pages of this repository, joined by 1 to `longest`, with the lengths of sentences or paragraphs."""
     pages = sorted((ROOT / "docs").rglob("*.md"))
     lines = [line for page in pages for line in page.read_text().split("\n") if re.search(r"\w{3}", line)]
@@ -91,7 +91,7 @@ def speed_lines(longest):
         count = pick.randrange(1, longest + 1)
         joined.append(" ".join(lines[:count]))
         lines = lines[count:]
-    return joined
+    return joined[:most]
 
 
 # ---- the model in torch ---------------------------------------------------------------------------------------------
@@ -225,9 +225,9 @@ def best(seconds):
 
 
 def print_speed(program, model):
-    print("\nsentences per second, best of 3; torch in batches of 32 (the better of 32 and 128 where it is sorted)")
-    for longest in (1, 10):
-        lines = speed_lines(longest)
+    print("sentences per second, best of 3; torch in batches of 32 (the better of 32 and 128 where it is sorted)")
+    for longest, most in ((1, 1000), (10, 300)):
+        lines = speed_lines(longest, most)
         sentences = program.tokens(lines)
         count, lengths = sum(map(len, sentences)), sorted(map(len, sentences))
         padded = sum(32 * max(map(len, sentences[i : i + 32])) for i in range(0, len(sentences), 32))
@@ -257,7 +257,8 @@ def print_speed(program, model):
             share = re.search(r"([0-9.]+ %) of the time in attention", printed)[1]
             print(
                 f"  {threads} thread{'s' if threads > 1 else ''}: heed {rates[0]:.0f} ({share} in attention), "
-                f"torch {rates[1]:.0f}, sorted by length {rates[2]:.0f}"
+                f"torch {rates[1]:.0f}, sorted by length {rates[2]:.0f}",
+                flush=True,
             )
 
 

@@ -48,10 +48,12 @@ struct config {
       if (json.value(key, expected) != expected)
         throw std::runtime_error(name + " has " + json.at(key).dump() + " as " + key + ", and this program knows " +
                                  expected);
-    const config c{size("hidden_size"),         size("num_hidden_layers"),
-                   size("num_attention_heads"), size("intermediate_size"),
-                   size("vocab_size"),          size("max_position_embeddings"),
-                   size("type_vocab_size"),     json.at("layer_norm_eps").get<float>()};
+    const double eps = json.at("layer_norm_eps").get<double>();
+    if (!(eps >= 0 && eps < 1))
+      throw std::runtime_error(name + " has " + std::to_string(eps) + " as layer_norm_eps, and it is 0 to 1");
+    const config c{size("hidden_size"),       size("num_hidden_layers"), size("num_attention_heads"),
+                   size("intermediate_size"), size("vocab_size"),        size("max_position_embeddings"),
+                   size("type_vocab_size"),   static_cast<float>(eps)};
     if (c.hidden_size % c.num_attention_heads != 0)
       throw std::runtime_error(name + " has a hidden_size of " + std::to_string(c.hidden_size) + ", which " +
                                std::to_string(c.num_attention_heads) + " heads do not divide");

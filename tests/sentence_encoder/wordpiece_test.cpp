@@ -11,6 +11,8 @@
 #include "support/random.hpp"
 #include "support/safetensors_file.hpp"
 
+using namespace heed_test;
+
 namespace {
 
 const std::vector<std::string> vocabulary = {
@@ -106,7 +108,7 @@ TEST_CASE("bytes that are no UTF-8 are dropped, and whatever the bytes are, toke
   CHECK(cut("\xf8\x88\x80\x80\x80"
             "a") == "a");
   const minilm::wordpiece words = tokenizer();
-  heed_test::random_numbers random(7);
+  random_numbers random(7);
   for (int i = 0; i < 10000; ++i) {
     std::string text;
     for (std::int32_t n = random.below(200); n > 0; --n) {
