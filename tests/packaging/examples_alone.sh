@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The examples compile where `cmake --install` puts them, away from this tree, with the installed headers and no flag.
-# They include public headers only, and Eigen and nlohmann_json only where they say so. The pages are installed beside them.
+# They include public headers only, and Eigen and nlohmann_json only where they say so. The pages are installed beside
+# them.
 
 source "$SOURCE/tests/packaging/common.bash"
 
