@@ -64,7 +64,8 @@ pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism
     "", " ", "\t", "a\tb\rc  d\u00a0e\u2003f\u3000g\u2028h", "zero\u200bwidth\u200djoin\ufeff\u00adsoft\x00nul\x07bell\x85",
     "e\u0301le\u0300ve a\u0308\u0323 n\u0303 \u0301alone", "\ufffd\ufffdreplacement",
     "x" * 100, "x" * 101, "日" * 150,
-    "word " * 300, "a" * 60 + "é" * 45, "private \ue000\uf8ff \U000f0000 \U0010ffff", "𝐁𝐨𝐥𝐝 𝔉𝔯𝔞𝔨𝔱𝔲𝔯 𐐀𐐨 𐍈 𠀀𠀁 𫝀",
+    "word " * 300, "a" * 60 + "é" * 45, "private \ue000\uf8ff \U000f0000 \U0010ffff",
+    "𝐁𝐨𝐥𝐝 𝔉𝔯𝔞𝔨𝔱𝔲𝔯 𐐀𐐨 𐍈 𠀀𠀁 𫝀",
     "..!?,;:", "--- *** ### === +++ |||", "3.14159 1,000,000 0x7f 1e-5 10^6 -40°C",
     "«guillemets» „quotes“ ‘single’ ‚low’ ‹x›",
 ]  # fmt: skip
