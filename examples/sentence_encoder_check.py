@@ -61,7 +61,8 @@ emoji 😀👍🏽 👨‍👩‍👧 ❤️ ☃ ∑ ≠ ≤ → ∀x∈A: x² �
 pneumonoultramicroscopicsilicovolcanoconiosis antidisestablishmentarianism
 [CLS] [SEP] [MASK] [UNK] [PAD] ##ing ##
 """.strip().split("\n") + [
-    "", " ", "\t", "a\tb\rc  d\u00a0e\u2003f\u3000g\u2028h", "zero\u200bwidth\u200djoin\ufeff\u00adsoft\x00nul\x07bell\x85",
+    "", " ", "\t", "a\tb\rc  d\u00a0e\u2003f\u3000g\u2028h",
+    "zero\u200bwidth\u200djoin\ufeff\u00adsoft\x00nul\x07bell\x85",
     "e\u0301le\u0300ve a\u0308\u0323 n\u0303 \u0301alone", "\ufffd\ufffdreplacement",
     "x" * 100, "x" * 101, "日" * 150,
     "word " * 300, "a" * 60 + "é" * 45, "private \ue000\uf8ff \U000f0000 \U0010ffff",
