@@ -28,9 +28,9 @@ std::string entry(const std::string& type, const std::string& shape, const std::
 void read_all(const std::string& bytes) {
   std::istringstream stream(bytes);
   minilm::safetensors file(stream, "f");
-  for (const auto& entry : file.tensors()) {
-    const std::string& name = entry.first;
-    const minilm::safetensors::tensor& t = entry.second;
+  for (const auto& named : file.tensors()) {
+    const std::string& name = named.first;
+    const minilm::safetensors::tensor& t = named.second;
     std::vector<float> to;
     const auto room = [&] {
       to.resize(static_cast<std::size_t>(t.end - t.begin) / sizeof(float));
