@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # The examples compile where `cmake --install` puts them, away from this tree, with the installed headers and no flag.
-# They include public headers only, and Eigen only where they say so. The pages are installed beside them.
+# They include public headers only, and Eigen and nlohmann_json only where they say so. The pages are installed beside
+# them.
 
 source "$SOURCE/tests/packaging/common.bash"
 
@@ -32,6 +33,10 @@ check() {
     { echo "does not compile alone: $1"; echo "$used"; return 1; }
   if grep -q '/Eigen/' "$1.d" && ! grep -qE '#include [<"](Eigen/|heed/reference/)' "$1"; then
     echo "$1 reads Eigen and does not say so"
+    return 1
+  fi
+  if grep -q '/nlohmann/' "$1.d" && ! grep -q '#include <nlohmann/' "$1"; then
+    echo "$1 reads nlohmann_json and does not say so"
     return 1
   fi
 }
