@@ -21,7 +21,7 @@ class chat_template {
     constexpr std::string_view name = "tokenizer.chat_template", system = "<|im_start|>system\n", end = "<|im_end|>";
     const auto text = file.string(name);
     if (text.find("<|im_start|>") == text.npos || text.find(end) == text.npos)
-      throw file_error("metadata " + quoted(name) + " is no template with <|im_start|> and <|im_end|>");
+      throw file_error("metadata " + in_quotes(name) + " is no template with <|im_start|> and <|im_end|>");
     if (const auto begin = text.find(system); begin != text.npos) {
       const auto message = text.substr(begin + system.size());
       system_ = message.substr(0, message.find(end));

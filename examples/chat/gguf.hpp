@@ -37,7 +37,7 @@ struct file_error : std::runtime_error {
 inline std::string to_text(std::uint64_t number) { return std::to_string(number); }
 
 // Returns a name of the file in quotes, fit to be printed: at most 60 characters, and no control characters.
-inline std::string quoted(std::string_view name) {
+inline std::string in_quotes(std::string_view name) {
   std::string text = "'";
   for (const char c : name.substr(0, 60)) text += c >= ' ' && c <= '~' ? c : '?';
   return text + (name.size() > 60 ? "...'" : "'");
@@ -181,9 +181,9 @@ class gguf {
   // Returns the tensor of that name, which must have that shape.
   const tensor& find(const std::string& name, const std::vector<std::uint64_t>& shape) const {
     const tensor* const found = find(name);
-    if (found == nullptr) throw file_error("there is no tensor " + quoted(name));
+    if (found == nullptr) throw file_error("there is no tensor " + in_quotes(name));
     if (found->shape != shape)
-      throw file_error("tensor " + quoted(name) + " has shape " + shape_text(found->shape) + ", must have " +
+      throw file_error("tensor " + in_quotes(name) + " has shape " + shape_text(found->shape) + ", must have " +
                        shape_text(shape));
     return *found;
   }
@@ -203,7 +203,7 @@ class gguf {
   std::uint64_t integer(std::string_view name, std::uint64_t least, std::uint64_t most) const {
     const auto x = need<std::uint64_t>(name, "an unsigned integer");
     if (x < least || x > most)
-      throw file_error("metadata " + quoted(name) + " is " + to_text(x) + ", must be " + to_text(least) + " to " +
+      throw file_error("metadata " + in_quotes(name) + " is " + to_text(x) + ", must be " + to_text(least) + " to " +
                        to_text(most));
     return x;
   }
@@ -212,7 +212,7 @@ class gguf {
   }
   std::vector<std::int32_t> integers(std::string_view name) const {
     const auto& array = need<number_array>(name, "an array of 32-bit integers");
-    if (array.type != int32_type) throw file_error("metadata " + quoted(name) + " is no array of 32-bit integers");
+    if (array.type != int32_type) throw file_error("metadata " + in_quotes(name) + " is no array of 32-bit integers");
     std::vector<std::int32_t> x(array.bytes.size() / sizeof(std::int32_t));
     if (!x.empty()) std::memcpy(x.data(), array.bytes.data(), array.bytes.size());
     return x;
@@ -236,7 +236,7 @@ class gguf {
   template <class T> const T& need(std::string_view name, const char* kind) const {
     const T* const x = get<T>(name);
     if (x == nullptr)
-      throw file_error("metadata " + quoted(name) + (has(name) ? " is not " : " is missing; it must be ") + kind);
+      throw file_error("metadata " + in_quotes(name) + (has(name) ? " is not " : " is missing; it must be ") + kind);
     return *x;
   }
 
@@ -244,7 +244,7 @@ class gguf {
     const auto name = in.string("the length of a metadata name");
     const auto type = in.number<std::uint32_t>("the type of a metadata value");
     if (!values_.emplace(name, value_of(in, name, type)).second)
-      throw file_error("metadata " + quoted(name) + " is there twice");
+      throw file_error("metadata " + in_quotes(name) + " is there twice");
   }
 
   static value value_of(byte_reader& in, std::string_view name, std::uint32_t type) {
@@ -277,7 +277,7 @@ class gguf {
       case 12:
         return in.number<double>(what);
       default:
-        throw file_error("metadata " + quoted(name) + " has type " + to_text(type) + ", must be 0 to 12");
+        throw file_error("metadata " + in_quotes(name) + " has type " + to_text(type) + ", must be 0 to 12");
     }
   }
 
@@ -291,7 +291,7 @@ class gguf {
     }
     const auto size = size_of(type);
     if (size == 0)
-      throw file_error("metadata " + quoted(name) + " is an array of type " + to_text(type) +
+      throw file_error("metadata " + in_quotes(name) + " is an array of type " + to_text(type) +
                        ", must be of numbers (0 to 7, 10 to 12) or strings (8)");
     return number_array{type, in.take(in.count(size, what) * size, "a metadata array")};
   }
@@ -301,13 +301,13 @@ class gguf {
     t.name = in.string("the length of a tensor name");
     const auto axes = in.number<std::uint32_t>("the number of axes of a tensor");
     if (axes < 1 || axes > 4)
-      throw file_error("tensor " + quoted(t.name) + " has " + to_text(axes) + " axes, must have 1 to 4");
+      throw file_error("tensor " + in_quotes(t.name) + " has " + to_text(axes) + " axes, must have 1 to 4");
     for (std::uint32_t axis = 0; axis < axes; ++axis)
       t.shape.push_back(in.number<std::uint64_t>("the shape of a tensor"));
     t.type = static_cast<tensor_type>(in.number<std::uint32_t>("the type of a tensor"));
     offsets.push_back(in.number<std::uint64_t>("the offset of a tensor"));
     if (!index_.emplace(t.name, tensors_.size()).second)
-      throw file_error("tensor " + quoted(t.name) + " is there twice");
+      throw file_error("tensor " + in_quotes(t.name) + " is there twice");
     tensors_.push_back(std::move(t));
   }
 
@@ -315,16 +315,16 @@ class gguf {
   static std::uint64_t bytes_of(const tensor& t) {
     const auto block = block_of(t.type);
     if (block.numbers == 0)
-      throw file_error("tensor " + quoted(t.name) + " has type " + to_text(static_cast<std::uint32_t>(t.type)) +
+      throw file_error("tensor " + in_quotes(t.name) + " has type " + to_text(static_cast<std::uint32_t>(t.type)) +
                        "; known are 0 (F32), 1 (F16), 3 (Q4_1), 8 (Q8_0) and 30 (BF16)");
     if (t.shape[0] % block.numbers != 0)
-      throw file_error("tensor " + quoted(t.name) + " has rows of " + to_text(t.shape[0]) +
+      throw file_error("tensor " + in_quotes(t.name) + " has rows of " + to_text(t.shape[0]) +
                        " numbers, its type has blocks of " + to_text(block.numbers));
     constexpr auto most = std::numeric_limits<std::uint64_t>::max() / 64;  // times bytes, it still fits
     std::uint64_t count = 1;
     for (const auto n : t.shape) {
       if (n == 0 || count > most / n)
-        throw file_error("tensor " + quoted(t.name) + " has shape " + shape_text(t.shape) + ", must have 1 to " +
+        throw file_error("tensor " + in_quotes(t.name) + " has shape " + shape_text(t.shape) + ", must have 1 to " +
                          to_text(most) + " numbers");
       count *= n;
     }
@@ -344,11 +344,11 @@ class gguf {
       tensor& t = tensors_[i];
       const auto needed = bytes_of(t);
       if (offsets[i] != next)
-        throw file_error("tensor " + quoted(t.name) + " has offset " + to_text(offsets[i]) + ", must have " +
+        throw file_error("tensor " + in_quotes(t.name) + " has offset " + to_text(offsets[i]) + ", must have " +
                          to_text(next) + ", where the one before it ends");
       const auto left = bytes.size() - std::min<std::uint64_t>(bytes.size(), begin + next);
       if (needed > left)
-        throw file_error("tensor " + quoted(t.name) + " needs " + to_text(needed) + " bytes, the file has " +
+        throw file_error("tensor " + in_quotes(t.name) + " needs " + to_text(needed) + " bytes, the file has " +
                          to_text(left) + " left");
       t.bytes = bytes.subspan(begin + next, needed);
       next = round_up(next + needed);

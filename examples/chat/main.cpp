@@ -73,6 +73,7 @@ template <class T> class conversation {
       x = measured(decode_, {&id, 1});
     }
     std::puts("");
+    std::fflush(stdout);
     return true;
   }
 

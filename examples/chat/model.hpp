@@ -36,7 +36,7 @@ struct model_sizes {
 
   explicit model_sizes(const gguf& file) {
     if (const auto kind = file.string("general.architecture"); kind != "llama")
-      throw file_error("the architecture is " + quoted(kind) + ", must be 'llama'");
+      throw file_error("the architecture is " + in_quotes(kind) + ", must be 'llama'");
     const auto size = [&](const char* name, std::uint64_t most) {
       return static_cast<index_t>(file.integer(std::string("llama.") + name, 1, most));
     };
@@ -110,7 +110,7 @@ template <class T> class model {
     }
     for (const tensor& t : file.tensors())
       if (!used.contains(std::string(t.name)))
-        throw file_error("tensor " + quoted(t.name) + " is none of a model without biases or scaled rotation");
+        throw file_error("tensor " + in_quotes(t.name) + " is none of a model without biases or scaled rotation");
   }
 
   const model_sizes& sizes() const { return sizes_; }

@@ -73,10 +73,10 @@ class tokenizer {
   // Throws file_error where the file has no such tokenizer, or where its lists do not fit each other.
   explicit tokenizer(const gguf& file) {
     if (const auto kind = file.string("tokenizer.ggml.model"); kind != "gpt2")
-      throw file_error("the tokenizer is " + quoted(kind) + ", must be 'gpt2': byte-level byte pairs");
+      throw file_error("the tokenizer is " + in_quotes(kind) + ", must be 'gpt2': byte-level byte pairs");
     const auto words = file.string("tokenizer.ggml.pre");
     if (words != "smollm" && words != "gpt-2")
-      throw file_error("the tokenizer cuts words as " + quoted(words) + ", must be 'smollm' or 'gpt-2'");
+      throw file_error("the tokenizer cuts words as " + in_quotes(words) + ", must be 'smollm' or 'gpt-2'");
     digits_apart_ = words == "smollm";
     read_tokens(file);
     read_merges(file);
@@ -143,7 +143,7 @@ class tokenizer {
     for (std::size_t i = 0; i < written.size(); ++i) {
       const auto id = static_cast<token_id>(i);
       if (!ids_.emplace(std::string(written[i]), id).second)
-        throw file_error("token " + to_text(i) + ", " + quoted(written[i]) + ", is there twice");
+        throw file_error("token " + to_text(i) + ", " + in_quotes(written[i]) + ", is there twice");
       if (types[i] == control || types[i] == user_defined) {
         tokens_.emplace_back(written[i]);
         if (!written[i].empty()) special_.push_back(id);
@@ -154,7 +154,7 @@ class tokenizer {
         const auto c = first_character(rest);
         const auto byte = bytes.find(c.code);
         if (byte == bytes.end() && types[i] == normal)
-          throw file_error("token " + to_text(i) + ", " + quoted(written[i]) + ", has a character that is no byte");
+          throw file_error("token " + to_text(i) + ", " + in_quotes(written[i]) + ", has a character that is no byte");
         if (byte != bytes.end()) token += byte->second;
         rest.remove_prefix(c.bytes);
       }
@@ -171,7 +171,7 @@ class tokenizer {
       const auto find = [&](const std::string& token) {
         const auto at = ids_.find(token);
         if (at == ids_.end())
-          throw file_error("merge " + to_text(rank) + ", " + quoted(pair) + ": there is no token " + quoted(token));
+          throw file_error("merge " + to_text(rank) + ", " + in_quotes(pair) + ": there is no token " + in_quotes(token));
         return at->second;
       };
       const std::string left(pair.substr(0, space)), right(pair.substr(std::min(space + 1, pair.size())));

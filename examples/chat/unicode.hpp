@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <iterator>
-#include <string>
 #include <string_view>
 
 namespace chat {
@@ -204,16 +203,6 @@ inline character first_character(std::string_view text) {
   constexpr char32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
   const bool surrogate = code >= 0xd800 && code < 0xe000;
   return code < least[size] || code > 0x10ffff || surrogate ? invalid : character{code, size};
-}
-
-// Returns a code as UTF-8.
-inline std::string utf8(char32_t code) {
-  const auto byte = [](char32_t x) { return static_cast<char>(static_cast<unsigned char>(x)); };
-  if (code < 0x80) return {byte(code)};
-  if (code < 0x800) return {byte(0xc0 | code >> 6), byte(0x80 | (code & 0x3f))};
-  if (code < 0x10000) return {byte(0xe0 | code >> 12), byte(0x80 | (code >> 6 & 0x3f)), byte(0x80 | (code & 0x3f))};
-  return {byte(0xf0 | code >> 18), byte(0x80 | (code >> 12 & 0x3f)), byte(0x80 | (code >> 6 & 0x3f)),
-          byte(0x80 | (code & 0x3f))};
 }
 
 }  // namespace chat
