@@ -171,7 +171,8 @@ class tokenizer {
       const auto find = [&](const std::string& token) {
         const auto at = ids_.find(token);
         if (at == ids_.end())
-          throw file_error("merge " + to_text(rank) + ", " + in_quotes(pair) + ": there is no token " + in_quotes(token));
+          throw file_error("merge " + to_text(rank) + ", " + in_quotes(pair) + ": there is no token " +
+                           in_quotes(token));
         return at->second;
       };
       const std::string left(pair.substr(0, space)), right(pair.substr(std::min(space + 1, pair.size())));

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Characters of UTF-8 text, and the three classes of Unicode characters by which a tokenizer cuts text: letters (general
-// categories L*), numbers (N*), and white space. The tables are those of Unicode 14, as Python's unicodedata has them.
+// Characters of UTF-8 text, and the three classes of Unicode characters by which a tokenizer cuts text: letters
+// (general categories L*), numbers (N*) and white space. The tables are those of Unicode 14.
 
 #include <algorithm>
 #include <cstddef>

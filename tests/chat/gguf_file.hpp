@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
 #include <random>
 #include <span>
 #include <string>
@@ -182,12 +183,12 @@ inline gguf_file tiny_model(const tiny_sizes& s, std::uint32_t seed) {
   return file;
 }
 
-// Returns the text of the file_error that reading the bytes gives; empty if there is none.
-inline std::string problem_of(const std::vector<std::byte>& bytes) {
+// Returns the text of the exception that f throws; empty if it throws none.
+template <class F> std::string error_text(const F& f) {
   try {
-    const chat::gguf file(bytes);
+    f();
     return "";
-  } catch (const chat::file_error& problem) {
+  } catch (const std::exception& problem) {
     return problem.what();
   }
 }

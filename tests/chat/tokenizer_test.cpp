@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <random>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "../examples/chat/chat_template.hpp"
@@ -62,7 +62,7 @@ strings pieces(const chat::tokenizer& words, const std::vector<chat::token_id>& 
 // Joins the pieces of a word, each time the leftmost place of the earliest merge, until none fits.
 strings joined(const std::string& word) {
   const std::vector<std::pair<std::string, std::string>> merges{
-      {"h", "e"}, {"l", "l"}, {" ", "h"}, {"he", "ll"}, {"hell", "o"}, {" ", " "}, {" ", "he"}, {"1", "2"},
+      {"h", "e"}, {"l", "l"}, {" ", "h"}, {"he", "ll"}, {"hell", "o"}, {" ", " "}, {" h", "e"}, {"1", "2"},
       {"o", "l"}, {"ll", "o"}};
   strings x;
   for (const char c : word) x.emplace_back(1, c);
@@ -126,15 +126,16 @@ TEST_CASE("text is cut into words") {
   CHECK(words_of(" ,. '") == strings{" ,.", " '"});
   CHECK(words_of("'S") == strings{"'", "S"});
   CHECK(words_of("na\xc3\xafve \xe4\xb8\xad\xe6\x96\x87") == strings{"na\xc3\xafve", " \xe4\xb8\xad\xe6\x96\x87"});
-  CHECK(words_of("\xc2\xbd\xd9\xa3") == strings{"\xc2\xbd", "\xd9\xa3"});             // one half, Arabic 3
-  CHECK(words_of("a\xe3\x80\x80\xe2\x80\x83" "b") == strings{"a", "\xe3\x80\x80", "\xe2\x80\x83", "b"});  // wide spaces
+  CHECK(words_of("\xc2\xbd\xd9\xa3") == strings{"\xc2\xbd", "\xd9\xa3"});  // one half, Arabic 3
+  CHECK(words_of("a\xe3\x80\x80\xe2\x80\x83" "b") ==  // wide spaces
+        strings{"a", "\xe3\x80\x80", "\xe2\x80\x83", "b"});
   CHECK(words_of("\xf0\x9f\x98\x80\xf0\x9f\x98\x80 a") == strings{"\xf0\x9f\x98\x80\xf0\x9f\x98\x80", " a"});
   CHECK(words_of("a\xff\xfe" "b") == strings{"a", "\xff\xfe", "b"});
 }
 
 TEST_CASE("bytes that are no UTF-8 are characters by themselves") {
-  for (const std::string text : {"\x80", "\xc1\x81", "\xc3", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf8",
-                                 "\xe4\xb8", "\xe4" "aa"}) {
+  for (const std::string_view text : {"\x80", "\xc1\x81", "\xc3", "\xe0\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                      "\xf8", "\xe4\xb8", "\xe4" "aa"}) {
     CHECK(chat::first_character(text).bytes == 1);
     CHECK(chat::class_of(chat::first_character(text).code) == chat::char_class::other);
   }
