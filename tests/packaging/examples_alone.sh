@@ -31,7 +31,9 @@ check() {
   local used
   used=$($CXX -std=c++20 -fsyntax-only -Wall -Wextra -MD -MF "$1.d" -I "$headers" $THIRD_PARTY "$1" 2>&1) ||
     { echo "does not compile alone: $1"; echo "$used"; return 1; }
-  if grep -q '/Eigen/' "$1.d" && ! grep -qE '#include [<"](Eigen/|heed/reference/)' "$1"; then
+  local files=("$1")
+  if [[ $1 == */* ]]; then files+=("${1%/*}"/*.hpp); fi  # a program in a folder of its own may say so in its headers
+  if grep -q '/Eigen/' "$1.d" && ! grep -qE '#include [<"](Eigen/|heed/reference/)' "${files[@]}"; then
     echo "$1 reads Eigen and does not say so"
     return 1
   fi
@@ -41,4 +43,4 @@ check() {
   fi
 }
 export -f check
-printf '%s\0' *.cpp | xargs -0 -P "$(nproc)" -I {} bash -c 'check {}'
+printf '%s\0' *.cpp */*.cpp | xargs -0 -P "$(nproc)" -I {} bash -c 'check {}'
