@@ -4,6 +4,7 @@
 #include "heed/distributed/network.hpp"
 #include "heed/distributed/options.hpp"
 #include "heed/distributed/schedule.hpp"
+#include "heed/distributed/softmax_backward.hpp"
 #include "heed/distributed/softmax_forward.hpp"
 #include "heed/distributed/threads.hpp"
 #include "heed/softmax.hpp"
