@@ -29,6 +29,9 @@ struct arguments {
 // The text that every rank throws where rank `bad` of 4 has other arguments; says where they differ or o was written.
 std::string refused(const std::function<void(arguments&)>& spoil, index_t bad = 2) {
   std::vector<std::string> notes(4);
+  arguments spoiled;
+  spoil(spoiled);
+  const bool with_plan = spoiled.workspace == 0;
   const auto thrown = thrown_by_ranks(4, [&](net_of_threads& net) {
     arguments a;
     if (net.rank() == bad) spoil(a);
@@ -40,14 +43,14 @@ std::string refused(const std::function<void(arguments&)>& spoil, index_t bad = 
     auto q_view = q.cview();
     if (a.null_q) q_view = {nullptr, q_view.extents(), q_view.strides()};
     std::string said;
-    if (a.workspace == 0)
+    if (with_plan)
       said = heed::distributed::softmax::plan_forward(net, q_view, k.cview(), v.cview(), o.view(), a.opt, a.how)
                  .problem.data();
     try {
       heed::distributed::softmax::forward(net, q_view, k.cview(), v.cview(), o.view(), a.opt, a.how,
                                           {.workspace = scratch});
     } catch (const heed::error& e) {
-      if (a.workspace == 0 && net.rank() != bad && said != e.what()) notes[0] = "the plan says " + said;
+      if (with_plan && said != e.what()) notes[0] = "the plan says " + said;
       if (!o.untouched()) notes[0] = "o was written";
       throw;
     }
