@@ -189,11 +189,6 @@ auto linear_backward_of(const Q& q, const K& k, const V& v, const O& o, const D&
       tensor_view<const value_t<Q>, 4>(q), tensor_view<const value_t<K>, 4>(k), tensor_view<const value_t<V>, 4>(v),
       tensor_view<const value_t<O>, 4>(o), tensor_view<const value_t<D>, 4>(dout), out, opt);
 }
-template <class T, class Kernel, network N>
-state_call<T, Kernel, N> state_call_of(N& net, Kernel& kernel, const options& how, const context& given) {
-  return {net, kernel, how, given};
-}
-
 }  // namespace HEED_ISA
 }  // namespace detail
 
@@ -226,6 +221,7 @@ void forward(N& net, const Q& q, const K& k, const V& v, O&& o, const heed::line
   detail::state_call_of<acc_of<Q>>(net, kernel, how, context).run();
 }
 
+// Says what backward would do on this rank, or why it would throw, as plan_forward.
 template <network N, viewable Q, viewable K, viewable V, viewable O, viewable D>
 plan plan_backward(N& net, const Q& q, const K& k, const V& v, const O& o, const D& dout,
                    const heed::linear::gradients<acc_of<Q>>& out, const heed::linear::options<acc_of<Q>>& opt = {},

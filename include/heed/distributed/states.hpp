@@ -241,5 +241,10 @@ template <class T, class Kernel, network N> class state_call {
   std::size_t inner_bytes_ = 0;
 };
 
+template <class T, class Kernel, network N>
+state_call<T, Kernel, N> state_call_of(N& net, Kernel& kernel, const options& how, const context& given) {
+  return {net, kernel, how, given};
+}
+
 }  // namespace HEED_ISA
 }  // namespace heed::distributed::detail
