@@ -83,8 +83,8 @@ template <heed::distributed::network Network> void run_rank(Network& net) {
   heed::distributed::softmax::backward(net, my_q.view(), my_k.view(), my_v.view(), my_o.view(), my_dout.view(),
                                        {.dk = my_dk.view()}, options, how);
   compare("softmax dk", net.rank(), my_dk, part_of(dk, mine));
-  const heed::plan plan = heed::distributed::softmax::plan_forward(net, my_q.view(), my_k.view(), my_v.view(),
-                                                                   my_o.view(), options, how);
+  const heed::plan plan =
+      heed::distributed::softmax::plan_forward(net, my_q.view(), my_k.view(), my_v.view(), my_o.view(), options, how);
   std::printf("%s\n", plan.why.data());
 
   // Lightning attention passes a state of fixed size on; its cut is contiguous.

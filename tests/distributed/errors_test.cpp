@@ -101,7 +101,8 @@ TEST_CASE("ranks: what is not taken over ranks") {
   says([](arguments& a) { a.opt.score = [](float s, const heed::position&) { return s; }; },
        "score is not taken over ranks");
   says([](arguments& a) { a.how.timeout = milliseconds(0); }, "timeout is 0 ms, must be more than 0");
-  says([](arguments& a) { a.how.cut = cut::zigzag, a.keys = 12; }, "zigzag: q has 10 tokens, k has 12, must be as many");
+  says([](arguments& a) { a.how.cut = cut::zigzag, a.keys = 12; },
+       "zigzag: q has 10 tokens, k has 12, must be as many");
   says([](arguments& a) { a.how.cut = cut::zigzag, a.how.first_chunk = 11; }, "first_chunk is 11, must be -1 to 10");
 }
 
@@ -137,8 +138,8 @@ TEST_CASE("ranks: one that does not come, and one that leaves in the middle") {
       const heed::distributed::options how{.timeout = milliseconds(200)};
       if (net.rank() == 1 && middle) {  // agrees, and then is gone
         heed::distributed::detail::session<net_of_threads> s(net, milliseconds(5000));
-        const auto a = heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view(), {},
-                                                                how);
+        const auto a =
+            heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
         if (!a.ok()) throw std::runtime_error("the plan");
         s.all_gather(heed::distributed::detail::call_status{});
         return;
@@ -148,8 +149,7 @@ TEST_CASE("ranks: one that does not come, and one that leaves in the middle") {
       try {
         heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
       } catch (...) {
-        waited[static_cast<std::size_t>(net.rank())] =
-            std::chrono::duration<double>(clock_type::now() - begin).count();
+        waited[static_cast<std::size_t>(net.rank())] = std::chrono::duration<double>(clock_type::now() - begin).count();
         if (!o.canaries_alive()) throw std::runtime_error("memory outside o was written");
         throw;
       }

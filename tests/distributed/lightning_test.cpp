@@ -56,7 +56,8 @@ template <class T> struct lightning_over_ranks {
     whole.final_state = final.view();
     heed::lightning::forward(q.cview(), k.cview(), v.cview(), decay, o.view(), whole);
     whole.final_state = {};
-    heed::lightning::gradients<T> g{.dq = dq.view(), .dk = dk.view(), .dv = dv.view(), .dinitial_state = dinitial.view()};
+    heed::lightning::gradients<T> g{
+        .dq = dq.view(), .dk = dk.view(), .dv = dv.view(), .dinitial_state = dinitial.view()};
     if (with_initial) g.dfinal_state = dfinal.view();
     if (gated)
       g.dlog_gates = dgates.view3();
@@ -92,12 +93,13 @@ template <class T> struct lightning_over_ranks {
       std::vector<std::byte> scratch;
       part& p = parts[r];
       if (with_workspace) {
-        scratch.resize(heed::distributed::lightning::plan_forward(net, ql.cview(), kl.cview(), vl.cview(), decay, p.o.view(),
-                                                               mine, how, context)
+        scratch.resize(heed::distributed::lightning::plan_forward(net, ql.cview(), kl.cview(), vl.cview(), decay,
+                                                                  p.o.view(), mine, how, context)
                            .workspace_bytes);
         context.workspace = scratch;
       }
-      heed::distributed::lightning::forward(net, ql.cview(), kl.cview(), vl.cview(), decay, p.o.view(), mine, how, context);
+      heed::distributed::lightning::forward(net, ql.cview(), kl.cview(), vl.cview(), decay, p.o.view(), mine, how,
+                                            context);
       mine.final_state = {};
       heed::lightning::gradients<T> g{.dq = p.dq.view(), .dk = p.dk.view(), .dv = p.dv.view()};
       if (first) g.dinitial_state = got_dinitial.view();
@@ -109,12 +111,12 @@ template <class T> struct lightning_over_ranks {
       if (with_workspace) {
         context.workspace = {};
         scratch.resize(heed::distributed::lightning::plan_backward(net, ql.cview(), kl.cview(), vl.cview(), decay,
-                                                                gl.cview(), g, mine, how, context)
+                                                                   gl.cview(), g, mine, how, context)
                            .workspace_bytes);
         context.workspace = scratch;
       }
-      heed::distributed::lightning::backward(net, ql.cview(), kl.cview(), vl.cview(), decay, gl.cview(), g, mine,
-                                          how, context);
+      heed::distributed::lightning::backward(net, ql.cview(), kl.cview(), vl.cview(), decay, gl.cview(), g, mine, how,
+                                             context);
     });
     bits = 0;
     for (std::size_t r = 0; r < parts.size(); ++r) {
@@ -135,8 +137,7 @@ template <class T> struct lightning_over_ranks {
   }
 };
 
-template <class T>
-void check(lightning_over_ranks<T>& x, spread of, index_t ranks, state_pass pass, double bound) {
+template <class T> void check(lightning_over_ranks<T>& x, spread of, index_t ranks, state_pass pass, double bound) {
   const ranges tokens = ranges_of(cut::contiguous, of, x.n, ranks);
   INFO(name_of(of) << ", " << ranks << " ranks, pass " << static_cast<int>(pass));
   REQUIRE(x.run({.states = pass}, tokens, false) == "");

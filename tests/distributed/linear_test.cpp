@@ -115,8 +115,7 @@ template <class T> struct linear_over_ranks {
   }
 };
 
-template <class T>
-void check(linear_over_ranks<T>& x, spread of, index_t ranks, state_pass pass, double bound) {
+template <class T> void check(linear_over_ranks<T>& x, spread of, index_t ranks, state_pass pass, double bound) {
   const ranges tokens = ranges_of(cut::contiguous, of, x.n, ranks);
   INFO(name_of(of) << ", " << ranks << " ranks, pass " << static_cast<int>(pass));
   REQUIRE(x.run({.states = pass}, tokens, false) == "");

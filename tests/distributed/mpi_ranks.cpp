@@ -63,8 +63,7 @@ void check_lightning(heed::mpi_network& net, heed::distributed::state_pass pass)
                       v = buffer<float>::input({1, heads, n, d}), o = buffer<float>::output(q.size());
   for (const buffer<float>* x : {&q, &k, &v}) x->each([&](float& y) { y = static_cast<float>(random.normal()); });
   heed::lightning::forward(q.cview(), k.cview(), v.cview(), heed::alibi_slopes(heads), o.view());
-  const auto tokens =
-      ranges_of(cut::contiguous, spread::ragged, n, net.size())[static_cast<std::size_t>(net.rank())];
+  const auto tokens = ranges_of(cut::contiguous, spread::ragged, n, net.size())[static_cast<std::size_t>(net.rank())];
   const buffer<float> ql = part_of(q, tokens, layout::bhsd), kl = part_of(k, tokens, layout::bhsd),
                       vl = part_of(v, tokens, layout::bhsd), ol = buffer<float>::output(ql.size());
   heed::distributed::lightning::forward(net, ql.cview(), kl.cview(), vl.cview(), heed::alibi_slopes(heads), ol.view(),
@@ -106,8 +105,8 @@ void check_timeout() {
   if (net.rank() != net.size() - 1) return;
   const heed::distributed::detail::call_header late;
   std::vector<heed::distributed::detail::call_header> all(static_cast<std::size_t>(net.size()));
-  const bool came = net.all_gather(heed::distributed::detail::bytes_of(late),
-                                   std::as_writable_bytes(std::span(all)), std::chrono::milliseconds(60'000));
+  const bool came = net.all_gather(heed::distributed::detail::bytes_of(late), std::as_writable_bytes(std::span(all)),
+                                   std::chrono::milliseconds(60'000));
   expect(came, "the gather does not end");
   net.abandon("the test is over");  // as on the other ranks: all keep the communicator
 }

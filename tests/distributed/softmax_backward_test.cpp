@@ -122,16 +122,13 @@ TEST_CASE("ring backward: heads, layouts, options and double") {
   constexpr index_t heads[][2] = {{1, 1}, {6, 2}, {4, 1}, {2, 4}};
   for (const auto& [h, kv] : heads)
     for (const layout how : output_layouts) {
-      gradients_over_ranks<double> x{.batch = 2,
-                                     .heads = h,
-                                     .kv_heads = kv,
-                                     .opt = {.mask = heed::causal(),
-                                             .scale = 0.4,
-                                             .softcap = 4,
-                                             .alibi_slopes = 0.1,
-                                             .sink_logits = 0.5},
-                                     .how_laid = how,
-                                     .with_dlse = true};
+      gradients_over_ranks<double> x{
+          .batch = 2,
+          .heads = h,
+          .kv_heads = kv,
+          .opt = {.mask = heed::causal(), .scale = 0.4, .softcap = 4, .alibi_slopes = 0.1, .sink_logits = 0.5},
+          .how_laid = how,
+          .with_dlse = true};
       x.make();
       check(x, cut::zigzag, spread::ragged, 3, 1e-13);
       check(x, cut::contiguous, spread::some_empty, 4, 1e-13);
@@ -140,8 +137,8 @@ TEST_CASE("ring backward: heads, layouts, options and double") {
 
 TEST_CASE("ring backward: what is left out is not written, and cross attention") {
   for (int left_out = 0; left_out < 4; ++left_out) {
-    gradients_over_ranks<float> x{.queries = 50, .keys = 70, .dk = left_out != 1, .dv = left_out != 2,
-                                  .dq = left_out != 3};
+    gradients_over_ranks<float> x{
+        .queries = 50, .keys = 70, .dk = left_out != 1, .dv = left_out != 2, .dq = left_out != 3};
     x.make();
     REQUIRE(x.run({}, ranges_of(cut::contiguous, spread::ragged, 50, 3),
                   ranges_of(cut::contiguous, spread::even, 70, 3)) == "");

@@ -69,8 +69,8 @@ template <class T> struct softmax_over_ranks {
         scratch.resize(plan.workspace_bytes);
         context.workspace = scratch;
       }
-      heed::distributed::softmax::forward(net, q_part.cview(), k_part.cview(), v_part.cview(),
-                                          results[r].first.view(), mine, here, context);
+      heed::distributed::softmax::forward(net, q_part.cview(), k_part.cview(), v_part.cview(), results[r].first.view(),
+                                          mine, here, context);
       if (before != (q_part.hash() ^ k_part.hash() ^ v_part.hash())) wrong[r] = "an input has changed";
     });
     bits = 0;
@@ -176,7 +176,8 @@ TEST_CASE("ring: 16-bit tensors") {
 TEST_CASE("ring: NaN reaches the rows that see it, and no other") {
   softmax_over_ranks<float> x{.opt = {.mask = heed::causal()}};
   x.make();
-  for (index_t h = 0; h < x.kv_heads; ++h) x.k(0, h, 50, 3) = x.v(0, h, 51, 2) = std::numeric_limits<float>::quiet_NaN();
+  for (index_t h = 0; h < x.kv_heads; ++h)
+    x.k(0, h, 50, 3) = x.v(0, h, 51, 2) = std::numeric_limits<float>::quiet_NaN();
   heed::softmax::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.o.view(), x.opt);
   for (const cut how : {cut::contiguous, cut::zigzag}) {
     const ranges tokens = ranges_of(how, spread::ragged, x.keys, 4);

@@ -98,8 +98,7 @@ template <class QT, class KT> class lightning_over_ranks {
 
  public:
   lightning_over_ranks(const tensor_view<const QT, 4>& q, const tensor_view<const KT, 4>& k,
-                       const tensor_view<const KT, 4>& v, const decay<T>& decay,
-                       const heed::lightning::options<T>& opt)
+                       const tensor_view<const KT, 4>& v, const decay<T>& decay, const heed::lightning::options<T>& opt)
       : q_(q), k_(k), v_(v), decay_(decay), opt_(opt), state_(k, v, heed::detail::parts(decay), states()) {}
 
   void check(heed::detail::checker& check) const {

@@ -25,8 +25,8 @@ template <class QT, class KT> class linear_over_ranks {
     const heed::detail::mask_parts& m = heed::detail::parts(opt_.mask);
     const heed::detail::alignment_parts& align = heed::detail::parts(opt_.align);
     check.require((m.present & ~m.causal) == 0, "the mask of linear attention over ranks is none or causal");
-    check.require(dense() || q_.extent(2) == k_.extent(2), "causal over ranks: q has % tokens, k has %, must be as many",
-                  q_.extent(2), k_.extent(2));
+    check.require(dense() || q_.extent(2) == k_.extent(2),
+                  "causal over ranks: q has % tokens, k has %, must be as many", q_.extent(2), k_.extent(2));
     check.require(!align.has_first && !align.end_of_lengths, "align is bottom_right or top_left over ranks");
   }
   void describe(agreement& a) const {
@@ -96,9 +96,8 @@ template <class QT, class KT, class OT> class linear_forward : public linear_ove
     return heed::linear::plan_forward(this->q_, this->k_, this->v_, o_, this->opt_, {.executor = executor});
   }
   std::size_t measure(const executor_ref& executor) const {
-    const plan from_state =
-        heed::linear::plan_forward(this->q_, this->k_, this->v_, o_, this->options_from(this->planned_state(1)),
-                                   {.executor = executor});
+    const plan from_state = heed::linear::plan_forward(
+        this->q_, this->k_, this->v_, o_, this->options_from(this->planned_state(1)), {.executor = executor});
     return std::max({this->measure_state(executor), from_state.workspace_bytes, plan_local(executor).workspace_bytes});
   }
   void run(const state_view<T>& before, const state_view<T>&, const context& inner) const {
@@ -232,8 +231,8 @@ plan plan_backward(N& net, const Q& q, const K& k, const V& v, const O& o, const
 }
 
 // Computes the gradients of forward over ranks, each rank those of its own tokens, with the o that forward wrote. The
-// gradient of the state goes back from the last rank to the first. dfinal_state is read on the last rank, dinitial_state
-// written on rank 0; both are errors elsewhere. Everything else is as in linear::backward and forward above.
+// gradient of the state goes back from the last rank to the first. dfinal_state is read on the last rank, and
+// dinitial_state written on rank 0; both are errors elsewhere. Everything else is as in linear::backward and forward.
 template <network N, viewable Q, viewable K, viewable V, viewable O, viewable D>
 void backward(N& net, const Q& q, const K& k, const V& v, const O& o, const D& dout,
               const heed::linear::gradients<acc_of<Q>>& out, const heed::linear::options<acc_of<Q>>& opt = {},

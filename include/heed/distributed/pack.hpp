@@ -39,10 +39,11 @@ template <class A, class B, int Rank> void add(const tensor_view<A, Rank>& to, c
   each_pair(to, from, [](A& x, const auto& y) { x += y; });
 }
 
-// Axis 2 of (batch, head, seq): lse and gates
-template <class T> tensor_view<T, 3> slice_rows(const tensor_view<T, 3>& x, index_t first, index_t count) {
-  T* const data = count > 0 && !x.empty() ? x.data() + first * x.stride(2) : x.data();
-  return {data, {x.extent(0), x.extent(1), count}, x.strides()};
+// slice of (batch, head, seq): lse
+template <class T> tensor_view<T, 3> slice_axis(const tensor_view<T, 3>& x, int axis, index_t first, index_t count) {
+  auto extents = x.extents();
+  extents[static_cast<std::size_t>(axis)] = count;
+  return {count > 0 && !x.empty() ? x.data() + first * x.stride(axis) : x.data(), extents, x.strides()};
 }
 
 }  // namespace HEED_ISA

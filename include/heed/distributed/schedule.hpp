@@ -17,8 +17,8 @@ namespace heed::distributed {
 
 // What a rank does in a call of the ring, forward. pairs: visible pairs of one batch entry and head.
 struct ring_counts {
-  double pairs = 0;               // FLOPs: 2 (D + E) pairs B max(H, Hk), backward 2 (3 D + 2 E)
-  index_t keys_sent = 0;          // tokens of keys; bytes: B Hk (D + E) times the size of an element, for each
+  double pairs = 0;                 // FLOPs: 2 (D + E) pairs B max(H, Hk), backward 2 (3 D + 2 E)
+  index_t keys_sent = 0;            // tokens of keys; bytes: B Hk (D + E) times the size of an element, for each
   index_t messages = 0, calls = 0;  // calls of the kernel
 };
 
@@ -58,8 +58,8 @@ inline double visible_pairs(const sight& s, const chunk& q, const chunk& k) {
   if (s.left >= sight::no_limit && s.right >= sight::no_limit)
     return static_cast<double>(q.count) * static_cast<double>(k.count);
   for (index_t p = q.place; p < q.place + q.count; ++p)
-    pairs += static_cast<double>(std::max<index_t>(
-        0, std::min(k.place + k.count - 1, p + s.right) - std::max(k.place, p - s.left) + 1));
+    pairs += static_cast<double>(
+        std::max<index_t>(0, std::min(k.place + k.count - 1, p + s.right) - std::max(k.place, p - s.left) + 1));
   return pairs;
 }
 
@@ -127,9 +127,8 @@ class schedule {
     ring_counts counts;
     for (index_t step = 0; step < ranks(); ++step) {
       const index_t owner = (rank + ranks() - step) % ranks();
-      each_piece(rank, owner, [&](const chunk& q, const chunk& k) {
-        counts.pairs += visible_pairs(sight_, q, k), ++counts.calls;
-      });
+      each_piece(rank, owner,
+                 [&](const chunk& q, const chunk& k) { counts.pairs += visible_pairs(sight_, q, k), ++counts.calls; });
       if (step < reach(owner) && key_count(owner) > 0) counts.keys_sent += key_count(owner), ++counts.messages;
     }
     return counts;

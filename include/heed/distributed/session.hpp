@@ -89,9 +89,7 @@ class agreement {
   // A number that must be equal on all ranks. Names are literals.
   void same(const char* name, std::int64_t value) { add(name, value, kind::whole); }
   void same_real(const char* name, double value) { add(name, std::bit_cast<std::int64_t>(value), kind::real); }
-  void same_hash(const char* name, std::uint64_t value) {
-    add(name, static_cast<std::int64_t>(value), kind::hash);
-  }
+  void same_hash(const char* name, std::uint64_t value) { add(name, static_cast<std::int64_t>(value), kind::hash); }
   // A number of this rank; returns where it stands in the headers.
   std::size_t own(std::int64_t value) {
     add("", value, kind::own);
@@ -100,8 +98,7 @@ class agreement {
   heed::detail::problem_text& problem() { return header_.problem; }
 
   // The headers of all ranks. problem: what is wrong, the same text on every rank; empty where all agree.
-  template <network N>
-  std::vector<call_header> gather(const session<N>& s, heed::detail::problem_text& problem) const {
+  template <network N> std::vector<call_header> gather(const session<N>& s, heed::detail::problem_text& problem) const {
     std::vector<call_header> all = s.all_gather(header_);
     problem[0] = 0;
     for (std::size_t r = 0; r < all.size() && problem[0] == 0; ++r)
@@ -127,8 +124,8 @@ class agreement {
     if (kinds_[i] == kind::whole)
       heed::detail::write(problem, "rank % has % %, rank 0 has %", rank, names_[i], b.numbers[i], a.numbers[i]);
     else if (kinds_[i] == kind::real)
-      heed::detail::write(problem, "rank % has % %, rank 0 has %", rank, names_[i],
-                          std::bit_cast<double>(b.numbers[i]), std::bit_cast<double>(a.numbers[i]));
+      heed::detail::write(problem, "rank % has % %, rank 0 has %", rank, names_[i], std::bit_cast<double>(b.numbers[i]),
+                          std::bit_cast<double>(a.numbers[i]));
     else
       heed::detail::write(problem, "rank % has other % than rank 0", rank, names_[i]);
   }

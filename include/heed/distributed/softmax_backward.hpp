@@ -42,8 +42,13 @@ template <class T, network N> class gradient_ring {
  public:
   gradient_ring(const session<N>& s, const schedule& plan, const ring_shape& shape, const wanted_blocks& wanted,
                 heed::detail::arena& memory, call_scratch& scratch)
-      : session_(s), plan_(plan), shape_(shape), wanted_(wanted), sends_{{{s, scratch}, {s, scratch}}},
-        receive_(s, scratch), come_home_(s, scratch) {
+      : session_(s),
+        plan_(plan),
+        shape_(shape),
+        wanted_(wanted),
+        sends_{{{s, scratch}, {s, scratch}}},
+        receive_(s, scratch),
+        come_home_(s, scratch) {
     const index_t most = gradient_block<T>::size_for(shape, wanted, plan.most_keys());
     for (T*& each : blocks_) each = memory.take<T>(most);
     mine_ = memory.take<T>(most);
@@ -125,8 +130,18 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
                 const tensor_view<const KT, 4>& v, const tensor_view<const OT, 4>& o,
                 const tensor_view<const DT, 4>& dout, const heed::softmax::gradients<T>& out,
                 const options_of_kernel& opt, const options& how, const context& given)
-      : session_(net, how.timeout), q_(q), k_(k), v_(v), o_(o), dout_(dout), out_(out), opt_(opt), how_(how),
-        context_(given), shape_(shape_of(q, k, v, o)), wanted_{out.dk.data() != nullptr, out.dv.data() != nullptr} {
+      : session_(net, how.timeout),
+        q_(q),
+        k_(k),
+        v_(v),
+        o_(o),
+        dout_(dout),
+        out_(out),
+        opt_(opt),
+        how_(how),
+        context_(given),
+        shape_(shape_of(q, k, v, o)),
+        wanted_{out.dk.data() != nullptr, out.dv.data() != nullptr} {
     // a rank without tokens has no memory for them, but its gradients pass through as those of the others
     if (k.empty()) wanted_.dk = wanted_.dk || is_asked(out.dk);
     if (v.empty()) wanted_.dv = wanted_.dv || is_asked(out.dv);
@@ -136,9 +151,9 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
     plan out{};
     heed::detail::checker check(out.problem);
     check_ring_options(check, opt_, shape_, how_);
-    check.require(out_.dbias.data() == nullptr && out_.dsink_logits.data() == nullptr &&
-                      out_.dalibi_slopes.data() == nullptr,
-                  "dbias, dsink_logits and dalibi_slopes are not computed over ranks");
+    check.require(
+        out_.dbias.data() == nullptr && out_.dsink_logits.data() == nullptr && out_.dalibi_slopes.data() == nullptr,
+        "dbias, dsink_logits and dalibi_slopes are not computed over ranks");
     check.require(opt_.lse.data() != nullptr || shape_.queries == 0,
                   "lse is not given: over ranks backward reads what forward wrote");
     if (check.ok())
@@ -219,12 +234,12 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
   heed::softmax::gradients<T> gradients_of(const chunk& queries, T* dq, const gradient_block<T>& block) const {
     heed::softmax::gradients<T> g{.dk = block.dk, .dv = block.dv};
     if (out_.dq.data() != nullptr) g.dq = part_dq(dq, queries.count);
-    if (out_.dlse.data() != nullptr) g.dlse = slice_rows(out_.dlse, queries.row, queries.count);
+    if (out_.dlse.data() != nullptr) g.dlse = slice_axis(out_.dlse, 2, queries.row, queries.count);
     return g;
   }
   options_of_kernel options_of(const chunk& queries, index_t key_place) {
     set_places(places_, queries.place - key_place);
-    return piece_options(opt_, places_, false, slice_rows(opt_.lse, queries.row, queries.count));
+    return piece_options(opt_, places_, false, slice_axis(opt_.lse, 2, queries.row, queries.count));
   }
 
   std::size_t measure_pieces() {
@@ -275,8 +290,8 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
 
 template <class Q, class K, class V, class O, class D, network N>
 auto ring_backward_of(N& net, const Q& q, const K& k, const V& v, const O& o, const D& dout,
-                      const heed::softmax::gradients<acc_of<Q>>& out,
-                      const heed::softmax::options<acc_of<Q>>& opt, const options& how, const context& given) {
+                      const heed::softmax::gradients<acc_of<Q>>& out, const heed::softmax::options<acc_of<Q>>& opt,
+                      const options& how, const context& given) {
   using heed::detail::value_t;
   return ring_backward<value_t<Q>, value_t<K>, value_t<O>, value_t<D>, N>(
       net, tensor_view<const value_t<Q>, 4>(q), tensor_view<const value_t<K>, 4>(k),

@@ -102,7 +102,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
   rows part_rows(T* memory, index_t count) const {
     return bhsd(memory, shape_.batch, shape_.out_heads, count, shape_.e);
   }
-  tensor_view<T, 3> part_lse(T* memory, index_t count) const {
+  tensor_view<T, 3> lse_rows(T* memory, index_t count) const {
     return contiguous(memory, {shape_.batch, shape_.out_heads, count});
   }
   heed::softmax::options<T> options_of(const chunk& queries, index_t key_place, bool first,
@@ -116,11 +116,11 @@ template <class QT, class KT, class OT, network N> class ring_forward {
     inner_bytes_ = 0;
     const auto plan_piece = [&](const chunk& queries, const chunk& keys, index_t all_keys) {
       const key_block<KT> block(planned<KT>(0), shape_, all_keys);
-      const auto opt = options_of(queries, keys.place, true, part_lse(planned<T>(2), queries.count));
-      const plan p = heed::softmax::plan_forward(
-          slice(q_, 2, queries.row, queries.count), slice(block.k, 2, keys.row, keys.count),
-          slice(block.v, 2, keys.row, keys.count), part_rows(planned<T>(1), queries.count), opt,
-          {.executor = context_.executor});
+      const auto opt = options_of(queries, keys.place, true, lse_rows(planned<T>(2), queries.count));
+      const plan p =
+          heed::softmax::plan_forward(slice(q_, 2, queries.row, queries.count), slice(block.k, 2, keys.row, keys.count),
+                                      slice(block.v, 2, keys.row, keys.count), part_rows(planned<T>(1), queries.count),
+                                      opt, {.executor = context_.executor});
       inner_bytes_ = std::max(inner_bytes_, p.workspace_bytes);
     };
     for (index_t owner = 0; owner < session_.size(); ++owner)
@@ -136,7 +136,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
     const tensor_view<const KT, 4> k = slice(block.k, 2, keys.row, keys.count);
     const tensor_view<const KT, 4> v = slice(block.v, 2, keys.row, keys.count);
     const rows sum = slice(sum_, 2, queries.row, queries.count);
-    const auto lse = slice_rows(sum_lse_, queries.row, queries.count);
+    const auto lse = slice_axis(sum_lse_, 2, queries.row, queries.count);
     bool& begun = begun_[&queries == &schedule_->queries_of(session_.rank())[0] ? 0 : 1];
     if (!begun) {
       heed::softmax::forward(q, k, v, sum, options_of(queries, keys.place, true, lse), inner_);
@@ -144,9 +144,20 @@ template <class QT, class KT, class OT, network N> class ring_forward {
       return;
     }
     const auto part = part_rows(part_, queries.count);
-    const auto of_part = part_lse(part_lse_, queries.count);
+    const auto of_part = lse_rows(part_lse_, queries.count);
     heed::softmax::forward(q, k, v, part, options_of(queries, keys.place, false, of_part), inner_);
-    heed::softmax::merge(sum, lse, part, of_part);
+    merge(sum, lse, part, of_part);
+  }
+
+  // softmax::merge, the heads cut among the workers of the executor
+  void merge(const rows& sum, const tensor_view<T, 3>& lse, const rows& part, const tensor_view<T, 3>& part_lse) const {
+    const index_t heads = shape_.out_heads, tasks = std::min(context_.executor.concurrency(), heads);
+    const auto merge_heads = [&](index_t task) noexcept {
+      const index_t first = task * heads / tasks, count = (task + 1) * heads / tasks - first;
+      heed::softmax::merge(slice(sum, 1, first, count), slice_axis(lse, 1, first, count), slice(part, 1, first, count),
+                           slice_axis(part_lse, 1, first, count));
+    };
+    context_.executor.run(tasks, merge_heads);
   }
 
   // Writes rows that see nothing, and o from the sums.

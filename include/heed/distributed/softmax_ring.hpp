@@ -30,8 +30,7 @@ template <class T> inline constexpr std::int64_t type_code = sizeof(T) + (std::i
 alignas(64) inline std::byte planned_memory[16 * 64] = {};
 template <class T> T* planned(int which) { return reinterpret_cast<T*>(planned_memory + 64 * which); }
 
-template <class Q, class K, class V, class O>
-ring_shape shape_of(const Q& q, const K& k, const V& v, const O& o) {
+template <class Q, class K, class V, class O> ring_shape shape_of(const Q& q, const K& k, const V& v, const O& o) {
   return {q.extent(0), q.extent(1), k.extent(1), o.extent(1), q.extent(3), v.extent(3), q.extent(2), k.extent(2)};
 }
 
@@ -170,8 +169,7 @@ template <class KT, network N> class key_ring {
       const index_t owner = session_.before(step), next = session_.before(step + 1);
       const bool comes = step + 1 < ranks && step + 1 <= plan_.reach(next);
       if (comes) receive_.receive(session_.before(1), keys_channel, bytes(block(step + 1, next)));
-      if (here && step < plan_.reach(owner))
-        send_.send(session_.after(1), keys_channel, bytes(block(step, owner)));
+      if (here && step < plan_.reach(owner)) send_.send(session_.after(1), keys_channel, bytes(block(step, owner)));
       f(step, owner, here, block(step, owner), [&] { receive_.poll(), send_.poll(); });
       receive_.wait(), send_.wait();
       here = comes;

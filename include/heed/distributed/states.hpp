@@ -73,8 +73,13 @@ template <class T, network N> class state_exchange {
  public:
   state_exchange(const session<N>& s, const state_shape& shape, state_pass how, heed::detail::arena& memory,
                  call_scratch& scratch)
-      : session_(s), how_(how), local{shape, take(shape, memory)}, result{shape, take(shape, memory)},
-        own_{shape, take(shape, memory)}, incoming_{shape, take(shape, memory)}, send_(s, scratch),
+      : session_(s),
+        how_(how),
+        local{shape, take(shape, memory)},
+        result{shape, take(shape, memory)},
+        own_{shape, take(shape, memory)},
+        incoming_{shape, take(shape, memory)},
+        send_(s, scratch),
         receive_(s, scratch) {}
 
   static void measure(const state_shape& shape, heed::detail::arena& memory) {
