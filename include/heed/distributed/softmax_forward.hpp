@@ -152,7 +152,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
   // softmax::merge, the heads cut among the workers of the executor
   void merge(const rows& sum, const tensor_view<T, 3>& lse, const rows& part, const tensor_view<T, 3>& part_lse) const {
     const index_t heads = shape_.out_heads, tasks = std::min(context_.executor.concurrency(), heads);
-    const auto merge_heads = [&](index_t task) noexcept {
+    auto merge_heads = [&](index_t task) noexcept {
       const index_t first = task * heads / tasks, count = (task + 1) * heads / tasks - first;
       heed::softmax::merge(slice(sum, 1, first, count), slice_axis(lse, 1, first, count), slice(part, 1, first, count),
                            slice_axis(part_lse, 1, first, count));
