@@ -84,27 +84,29 @@ template <class F> void each_token(const std::array<heed::distributed::token_ran
     for (index_t i = 0; i < range.count; ++i) f(range.first + i, row++);
 }
 
+// f(element of all, element of the part) for the tokens of a rank
+template <class T, class F>
+void each_element(const buffer<T>& all, const buffer<T>& part,
+                  const std::array<heed::distributed::token_range, 2>& tokens, const F& f) {
+  const extents n = all.size();
+  each_token(tokens, [&](index_t token, index_t row) {
+    for (index_t b = 0; b < n[0]; ++b)
+      for (index_t h = 0; h < n[1]; ++h)
+        for (index_t d = 0; d < n[3]; ++d) f(all(b, h, token, d), part(b, h, row, d));
+  });
+}
 // Copies the rows of a rank out of a tensor of all tokens, or back.
 template <class T>
 buffer<T> part_of(const buffer<T>& all, const std::array<heed::distributed::token_range, 2>& tokens, layout how) {
-  const auto [b, h, n, d] = all.size();
-  buffer<T> part = buffer<T>::input({b, h, count(tokens), d}, how);
-  each_token(tokens, [&](index_t token, index_t row) {
-    for (index_t i = 0; i < b; ++i)
-      for (index_t j = 0; j < h; ++j)
-        for (index_t x = 0; x < d; ++x) part(i, j, row, x) = all(i, j, token, x);
-  });
+  const extents n = all.size();
+  buffer<T> part = buffer<T>::input({n[0], n[1], count(tokens), n[3]}, how);
+  each_element(all, part, tokens, [](const T& x, T& y) { y = x; });
   return part;
 }
 template <class T>
 void put_part(const buffer<T>& part, const std::array<heed::distributed::token_range, 2>& tokens,
               const buffer<T>& all) {
-  const auto [b, h, n, d] = all.size();
-  each_token(tokens, [&](index_t token, index_t row) {
-    for (index_t i = 0; i < b; ++i)
-      for (index_t j = 0; j < h; ++j)
-        for (index_t x = 0; x < d; ++x) all(i, j, token, x) = part(i, j, row, x);
-  });
+  each_element(all, part, tokens, [](T& x, const T& y) { x = y; });
 }
 
 // The largest difference in units of the largest expected number; infinite where one is NaN and the other is not.

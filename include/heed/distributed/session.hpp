@@ -39,11 +39,12 @@ template <class T> std::span<const std::byte> bytes_of(const T& x) {
   return std::as_bytes(std::span<const T, 1>(&x, 1));
 }
 
-// Waits and gathers for a call; a timeout breaks the network, and with it the call on every rank.
+// Waits and gathers for a call; a timeout breaks the network, and with it the call on every rank. A timeout that is not
+// above 0 is for the agreement to refuse: until then the default one holds.
 template <network N> class session {
  public:
   session(N& net, std::chrono::milliseconds timeout)
-      : net_(net), timeout_(timeout), rank_(net.rank()), size_(net.size()) {
+      : net_(net), timeout_(timeout.count() > 0 ? timeout : options{}.timeout), rank_(net.rank()), size_(net.size()) {
     if (size_ < 1 || rank_ < 0 || rank_ >= size_)
       heed::detail::fail("network: rank % of %, must be 0 to size - 1", rank_, size_);
   }
