@@ -247,8 +247,8 @@ void show_overlap(const char* trace) {
     const double step = total(fast, 0, 'c') / static_cast<double>(ranks);
     const link_model link{50e-6, block / (0.6 * step)};  // a message takes 0.6 of a step
     const result r = run(s, ranks, cut::zigzag, link);
-    std::printf("\nOverlap: %td ranks, %td tokens, messages of %.1f MB at %.2f GB/s\n", ranks, tokens, block / 1e6,
-                link.bandwidth / 1e9);
+    std::printf("\nOverlap: %td ranks, %td tokens, messages of %.1f MB at %.1f MB/s\n", ranks, tokens, block / 1e6,
+                link.bandwidth / 1e6);
     for (index_t rank = 0; rank < ranks; ++rank) {
       const double messages = total(r, rank, 'm'), waits = total(r, rank, 'w');
       std::printf("  rank %td computes %.1f ms, messages take %.1f ms, waits %.1f ms\n", rank,
