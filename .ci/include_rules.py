@@ -8,7 +8,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INCLUDE = ROOT / "include"
-SHARED = {"core", "simd", "tile", "pairwise", "recurrent", "reference", "interop", "dispatch"}
+SHARED = {"core", "simd", "tile", "pairwise", "recurrent", "reference", "interop", "dispatch", "distributed"}
 KERNELS = {p.name for p in (INCLUDE / "heed").iterdir() if p.is_dir()} - SHARED
 
 # layer -> layers that it may include, besides itself; "options" is <kernel>/options.hpp, "public" is heed/<name>.hpp
@@ -21,15 +21,16 @@ MAY_INCLUDE = {
     "options": {"core"},
     "kernel": {"core", "simd", "tile", "pairwise", "recurrent", "options", "dispatch"},
     "dispatch": {"core", "options"},  # declarations: what a verb needs where the library is compiled
-    "public": {"core", "options", "kernel", "version"},
+    "distributed": {"core", "options", "kernel"},
+    "public": {"core", "options", "kernel", "distributed", "version"},
     "reference": {"core", "options"},
-    "interop": {"core"},
+    "interop": {"core", "distributed"},
     "version": set(),
 }
 THIRD_PARTY = {  # layer -> headers that are not the standard library's
     "simd": r"xsimd/.*|(imm|xmm|x86|arm_neon|intrin).*|sys/mman\.h",
     "reference": r"(unsupported/)?Eigen/.*",
-    "interop": r"(unsupported/)?Eigen/.*|omp\.h",
+    "interop": r"(unsupported/)?Eigen/.*|omp\.h|mpi\.h",
 }
 STANDARD = r"[a-z0-9_]+"
 SLOW = {"iostream", "regex", "ranges"}  # never, for the sake of the user's compile time

@@ -43,6 +43,16 @@ else
   echo "no ThreadPool module of Eigen: heed/interop/eigen_thread_pool.hpp is left out"
 fi
 
+mpi_flags=()
+if read -r -a words < <(mpicxx -show 2> /dev/null); then
+  for word in "${words[@]:1}"; do [[ $word == -I* ]] && mpi_flags+=(-isystem "${word#-I}"); done
+fi
+if here mpi.h "${mpi_flags[@]}"; then
+  check heed/interop/mpi.hpp "${mpi_flags[@]}"
+else
+  echo "no MPI: heed/interop/mpi.hpp is left out"
+fi
+
 if said=$(echo '#include "heed/interop/openmp.hpp"' | compile -fsyntax-only 2>&1); then
   echo "heed/interop/openmp.hpp compiles without OpenMP"
   exit 1

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: BSD-3-Clause
+
+// What goes wrong on one rank is an error on every rank: arguments that do not fit, a rank that fails, one that does
+// not come. Nothing hangs, and before all agree nothing is written.
+
+#include <chrono>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "heed/distributed.hpp"
+#include "support/catch.hpp"
+#include "support/ranks.hpp"
+
+using namespace heed_test;
+using heed::distributed::cut;
+
+namespace {
+
+// What a rank may do otherwise than the others
+struct arguments {
+  index_t batch = 1, heads = 4, kv_heads = 2, queries = 10, keys = 10, d = 8, e = 8, kv_e = 8;
+  heed::softmax::options<> opt = {};
+  heed::distributed::options how = {};
+  bool null_q = false;
+  std::size_t workspace = 0;
+};
+
+// The text that every rank throws where rank `bad` of 4 has other arguments; says where they differ or o was written.
+std::string refused(const std::function<void(arguments&)>& spoil, index_t bad = 2) {
+  std::vector<std::string> notes(4);
+  arguments spoiled;
+  spoil(spoiled);
+  const bool with_plan = spoiled.workspace == 0;
+  const auto thrown = thrown_by_ranks(4, [&](net_of_threads& net) {
+    arguments a;
+    if (net.rank() == bad) spoil(a);
+    const buffer<float> q = buffer<float>::input({a.batch, a.heads, a.queries, a.d}),
+                        k = buffer<float>::input({a.batch, a.kv_heads, a.keys, a.d}),
+                        v = buffer<float>::input({a.batch, a.kv_heads, a.keys, a.kv_e}),
+                        o = buffer<float>::output({a.batch, std::max(a.heads, a.kv_heads), a.queries, a.e});
+    std::vector<std::byte> scratch(a.workspace);
+    auto q_view = q.cview();
+    if (a.null_q) q_view = {nullptr, q_view.extents(), q_view.strides()};
+    std::string said;
+    if (with_plan)
+      said = heed::distributed::softmax::plan_forward(net, q_view, k.cview(), v.cview(), o.view(), a.opt, a.how)
+                 .problem.data();
+    try {
+      heed::distributed::softmax::forward(net, q_view, k.cview(), v.cview(), o.view(), a.opt, a.how,
+                                          {.workspace = scratch});
+    } catch (const heed::error& e) {
+      if (with_plan && said != e.what()) notes[0] = "the plan says " + said;
+      if (!o.untouched()) notes[0] = "o was written";
+      throw;
+    }
+  });
+  if (!notes[0].empty()) return notes[0];
+  for (const std::string& each : thrown)
+    if (each != thrown[0]) return thrown[0] + " / " + each;
+  return thrown[0];
+}
+
+using clock_type = std::chrono::steady_clock;
+using std::chrono::milliseconds;
+
+}  // namespace
+
+TEST_CASE("ranks: arguments that do not fit") {
+  CHECK(refused([](arguments&) {}) == "");
+  CHECK(refused([](arguments& a) { a.d = 4; }) == "rank 2 has head dim 4, rank 0 has 8");
+  CHECK(refused([](arguments& a) { a.batch = 2; }) == "rank 2 has batch 2, rank 0 has 1");
+  CHECK(refused([](arguments& a) { a.heads = 8; }) == "rank 2 has query heads 8, rank 0 has 4");
+  CHECK(refused([](arguments& a) { a.kv_heads = 4; }) == "rank 2 has key/value heads 4, rank 0 has 2");
+  CHECK(refused([](arguments& a) { a.e = a.kv_e = 4; }) == "rank 2 has value dim 4, rank 0 has 8");
+  CHECK(refused([](arguments& a) { a.kv_heads = 3; }, 0).find("rank 0: ") == 0);
+  CHECK(refused([](arguments& a) { a.e = 4; }, 3).find("rank 3: ") == 0);
+  CHECK(refused([](arguments& a) { a.null_q = true; }) == "rank 2: q is null but has elements");
+  CHECK(refused([](arguments& a) { a.opt.mask = heed::causal(); }) == "rank 2 has mask 1, rank 0 has 0");
+  CHECK(refused([](arguments& a) { a.opt.scale = 0.5; }).find("rank 2 has scale 0.5") == 0);
+  CHECK(refused([](arguments& a) { a.opt.softcap = 2; }) == "rank 2 has softcap 2, rank 0 has 0");
+  CHECK(refused([](arguments& a) { a.opt.alibi_slopes = 1; }) == "rank 2 has other alibi_slopes than rank 0");
+  CHECK(refused([](arguments& a) { a.opt.sink_logits = 1; }) == "rank 2 has other sink_logits than rank 0");
+  CHECK(refused([](arguments& a) { a.how.cut = cut::zigzag; }) == "rank 2 has cut 1, rank 0 has 0");
+  CHECK(refused([](arguments& a) { a.opt.align = heed::top_left; }) == "rank 2 has align 1, rank 0 has 0");
+}
+
+TEST_CASE("ranks: what is not taken over ranks") {
+  static const std::vector<std::int32_t> one{5};
+  static const std::vector<float> numbers(1000);
+  const auto says = [](const std::function<void(arguments&)>& spoil, const char* text) {
+    const std::string said = refused(spoil);
+    INFO(said);
+    CHECK(said == std::string("rank 2: ") + text);
+  };
+  says([](arguments& a) { a.opt.mask = heed::key_lengths(one); },
+       "the mask over ranks is none, causal or window; packed, lengths, segments and others are not taken");
+  says([](arguments& a) { a.opt.mask = heed::window(3, 0, 2); }, "window: keep_first is 2, must be 0 over ranks");
+  says([](arguments& a) { a.opt.align = heed::first_place(one); }, "align is bottom_right or top_left over ranks");
+  says([](arguments& a) { a.opt.bias = heed::bhsd(numbers.data(), 1, 1, 10, 10); }, "bias is not taken over ranks");
+  says([](arguments& a) { a.opt.score = [](float s, const heed::position&) { return s; }; },
+       "score is not taken over ranks");
+  says([](arguments& a) { a.how.timeout = milliseconds(0); }, "timeout is 0 ms, must be more than 0");
+  says([](arguments& a) { a.how.cut = cut::zigzag, a.keys = 12; },
+       "zigzag: q has 10 tokens, k has 12, must be as many");
+  says([](arguments& a) { a.how.cut = cut::zigzag, a.how.first_chunk = 11; }, "first_chunk is 11, must be -1 to 10");
+}
+
+TEST_CASE("ranks: a workspace that is too small, a type and a verb of its own") {
+  const std::string text = refused([](arguments& a) { a.workspace = 8; });
+  INFO(text);
+  CHECK(text.find("context.workspace has 8 bytes, must have at least") != std::string::npos);
+
+  const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
+  const buffer<double> y = buffer<double>::input({1, 1, 4, 8});
+  for (const bool linear : {false, true}) {
+    const auto thrown = thrown_by_ranks(3, [&](net_of_threads& net) {
+      const buffer<float> o = buffer<float>::output({1, 1, 4, 8});
+      const buffer<double> p = buffer<double>::output({1, 1, 4, 8});
+      if (net.rank() != 1)
+        heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view());
+      else if (linear)
+        heed::distributed::linear::forward(net, x.cview(), x.cview(), x.cview(), o.view());
+      else
+        heed::distributed::softmax::forward(net, y.cview(), y.cview(), y.cview(), p.view());
+    });
+    for (const std::string& each : thrown)
+      CHECK(each == (linear ? "rank 1 makes another call than rank 0" : "rank 1 has a q of type 8, rank 0 has 4"));
+  }
+}
+
+TEST_CASE("ranks: one that does not come, and one that leaves in the middle") {
+  const buffer<float> x = buffer<float>::input({1, 1, 40, 8});
+  for (const bool middle : {false, true}) {
+    std::vector<double> waited(3);
+    const auto thrown = thrown_by_ranks(3, [&](net_of_threads& net) {
+      const buffer<float> o = buffer<float>::output({1, 1, 40, 8});
+      const heed::distributed::options how{.timeout = milliseconds(200)};
+      if (net.rank() == 1 && middle) {  // agrees, and then is gone
+        heed::distributed::detail::session<net_of_threads> s(net, milliseconds(5000));
+        const auto a =
+            heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
+        if (!a.ok()) throw std::runtime_error("the plan");
+        s.all_gather(heed::distributed::detail::call_status{});
+        return;
+      }
+      if (net.rank() == 1) return;
+      const auto begin = clock_type::now();
+      try {
+        heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
+      } catch (...) {
+        waited[static_cast<std::size_t>(net.rank())] = std::chrono::duration<double>(clock_type::now() - begin).count();
+        if (!o.canaries_alive()) throw std::runtime_error("memory outside o was written");
+        throw;
+      }
+    });
+    CHECK(thrown[1].empty());
+    for (const std::size_t r : {std::size_t{0}, std::size_t{2}}) {
+      INFO(thrown[r]);
+      CHECK(thrown[r].find("ms") != std::string::npos);
+      CHECK(waited[r] < 10);  // seconds, on a machine that does other work
+    }
+  }
+}
+
+TEST_CASE("ranks: work that fails on one of them") {
+  // a feature map that throws on one rank, in the middle of the call
+  const buffer<float> x = buffer<float>::input({1, 2, 20, 8});
+  const auto thrown = thrown_by_ranks(4, [&](net_of_threads& net) {
+    const buffer<float> o = buffer<float>::output({1, 2, 20, 8});
+    const bool bad = net.rank() == 2;
+    const auto phi = [bad](float y) { return bad ? throw std::runtime_error("phi has failed") : y + 1; };
+    const auto slope = [](float) { return 1.0f; };
+    try {
+      heed::distributed::linear::forward(net, x.cview(), x.cview(), x.cview(), o.view(),
+                                         {.mask = heed::causal(), .feature = heed::feature_map<float>(phi, slope)});
+    } catch (const heed::error&) {
+      if (bad) throw std::runtime_error("not what phi threw");
+      if (!o.canaries_alive()) throw std::runtime_error("memory outside o was written");
+      throw;
+    }
+  });
+  for (std::size_t r = 0; r < 4; ++r) CHECK(thrown[r] == (r == 2 ? "phi has failed" : "rank 2: phi has failed"));
+}
+
+TEST_CASE("ranks: threads as a network") {
+  CHECK_THROWS_AS(heed::distributed::thread_group(0), heed::error);
+  heed::distributed::thread_group group(2);
+  CHECK_THROWS_AS(group.rank(2), heed::error);
+  auto a = group.rank(0), b = group.rank(1);
+  std::array<std::byte, 4> out{std::byte{1}}, in{};
+  auto late = b.start_receive(0, 0, in);
+  CHECK(!b.wait(late, milliseconds(0)));
+  CHECK_THROWS_AS(a.start_send(1, 0, std::span(out).first(2)), heed::error);  // another size
+  auto sent = a.start_send(1, 0, out);
+  CHECK(a.wait(sent, milliseconds(0)));
+  CHECK(b.wait(late, milliseconds(0)));
+  CHECK(in == out);
+  auto cancelled = a.start_send(1, 1, out);
+  CHECK(a.cancel(cancelled));
+  auto other = b.start_receive(0, 1, in);
+  CHECK(!b.wait(other, milliseconds(1)));  // the send is gone
+}
