@@ -54,6 +54,7 @@ TEST_CASE("gradients have the same bits for 1 to 5 workers in any order") {
       for (index_t workers = 1; workers <= 5; ++workers)
         for (const order in : {order::forward, order::reversed, order::shuffled})
           for (const bool threads : {false, true}) {
+            if (thinning > 1 && (in != order::shuffled || workers == 1)) continue;
             INFO(workers << " workers");
             test_executor executor(workers, in, threads);
             backward_case<float> x(s, how);
@@ -84,7 +85,7 @@ TEST_CASE("gradients have the same bits when threads interleave") {
     INFO(to_string(s));
     backward_case<float> serial(s, {.mask = heed::causal()});
     serial.forward(), serial.backward();
-    for (int repeat = 0; repeat < 3; ++repeat) {
+    for (int repeat = 0; repeat < (thinning == 1 ? 3 : 1); ++repeat) {
       test_executor executor(4, order::forward, true);
       backward_case<float> x(s, {.mask = heed::causal()});
       x.forward(), x.backward({.executor = executor});

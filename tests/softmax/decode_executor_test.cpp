@@ -40,6 +40,7 @@ TEST_CASE("decode: the same bits for 1 to 8 workers in any order") {
       decode_case<float> x(stored, {.mask = heed::causal(), .sink_logits = 0.5});
       for (index_t workers = 1; workers <= 8; ++workers)
         for (const order in : {order::forward, order::reversed, order::shuffled}) {
+          if (thinning > 1 && (in != order::shuffled || workers % 3 != 0)) continue;
           test_executor executor(workers, in, in == order::shuffled);
           x.o.poison(), x.lse.poison();
           x.decode({.executor = executor});
