@@ -7,7 +7,6 @@
 #include "model.hpp"  // first, for the sake of g++ 12
 
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <span>
@@ -17,6 +16,7 @@
 
 #include "gguf.hpp"
 #include "key_value_cache.hpp"
+#include "options.hpp"
 #include "sampler.hpp"
 #include "tokenizer.hpp"
 
@@ -43,16 +43,13 @@ int run(std::span<char*> arguments) {
   }
   const bool greedy = what == "greedy" && arguments.size() > 3;
   std::vector<chat::token_id> ids;
-  for (const char* id : arguments.subspan(greedy ? 4 : 3)) {
-    ids.push_back(std::atoi(id));
-    if (ids.back() < 0 || static_cast<std::size_t>(ids.back()) >= words.size())
-      throw std::out_of_range(std::string(id) + " is no token");
-  }
+  for (const char* id : arguments.subspan(greedy ? 4 : 3))
+    ids.push_back(chat::number_of<chat::token_id>("ID", id, 0, static_cast<chat::token_id>(words.size() - 1)));
   if ((!greedy && what != "scores") || ids.empty()) throw std::invalid_argument("check FILE tokens|scores|greedy ...");
 
   const chat::model<float> model(file);
   const auto& sizes = model.sizes();
-  const int count = greedy ? std::atoi(arguments[3]) : 0;
+  const int count = greedy ? chat::number_of<int>("COUNT", arguments[3], 0, 1 << 20) : 0;
   chat::key_value_cache cache("f32", sizes.layers, sizes.kv_heads, sizes.head_dim, std::ssize(ids) + count);
   chat::matrix x = model.read(ids, cache, {});
   if (!greedy) {

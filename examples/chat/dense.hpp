@@ -13,6 +13,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <exception>
+#include <mutex>
 #include <span>
 #include <type_traits>
 #include <vector>
@@ -92,14 +94,22 @@ template <class T> struct dense {
   const T* row(index_t output) const { return weights.data() + output * inputs; }
 };
 
-// Calls f(first, count) for pieces of `size` rows out of `rows`, which the threads of the executor claim one by one. f
-// throws nothing: executors cannot pass that on.
+// Calls f(first, count) for pieces of `size` rows out of `rows`, which the threads of the executor claim one by one.
+// What f throws, such as std::bad_alloc, is thrown again in the calling thread: an executor cannot pass it on.
 template <class F> void for_pieces(const heed::executor_ref& executor, index_t rows, index_t size, const F& f) {
   std::atomic<index_t> next{0};
+  std::mutex one_at_a_time;
+  std::exception_ptr problem;
   auto work = [&](index_t) noexcept {
-    for (index_t first = size * next++; first < rows; first = size * next++) f(first, std::min(size, rows - first));
+    try {
+      for (index_t first = size * next++; first < rows; first = size * next++) f(first, std::min(size, rows - first));
+    } catch (...) {
+      const std::lock_guard lock(one_at_a_time);
+      problem = std::current_exception();
+    }
   };
   executor.run(std::min(executor.concurrency(), (rows + size - 1) / size), work);
+  if (problem) std::rethrow_exception(problem);
 }
 
 // Computes y (outputs) = W x (inputs).

@@ -7,7 +7,10 @@
 #include "heed/cache.hpp"
 #include "heed/softmax.hpp"
 
+#include <unistd.h>
+
 #include <chrono>
+#include <cmath>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
@@ -22,16 +25,23 @@ using heed::index_t;
 
 class key_value_cache {
  public:
-  // type: f32, bf16, f16 or int8. capacity: the most tokens. Allocates all memory.
+  // type: f32, bf16, f16 or int8. capacity: the most tokens. Allocates all memory, and heed writes zeros to it. Throws
+  // std::length_error where that is more than the machine has: the capacity may come from a file.
   key_value_cache(std::string_view type, index_t layers, index_t kv_heads, index_t dim, index_t capacity)
       : layers_(make(type)), capacity_(capacity) {
+    const index_t row = dim * bytes_of_number() + (type == "int8" ? static_cast<index_t>(sizeof(float)) : 0);
+    const double needed = 2. * static_cast<double>(layers * kv_heads) * static_cast<double>(capacity * row);
+    const double machine = static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+    if (needed > machine)
+      throw std::length_error("a cache of " + std::to_string(capacity) + " tokens as " + std::string(type) + " needs " +
+                              std::to_string(std::llround(needed * 1e-6)) + " MB, this machine has " +
+                              std::to_string(std::llround(machine * 1e-6)) + " MB");
+    bytes_ = static_cast<index_t>(needed);
     std::visit(
         [&](auto& caches) {
           for (index_t i = 0; i < layers; ++i) caches.emplace_back(1, kv_heads, capacity, dim, dim);
         },
         layers_);
-    const index_t row = dim * bytes_of_number() + (type == "int8" ? static_cast<index_t>(sizeof(float)) : 0);
-    bytes_ = layers * capacity * kv_heads * 2 * row;
   }
 
   index_t capacity() const { return capacity_; }

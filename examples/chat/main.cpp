@@ -53,9 +53,11 @@ template <class T> class conversation {
         sampler_(options.temperature, options.seed),
         cache_(options.cache, model.sizes().layers, model.sizes().kv_heads, model.sizes().head_dim, capacity) {}
 
-  // Prints the answer to a question, each token as soon as it is known. Returns whether there is room for more.
+  // Prints the answer to a question, each token as soon as it is known. Returns whether there is room for more. Throws
+  // std::length_error where the first question alone is too long.
   bool answer(std::string_view text) {
     const auto question = form_.question(text, cache_.length() == 0);
+    if (cache_.length() > 0 && std::ssize(question) > cache_.capacity() - cache_.length()) return full();
     chat::matrix x = measured(prefill_, question);
     for (int i = 0; i < max_tokens_; ++i) {
       const auto last = x.row(x.rows() - 1);
@@ -66,10 +68,7 @@ template <class T> class conversation {
       const auto bytes = words_.bytes_of(id);
       std::fwrite(bytes.data(), 1, bytes.size(), stdout);
       std::fflush(stdout);
-      if (cache_.length() == cache_.capacity()) {
-        std::fprintf(stderr, "\nThe context is full: %td tokens\n", cache_.capacity());
-        return false;
-      }
+      if (cache_.length() == cache_.capacity()) return full();
       x = measured(decode_, {&id, 1});
     }
     std::puts("");
@@ -88,6 +87,10 @@ template <class T> class conversation {
   }
 
  private:
+  bool full() const {
+    std::fprintf(stderr, "\nThe context is full: %td of %td tokens\n", cache_.length(), cache_.capacity());
+    return false;
+  }
   static std::size_t as_size(index_t n) { return static_cast<std::size_t>(n); }
 
   chat::matrix measured(work& kind, std::span<const chat::token_id> tokens) {

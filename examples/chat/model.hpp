@@ -62,8 +62,10 @@ struct model_sizes {
             "keys and values of different lengths are not supported");
     require(rotated <= head_dim && rotated % 2 == 0,
             "rotary embedding of " + text(rotated) + " numbers, must be even and at most " + text(head_dim));
-    require(std::isfinite(rotary_base) && rotary_base > 0 && std::isfinite(epsilon) && epsilon >= 0,
-            "the rotary base and the epsilon of the norm must be finite, and at least 0");
+    require(std::isfinite(rotary_base) && rotary_base > 0,
+            "the rotary base is " + std::to_string(rotary_base) + ", must be finite and above 0");
+    require(std::isfinite(epsilon) && epsilon >= 0,
+            "the epsilon of the norm is " + std::to_string(epsilon) + ", must be finite and at least 0");
     const auto* scaling = file.get<std::string_view>("llama.rope.scaling.type");
     require(scaling == nullptr || *scaling == "none", "scaled rotary embedding is not supported");
   }
@@ -110,7 +112,8 @@ template <class T> class model {
     }
     for (const tensor& t : file.tensors())
       if (!used.contains(std::string(t.name)))
-        throw file_error("tensor " + in_quotes(t.name) + " is none of a model without biases or scaled rotation");
+        throw file_error("tensor " + in_quotes(t.name) +
+                         " is not supported: a model must have no biases and no scaled rotary embedding");
   }
 
   const model_sizes& sizes() const { return sizes_; }
@@ -124,11 +127,17 @@ template <class T> class model {
   }
 
   // Runs all layers for the next tokens, whose keys and values enter the cache. Returns (tokens, width), of which each
-  // row gives the scores of the token behind it. There must be room in the cache.
+  // row gives the scores of the token behind it. Throws std::invalid_argument where there are no tokens or others than
+  // the model has, and std::length_error where the cache has no room for them.
   matrix read(std::span<const token_id> tokens, key_value_cache& cache, const heed::context& context) const {
     const auto& s = sizes_;
     const auto& executor = context.executor;
     const index_t count = std::ssize(tokens), all_heads = s.heads * s.head_dim;
+    if (count == 0) throw std::invalid_argument("0 tokens to read, must be 1 or more");
+    for (const token_id id : tokens)
+      if (id < 0 || id >= s.tokens)
+        throw std::invalid_argument("token " + std::to_string(id) + " is none, must be 0 to " +
+                                    std::to_string(s.tokens - 1));
     if (count > cache.capacity() - cache.length())
       throw std::length_error(std::to_string(count) + " more tokens do not fit: " + std::to_string(cache.length()) +
                               " of " + std::to_string(cache.capacity()) + " are taken");

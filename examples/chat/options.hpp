@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <limits>
 #include <optional>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -48,8 +49,9 @@ template <class T> T number_of(std::string_view option, std::string_view text, T
   T x{};
   const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), x);
   if (problem != std::errc() || end != text.data() + text.size() || !(x >= least && x <= most)) {
-    std::string range = std::to_string(least) + " to " + std::to_string(most);
-    throw usage_error(std::string(option) + " is " + std::string(text) + ", must be a number, " + range);
+    std::ostringstream range;
+    range << least << " to " << most;
+    throw usage_error(std::string(option) + " is " + std::string(text) + ", must be a number, " + range.str());
   }
   return x;
 }

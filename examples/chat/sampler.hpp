@@ -9,8 +9,10 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
 
+#include "gguf.hpp"
 #include "tokenizer.hpp"
 
 namespace chat {
@@ -20,7 +22,12 @@ class sampler {
   // temperature: the scores are divided by it; at 0 the largest one wins. Equal seeds give equal choices.
   sampler(double temperature, std::uint64_t seed) : temperature_(temperature), random_(seed) {}
 
+  // Throws file_error where a score is not finite: damaged weights can cause that.
   token_id choose(std::span<const float> scores) {
+    for (std::size_t i = 0; i < scores.size(); ++i)
+      if (!std::isfinite(scores[i]))
+        throw file_error("the score of token " + to_text(i) + " is " + std::to_string(scores[i]) +
+                         ", must be finite: the weights are damaged");
     const auto best = std::max_element(scores.begin(), scores.end());
     if (!(temperature_ > 0)) return static_cast<token_id>(best - scores.begin());
     std::vector<double> sums;  // of the weights up to each token

@@ -9,11 +9,15 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../examples/chat/chat_template.hpp"
+#include "../examples/chat/dense.hpp"
 #include "../examples/chat/dequantise.hpp"
 #include "../examples/chat/gguf.hpp"
 #include "../examples/chat/key_value_cache.hpp"
@@ -217,18 +221,50 @@ TEST_CASE("the cache is full at its capacity, and nothing is read then") {
         "the cache is int4, must be f32, bf16, f16 or int8");
 }
 
-TEST_CASE("the sampler takes the largest, and repeats itself") {
-  const std::vector<float> scores{0, 3, 1, 3};
-  CHECK(chat::sampler(0, 1).choose(scores) == 1);
-  chat::sampler one(1, 5), same(1, 5);
-  std::vector<int> count(4);
-  for (int i = 0; i < 4000; ++i) {
-    const auto id = one.choose(scores);
-    CHECK(id == same.choose(scores));
-    ++count[static_cast<std::size_t>(id)];
-  }
-  CHECK(std::abs(count[1] / 4000. - 1 / (2 + std::exp(-2.) + std::exp(-3.))) < 0.03);
-  CHECK(count[0] > 0);
+TEST_CASE("tokens that the model does not have are refused, and so is none at all") {
+  const auto bytes = tiny_model({}, 1).bytes();
+  const chat::gguf file(bytes);
+  const chat::model<float> model(file);
+  const auto& s = model.sizes();
+  chat::key_value_cache cache("f32", s.layers, s.kv_heads, s.head_dim, 4);
+  const auto problem = [&](const std::vector<chat::token_id>& tokens) {
+    return error_text([&] { model.read(tokens, cache, {}); });
+  };
+  CHECK(problem({}) == "0 tokens to read, must be 1 or more");
+  CHECK(problem({1, -1}) == "token -1 is none, must be 0 to 267");
+  CHECK(problem({268}) == "token 268 is none, must be 0 to 267");
+  CHECK(cache.length() == 0);
+}
+
+TEST_CASE("a cache larger than the memory of the machine is refused") {
+  const std::string problem =
+      error_text([] { const chat::key_value_cache huge("f16", 1024, 4096, 4096, heed::index_t{1} << 24); });
+  CHECK(problem.find("a cache of 16777216 tokens as f16 needs 1152921504607 MB, this machine has ") == 0);
+}
+
+TEST_CASE("what a piece of work throws reaches the caller") {
+  test_executor three(3, order::shuffled, true);
+  const auto run = [&](heed::index_t bad) {
+    chat::for_pieces(three, 10, 1, [&](heed::index_t first, heed::index_t) {
+      if (first == bad) throw std::bad_alloc();
+    });
+  };
+  CHECK_NOTHROW(run(-1));
+  CHECK_THROWS_AS(run(4), std::bad_alloc);
+}
+
+TEST_CASE("weights that are not finite give an error, not a token") {
+  auto bytes = tiny_model({}, 1).bytes();
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  std::memcpy(bytes.data() + bytes.size() - sizeof(nan), &nan, sizeof(nan));  // the last one of output_norm
+  const chat::gguf file(bytes);
+  const chat::model<float> model(file);
+  const auto& s = model.sizes();
+  chat::key_value_cache cache("f32", s.layers, s.kv_heads, s.head_dim, 2);
+  const std::vector<chat::token_id> tokens{3, 4};
+  const chat::matrix x = model.read(tokens, cache, {});
+  const auto scores = model.scores({x.data(), static_cast<std::size_t>(x.cols())}, {});
+  CHECK_THROWS_AS(chat::sampler(0, 1).choose(scores), chat::file_error);
 }
 
 // A model whose header was changed is refused, or it runs.
@@ -254,13 +290,18 @@ TEST_CASE("no mutated model crashes") {
       const chat::tokenizer words(file);
       const chat::model<float> model(file);
       const auto& s = model.sizes();
-      chat::key_value_cache cache("f32", s.layers, s.kv_heads, s.head_dim, 3);
-      const std::vector<chat::token_id> tokens{5, 7};
+      const auto tokens = chat::chat_template(file, words).question("hello", true);
+      chat::key_value_cache cache("f32", s.layers, s.kv_heads, s.head_dim,
+                                  std::min<heed::index_t>(s.context, std::ssize(tokens) + 1));
       model.read(tokens, cache, {});
       const chat::matrix x = model.read(std::span(tokens).first(1), cache, {});
-      CHECK(std::ssize(model.scores({x.data(), static_cast<std::size_t>(x.size())}, {})) == s.tokens);
+      const auto scores = model.scores({x.data(), static_cast<std::size_t>(x.size())}, {});
+      CHECK(std::ssize(scores) == s.tokens);
+      words.bytes_of(chat::sampler(0, 1).choose(scores));
       ++ran;
     } catch (const chat::file_error&) {
+      ++refused;
+    } catch (const std::length_error&) {  // the context is shorter than the question
       ++refused;
     }
   }

@@ -200,6 +200,34 @@ TEST_CASE("special tokens count in templates only") {
   CHECK(text == "|system\nBe kind|\n|user\nhello|\n|assistant\n");
 }
 
+TEST_CASE("a template needs its special tokens, and then no question is empty") {
+  const auto question = [](const std::vector<std::int32_t>& types, const std::string& form, const std::string& text) {
+    gguf_file file;  // "\xc4\x8a" is a line break, "\xc4\xa0" is a space
+    base(file, {"<|im_start|>", "<|im_end|>", "a", "\xc4\x8a", "\xc4\xa0", "\xc4\x8a\xc4\xa0"}, types,
+         {"\xc4\x8a \xc4\xa0"});
+    const auto bytes = file.text("tokenizer.chat_template", form).bytes();
+    const chat::gguf read(bytes);
+    const chat::tokenizer words(read);
+    return pieces(words, chat::chat_template(read, words).question(text, true));
+  };
+  const std::vector<std::int32_t> types{3, 3, 1, 1, 1, 1};
+  const std::string form = "<|im_start|><|im_end|>";
+  // Of "user" and "assistant" this vocabulary has the letter a only.
+  CHECK(question(types, form, "") == strings{"<0>", "\n", "<1>", "\n", "<0>", "a", "a", "\n"});
+  CHECK(question(types, form, "  a") == strings{"<0>", "\n ", " ", "a", "<1>", "\n", "<0>", "a", "a", "\n"});
+  CHECK(question(types, "<|im_start|>system\na<|im_end|>", "") ==
+        strings{"<0>", "\n", "a", "<1>", "\n", "<0>", "\n", "<1>", "\n", "<0>", "a", "a", "\n"});
+  // A text that the program of the template puts together is none
+  CHECK(question(types, "'<|im_start|>system\n' + a + '<|im_end|>'", "") == question(types, form, ""));
+
+  const auto problem = [&](const std::vector<std::int32_t>& some_types, const std::string& some_form) {
+    return error_text([&] { question(some_types, some_form, ""); });
+  };
+  CHECK(problem({1, 3, 1, 1, 1, 1}, form) == "the tokenizer has no special token '<|im_start|>'");
+  CHECK(problem({3, 1, 1, 1, 1, 1}, form) == "the tokenizer has no special token '<|im_end|>'");
+  CHECK(problem(types, "<|im_start|>") == "metadata 'tokenizer.chat_template' is no template with <|im_end|>");
+}
+
 TEST_CASE("a vocabulary that does not fit together is refused") {
   const auto problem = [](auto... arguments) {
     return problem_of_vocabulary([&](gguf_file& file) { base(file, arguments...); });
