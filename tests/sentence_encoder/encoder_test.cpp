@@ -24,7 +24,7 @@ using numbers = std::vector<double>;
 
 const std::string config_text = R"({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
   "intermediate_size": 40, "vocab_size": 50, "max_position_embeddings": 20, "type_vocab_size": 2,
-  "layer_norm_eps": 1e-12, "hidden_act": "gelu"})";
+  "layer_norm_eps": 0.03, "hidden_act": "gelu", "position_embedding_type": "absolute"})";
 
 minilm::config config_of(const std::string& text) {
   std::istringstream file(text);
@@ -246,6 +246,10 @@ TEST_CASE("a configuration that does not fit is refused, and so are its mutation
   CHECK(said(with(config_text, "50", "4000000000000")) ==
         "c has 4000000000000 as vocab_size, and a size is 1 to 16777216");
   CHECK(said(with(config_text, "\"gelu\"", "\"relu\"")) == "c has \"relu\" as hidden_act, and this program knows gelu");
+  CHECK(said(with(config_text, "absolute", "relative_key")) ==
+        "c has \"relative_key\" as position_embedding_type, and this program knows absolute");
+  for (const char* eps : {"-1", "1"})
+    CHECK(said(with(config_text, "0.03", eps)).ends_with(" as layer_norm_eps, and it is 0 to 1"));
   const std::string nested = std::string(1000000, '[') + std::string(1000000, ']');
   CHECK(said(with(config_text, "24", nested)) == "c has an array as hidden_size, and a size is 1 to 16777216");
   for (const char* bad : {"", "[]", "{}", "{\"hidden_size\": 24", "7", "\"gelu\""}) CHECK(said(bad).starts_with("c "));
