@@ -10,9 +10,9 @@
 // --tokens prints the tokens of each line of FILE, and --save writes the embeddings, as floats, one line after another.
 //
 // sentence_encoder/: safetensors.hpp reads the weights, wordpiece.hpp cuts text into tokens, encoder.hpp is the model.
-// Lines are put together to batches of about batch_tokens tokens, in their order and without padding; a batch is one
-// call of heed::softmax with the mask `packed` in every layer. Threads take batches in turn, so no result depends on
-// their number.
+// Lines are grouped into batches of about batch_tokens tokens, in their order and without padding. Every layer calls
+// heed::softmax once per batch, with the mask `packed`. Threads take whole batches, so no result depends on how many
+// there are.
 #include "sentence_encoder/encoder.hpp"
 // after heed
 #include <Eigen/Core>
@@ -25,9 +25,10 @@
 #include <future>
 #include <iostream>
 #include <numeric>
+#include <span>
 #include <stdexcept>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -100,7 +101,7 @@ settings parse(const std::vector<std::string>& arguments) {
     else if (argument == "--save")
       s.save = value();
     else if (argument.starts_with("--"))
-      throw usage_error("there is no option " + argument);
+      throw usage_error("there is no option " + argument + ", only --model, --threads, --top, --tokens and --save");
     else if (!has_file)
       s.file = argument, has_file = true;
     else
@@ -116,16 +117,18 @@ std::ifstream open(const std::string& path) {
   return file;
 }
 
-std::vector<std::string> lines_of(std::istream& file) {
+std::vector<std::string> lines_of(const std::string& path) {
+  std::ifstream file = open(path);
   std::vector<std::string> lines;
   for (std::string line; std::getline(file, line);) lines.push_back(line);
+  if (file.bad()) throw std::runtime_error("cannot read " + path);  // a folder, for one
   return lines;
 }
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// A model as its folder has it: config.json, model.safetensors, vocab.txt; and the longest sentence that it was
-// trained on, where sentence_bert_config.json has that. What is longer is cut.
+// A model out of a folder with config.json, model.safetensors and vocab.txt. If sentence_bert_config.json is there, its
+// max_seq_length is the longest sentence that the model was trained on. Longer ones are truncated.
 class model {
  public:
   explicit model(const std::string& folder) : words_(read_words(folder)), encoder_(read_encoder(folder)) {
@@ -138,8 +141,10 @@ class model {
     if (std::ifstream file(path, std::ios::binary); file) {
       const nlohmann::json json = nlohmann::json::parse(file, nullptr, false);
       const auto found = json.find("max_seq_length");
-      if (json.is_discarded() || found == json.end() || !found->is_number_unsigned() || *found < 2 || *found > limit_)
-        throw std::runtime_error(path + " has no max_seq_length from 2 to " + std::to_string(limit_));
+      if (found == json.end()) throw std::runtime_error(path + " has no max_seq_length");
+      if (!found->is_number_unsigned() || *found < 2 || *found > limit_)
+        throw std::runtime_error(path + " has " + minilm::shown(*found) + " as max_seq_length, and it is 2 to " +
+                                 std::to_string(limit_));
       limit_ = found->get<index_t>();
     }
   }
@@ -152,7 +157,7 @@ class model {
     return all;
   }
 
-  // Returns a row for each sentence. Adds the times of all threads, in attention and in all.
+  // Returns a row for each sentence. Adds what each thread spent in attention, and in all.
   matrix embed(std::span<const tokens> sentences, index_t threads, double& attention, double& all) const {
     std::vector<std::size_t> begins = {0};
     for (std::size_t i = 0, count = 0; i < sentences.size(); ++i) {
@@ -213,11 +218,7 @@ void print_nearest(const model& m, const matrix& embeddings, const std::vector<s
 }
 
 void run(const settings& s) {
-  std::vector<std::string> lines = own_lines;
-  if (!s.file.empty()) {
-    std::ifstream file = open(s.file);
-    lines = lines_of(file);
-  }
+  const std::vector<std::string> lines = s.file.empty() ? own_lines : lines_of(s.file);
   if (!std::ifstream(s.model + "/config.json"))
     throw std::runtime_error("there is no model in " + s.model + "; ./run encoder downloads it");
   const double start = now();

@@ -10,10 +10,11 @@ second. Without torch, tokenizers or the model it exits with 77, which ctest cou
 """
 
 import array
-import math
+import json
 import pathlib
 import random
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,9 +25,6 @@ SKIPPED = 77
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 try:
-    import json
-    import struct
-
     import tokenizers
     import torch
     from torch.nn import functional

@@ -35,18 +35,18 @@ struct config {
       type_vocab_size;
   float layer_norm_eps;
 
-  // Throws where the file is no such configuration, or one of another architecture.
+  // Reads a file. Throws if it is not such a configuration, or is one of another architecture.
   static config read(std::istream& file, const std::string& name) try {
     const nlohmann::json json = nlohmann::json::parse(file);
     const auto size = [&](const char* key) {
       const nlohmann::json& value = json.at(key);
       if (!value.is_number_unsigned() || value.get<std::uint64_t>() < 1 || value.get<std::uint64_t>() > 1 << 24)
-        throw std::runtime_error(name + " has " + value.dump() + " as " + key + ", and a size is 1 to 16777216");
+        throw std::runtime_error(name + " has " + shown(value) + " as " + key + ", and a size is 1 to 16777216");
       return value.get<index_t>();
     };
     for (const auto& [key, expected] : {std::pair("hidden_act", "gelu"), {"position_embedding_type", "absolute"}})
       if (json.value(key, expected) != expected)
-        throw std::runtime_error(name + " has " + json.at(key).dump() + " as " + key + ", and this program knows " +
+        throw std::runtime_error(name + " has " + shown(json.at(key)) + " as " + key + ", and this program knows " +
                                  expected);
     const double eps = json.at("layer_norm_eps").get<double>();
     if (!(eps >= 0 && eps < 1))
@@ -88,20 +88,19 @@ class encoder {
   encoder(const config& sizes, safetensors& file) : sizes_(sizes) {
     const index_t width = sizes.hidden_size;
     words_ = read(file, "embeddings.word_embeddings.weight", sizes.vocab_size, width);
-    // Every token has type 0, so its vector goes to the places once and for all.
-    places_ = read(file, "embeddings.position_embeddings.weight", sizes.max_position_embeddings, width);
-    places_.rowwise() += read(file, "embeddings.token_type_embeddings.weight", sizes.type_vocab_size, width).row(0);
+    // Every token has type 0, so the vector of that type is added to the positions once.
+    positions_ = read(file, "embeddings.position_embeddings.weight", sizes.max_position_embeddings, width);
+    positions_.rowwise() += read(file, "embeddings.token_type_embeddings.weight", sizes.type_vocab_size, width).row(0);
     norm_ = read_norm(file, "embeddings.LayerNorm");
     for (index_t i = 0; i < sizes.num_hidden_layers; ++i) {
       const std::string name = "encoder.layer." + std::to_string(i) + ".";
       layer& l = layers_.emplace_back();
+      const dense_layer q = read_dense(file, name + "attention.self.query", width, width);
+      const dense_layer k = read_dense(file, name + "attention.self.key", width, width);
+      const dense_layer v = read_dense(file, name + "attention.self.value", width, width);
       l.qkv = {matrix(3 * width, width), row_vector(3 * width)};  // one product in place of three
-      for (index_t part = 0; part < 3; ++part) {
-        const char* const names[] = {"query", "key", "value"};
-        const dense_layer d = read_dense(file, name + "attention.self." + names[part], width, width);
-        l.qkv.weight.middleRows(part * width, width) = d.weight;
-        l.qkv.bias.segment(part * width, width) = d.bias;
-      }
+      l.qkv.weight << q.weight, k.weight, v.weight;
+      l.qkv.bias << q.bias, k.bias, v.bias;
       l.out = read_dense(file, name + "attention.output.dense", width, width);
       l.out_norm = read_norm(file, name + "attention.output.LayerNorm");
       l.up = read_dense(file, name + "intermediate.dense", sizes.intermediate_size, width);
@@ -112,8 +111,8 @@ class encoder {
 
   const config& sizes() const { return sizes_; }
 
-  // Returns a row of norm 1 for each sentence, which is its tokens. Sentences may have any lengths from 1 to
-  // max_position_embeddings. Adds the time in attention to *attention_seconds.
+  // Returns a row of norm 1 for each sentence, which is given as its tokens. Sentences may have any lengths from 1 to
+  // max_position_embeddings. Adds the time in attention to *attention_seconds. Throws if a row is not finite.
   matrix operator()(std::span<const std::vector<int>> sentences, double* attention_seconds) const {
     std::vector<std::int32_t> offsets = {0};
     for (const auto& ids : sentences) {
@@ -155,6 +154,7 @@ class encoder {
       const row_vector mean = x.middleRows(first(offsets, s), length(offsets, s)).colwise().mean();
       embeddings.row(s) = mean / std::max(mean.norm(), 1e-12f);
     }
+    if (!embeddings.allFinite()) throw std::runtime_error("the weights give embeddings that are not finite");
     return embeddings;
   }
 
@@ -176,7 +176,7 @@ class encoder {
     if (id < 0 || id >= sizes_.vocab_size)
       throw std::invalid_argument("there is a token " + std::to_string(id) + ", and the model knows " +
                                   std::to_string(sizes_.vocab_size));
-    return words_.row(id) + places_.row(i);
+    return words_.row(id) + positions_.row(i);
   }
 
   static void multiply(const matrix& x, const dense_layer& d, matrix& y) {
@@ -213,7 +213,7 @@ class encoder {
   }
 
   config sizes_;
-  matrix words_, places_;
+  matrix words_, positions_;
   layer_norm norm_;
   std::vector<layer> layers_;
 };

@@ -2,7 +2,7 @@
 #pragma once
 
 // Reads safetensors files: 8 bytes with the length of a JSON header, the header, then the numbers of all tensors. The
-// header says of each tensor its type, its shape, and where its numbers begin and end. Nothing in it is believed: the
+// header says of each tensor its type, its shape, and where its numbers begin and end. Nothing in it is trusted: the
 // tensors must fill the rest of the file, one after the other, and each must be as long as its type and shape say.
 #include <algorithm>
 #include <array>
@@ -20,6 +20,13 @@
 #include <nlohmann/json.hpp>
 
 namespace minilm {
+
+// Returns a JSON value as messages show it. Arrays and objects are only named: printing them recurses as deep as they
+// nest, and a file may nest them deeper than the stack.
+inline std::string shown(const nlohmann::json& value) {
+  if (value.is_structured()) return std::string("an ") + value.type_name();
+  return value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+}
 
 // Every message of this class begins with the name of the file.
 class safetensors {
@@ -99,8 +106,7 @@ class safetensors {
   // Returns a number that is whole, not negative, and below 2^63, so that it fits std::streamoff.
   std::uint64_t whole(const nlohmann::json& number, const std::string& of) const {
     if (!number.is_number_unsigned() || number.get<std::uint64_t>() > std::numeric_limits<std::int64_t>::max())
-      fail("has " + number.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace) + " in " + of +
-           ", which is no size");
+      fail("has " + shown(number) + " in " + of + ", which is no size");
     return number.get<std::uint64_t>();
   }
 

@@ -114,7 +114,7 @@ inline constexpr char32_t controls[][2] = {
     {0xF0000, 0xFFFFD}, {0x100000, 0x10FFFD},
 };
 
-// Words: a character, and then those that it is what is left of, without marks and in lower case
+// Groups: a character, then every other that becomes it without marks and in lower case
 inline constexpr std::u32string_view folds =
     U"aÀÁÂÃÄÅàáâãäåĀāĂăĄąǍǎǞǟǠǡǺǻȀȁȂȃȦȧḀḁẠạẢảẤấẦầẨẩẪẫẬậẮắẰằẲẳẴẵẶặÅ æÆǢǣǼǽ cÇçĆćĈĉĊċČčḈḉ "
     U"eÈÉÊËèéêëĒēĔĕĖėĘęĚěȄȅȆȇȨȩḔḕḖḗḘḙḚḛḜḝẸẹẺẻẼẽẾếỀềỂểỄễỆệ iÌÍÎÏìíîïĨĩĪīĬĭĮįİǏǐȈȉȊȋḬḭḮḯỈỉỊị ðÐ nÑñŃńŅņŇňǸǹṄṅṆṇṈṉṊṋ "
@@ -184,7 +184,7 @@ inline constexpr std::u32string_view folds =
     U"鋘鋘 鉼鉼 鏹鏹 鐕鐕 𨯺𨯺 開開 䦕䦕 閷閷 𨵷𨵷 䧦䧦 雃雃 嶲嶲 霣霣 𩅅𩅅 𩈚𩈚 䩮䩮 䩶䩶 韠韠 𩐊𩐊 䪲䪲 𩒖𩒖 頩頩 𩖶𩖶 飢飢 䬳䬳 餩餩 馧馧 駂駂 駾駾 䯎䯎 𩬰𩬰 鱀鱀 鳽鳽 䳎䳎 䳭䳭 鵧鵧 𪃎𪃎 "
     U"䳸䳸 𪄅𪄅 𪈎𪈎 𪊑𪊑 麻麻 䵖䵖 黹黹 黾黾 鼅鼅 鼏鼏 鼖鼖 鼻鼻 𪘀𪘀";
 
-// Words: a character, and then the two or three that are left of it
+// Groups: a character, then the two or three that it becomes
 inline constexpr std::u32string_view long_folds =
     U"োো ৌৌ ୋୋ ୌୌ ஔஔ ொொ ோோ ௌௌ ೋೂೕ ൊൊ ോോ ൌൌ ොො ෝො ෞෞ ᬆᬆ ᬈᬈ ᬊᬊ ᬌᬌ ᬎᬎ ᬒᬒ ᭀᭀ ᭁᭁ 𑍋𑍋 𑍌𑍌 𑒼𑒼 𑒾𑒾 𑖺𑖺 "
     U"𑖻𑖻 𑤸𑤸 𝅗𝅥𝅗𝅥 𝅘𝅥𝅘𝅥 𝅘𝅥𝅮𝅘𝅥𝅮 𝅘𝅥𝅯𝅘𝅥𝅯 𝅘𝅥𝅰𝅘𝅥𝅰 𝅘𝅥𝅱𝅘𝅥𝅱 𝅘𝅥𝅲𝅘𝅥𝅲 𝆹𝅥𝆹𝅥 𝆺𝅥𝆺𝅥 𝆹𝅥𝅮𝆹𝅥𝅮 𝆺𝅥𝅮𝆺𝅥𝅮 𝆹𝅥𝅯𝆹𝅥𝅯 𝆺𝅥𝅯𝆺𝅥𝅯";

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: BSD-3-Clause
-"""Writes unicode_data.hpp, what wordpiece.hpp has to know of Unicode, from Python's own tables.
+"""Writes unicode_data.hpp, the tables of Unicode that wordpiece.hpp needs, from those of Python.
 
     python3 examples/sentence_encoder/unicode_data.py > examples/sentence_encoder/unicode_data.hpp
 """
@@ -68,9 +68,9 @@ def main():
     print_ranges("marks", "Marks without a width of their own (Mn), such as accents", ranges("Mn"))
     print_ranges("punctuation", "Punctuation (P)", ranges("Pc", "Pd", "Pe", "Pf", "Pi", "Po", "Ps"))
     print_ranges("controls", "Control and format characters, and private ones (Cc, Cf, Co)", ranges("Cc", "Cf", "Co"))
-    comment = "Words: a character, and then those that it is what is left of, without marks and in lower case"
+    comment = "Groups: a character, then every other that becomes it without marks and in lower case"
     print_text("folds", comment, words)
-    print_text("long_folds", "Words: a character, and then the two or three that are left of it", long)
+    print_text("long_folds", "Groups: a character, then the two or three that it becomes", long)
     print("// clang-format on\n\n}  // namespace minilm::unicode_data")
 
 

@@ -44,15 +44,18 @@ inline std::u32string decode_utf8(std::string_view text) {
 
 class wordpiece {
  public:
-  // Reads a vocabulary: a token a line, numbered from 0. Pieces that continue a word begin with "##".
+  // Reads a vocabulary: a token a line, numbered from 0. Pieces that continue a word begin with "##". The last of equal
+  // tokens counts.
   explicit wordpiece(std::istream& vocabulary) {
     for (std::string line; std::getline(vocabulary, line); ++size_) {
+      if (size_ == max_size)
+        throw std::runtime_error("the vocabulary has more than " + std::to_string(max_size) + " lines");
       if (!line.empty() && line.back() == '\r') line.pop_back();
       const std::u32string token = decode_utf8(line);
       const bool continues = token.size() > 2 && token.starts_with(U"##");
       const std::u32string piece = token.substr(continues ? 2 : 0);
       longest_ = std::max(longest_, piece.size());
-      (continues ? inside_ : first_).emplace(piece, size_);
+      (continues ? inside_ : first_)[piece] = size_;
     }
     unknown_ = special(U"[UNK]", "[UNK]"), begin_ = special(U"[CLS]", "[CLS]"), end_ = special(U"[SEP]", "[SEP]");
     read_folds();
@@ -92,6 +95,7 @@ class wordpiece {
 
  private:
   using pieces = std::unordered_map<std::u32string, int>;
+  static constexpr int max_size = 1 << 20;          // twice the largest published ones
   static constexpr std::size_t longest_word = 100;  // in characters; a longer one is [UNK]
 
   int special(const std::u32string& token, const char* name) const {

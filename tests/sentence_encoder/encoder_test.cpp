@@ -5,6 +5,7 @@
 #include "../examples/sentence_encoder/encoder.hpp"
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <sstream>
 #include <string>
@@ -23,7 +24,7 @@ using numbers = std::vector<double>;
 
 const std::string config_text = R"({"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3,
   "intermediate_size": 40, "vocab_size": 50, "max_position_embeddings": 20, "type_vocab_size": 2,
-  "layer_norm_eps": 1e-12, "hidden_act": "gelu"})";
+  "layer_norm_eps": 0.03, "hidden_act": "gelu", "position_embedding_type": "absolute"})";
 
 minilm::config config_of(const std::string& text) {
   std::istringstream file(text);
@@ -210,6 +211,30 @@ TEST_CASE("the encoder refuses tokens and lengths that it does not know") {
   CHECK(said({-1}) == "there is a token -1, and the model knows 50");
 }
 
+TEST_CASE("the encoder refuses weights that are not finite, or are missing from a wide model") {
+  const minilm::config c = config_of(config_text);
+  std::string bytes = tiny_model(c).writer.file();
+  bytes.replace(bytes.size() - 4, 4, bytes_of(std::numeric_limits<float>::quiet_NaN()));
+  std::istringstream with_nan(bytes);
+  minilm::safetensors nan_file(with_nan, "f");
+  const minilm::encoder encoder(c, nan_file);
+  double seconds = 0;
+  CHECK(text_thrown_by([&] { encoder(sentences_of({2, 3}), &seconds); }) ==
+        "the weights give embeddings that are not finite");
+
+  // A layer of 2^20 x 2^20 numbers, of which the file holds none: no memory may be taken for it.
+  safetensors_writer wide;
+  const std::string width = "1048576";
+  const std::vector<float> row(1 << 20);
+  for (const char* name : {"word_embeddings.weight", "position_embeddings.weight", "token_type_embeddings.weight"})
+    wide.add(std::string("embeddings.") + name, "1," + width, row);
+  for (const char* name : {"weight", "bias"}) wide.add(std::string("embeddings.LayerNorm.") + name, width, row);
+  std::istringstream stream(wide.file());
+  minilm::safetensors file(stream, "f");
+  CHECK(text_thrown_by([&] { minilm::encoder({1 << 20, 1, 1, 1, 1, 1, 1, 1e-12f}, file); }) ==
+        "f has no tensor encoder.layer.0.attention.self.query.weight");
+}
+
 TEST_CASE("a configuration that does not fit is refused, and so are its mutations") {
   const auto with = [](std::string text, const std::string& from, const std::string& to) {
     return text.replace(text.find(from), from.size(), to);
@@ -221,6 +246,12 @@ TEST_CASE("a configuration that does not fit is refused, and so are its mutation
   CHECK(said(with(config_text, "50", "4000000000000")) ==
         "c has 4000000000000 as vocab_size, and a size is 1 to 16777216");
   CHECK(said(with(config_text, "\"gelu\"", "\"relu\"")) == "c has \"relu\" as hidden_act, and this program knows gelu");
+  CHECK(said(with(config_text, "absolute", "relative_key")) ==
+        "c has \"relative_key\" as position_embedding_type, and this program knows absolute");
+  for (const char* eps : {"-1", "1"})
+    CHECK(said(with(config_text, "0.03", eps)).ends_with(" as layer_norm_eps, and it is 0 to 1"));
+  const std::string nested = std::string(1000000, '[') + std::string(1000000, ']');
+  CHECK(said(with(config_text, "24", nested)) == "c has an array as hidden_size, and a size is 1 to 16777216");
   for (const char* bad : {"", "[]", "{}", "{\"hidden_size\": 24", "7", "\"gelu\""}) CHECK(said(bad).starts_with("c "));
 
   const minilm::config c = config_of(config_text);

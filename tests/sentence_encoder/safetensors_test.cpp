@@ -117,6 +117,8 @@ TEST_CASE("a safetensors header that lies is refused with both numbers") {
   header_refused(header_of(entry("F32", "[9223372036854775807,9223372036854775807,0]", "[0,0]")), {"64"});
   header_refused(header_of(entry("F32", "[2,3]", "[18446744073709551592,18446744073709551616]")), {"x"});
   header_refused(header_of(entry("F32", "[2,3]", "[9223372036854775808,9223372036854775832]")), {"x"});
+  // 0 - 24 wraps to the bytes of this shape
+  header_refused(header_of(entry("F64", "[2305843009213693949]", "[24,0]")), {"F64", "24", "18446744073709551592"});
   for (const char* number : {"-1", "2.5", "1e300", "1e999", "null", "\"2\"", "[2]", "true", "18446744073709551615"}) {
     CAPTURE(number);
     header_refused(header_of(entry("F32", "[" + std::string(number) + ",3]", "[0,24]")), {});
@@ -158,7 +160,11 @@ TEST_CASE("a safetensors header that is no header is refused") {
     header_refused(header, {});
   }
   header_refused(std::string(100000, '['), {});
-  header_refused(header_of(std::string(100000, '[') + std::string(100000, ']')), {"x"});
+  const std::string nested = std::string(1000000, '[') + std::string(1000000, ']');
+  header_refused(header_of(nested), {"x"});
+  header_refused(header_of(entry("F32", "[" + nested + "]", "[0,24]")), {"x", "array"});
+  header_refused(header_of(entry("F32", "[6]", "[0," + nested + "]")), {"x", "array"});
+  header_refused(header_of(entry("F32", "[{}]", "[0,24]")), {"x", "object"});
 }
 
 TEST_CASE("mutations of a safetensors file are read or refused") {

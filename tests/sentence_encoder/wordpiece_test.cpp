@@ -130,4 +130,8 @@ TEST_CASE("a vocabulary needs the special tokens, and may have Windows line ends
   CHECK(text_thrown_by([&] { minilm::wordpiece{none}; }) == "the vocabulary has no [CLS]");
   CHECK(text_thrown_by([&] { minilm::wordpiece{empty}; }) == "the vocabulary has no [UNK]");
   CHECK(minilm::wordpiece(windows)("a", 8) == std::vector<int>{1, 3, 2});
+
+  std::istringstream twice("[UNK]\n[CLS]\n[SEP]\na\na\n"), endless(std::string((1 << 20) + 1, '\n'));
+  CHECK(minilm::wordpiece(twice)("a", 8) == std::vector<int>{1, 4, 2});
+  CHECK(text_thrown_by([&] { minilm::wordpiece{endless}; }) == "the vocabulary has more than 1048576 lines");
 }
