@@ -226,6 +226,21 @@ TEST_CASE("ranks: a network that fails in the middle is closed on every rank") {
   }
 }
 
+TEST_CASE("ranks: windows of their own") {
+  const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
+  for (const bool left : {false, true}) {
+    const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
+      const buffer<float> o = buffer<float>::output({1, 1, 4, 8});
+      const index_t r = net.rank();
+      heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(),
+                                          {.mask = left ? heed::window(3 + r, 2) : heed::window(3, 2 + r)});
+    });
+    for (const std::string& each : thrown)
+      CHECK(each == (left ? "rank 1 has window to the left 4, rank 0 has 3"
+                          : "rank 1 has window to the right 3, rank 0 has 2"));
+  }
+}
+
 TEST_CASE("ranks: a plan beside a call, and a timeout of all time") {
   const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
   const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
