@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "heed/distributed.hpp"
@@ -246,6 +247,7 @@ TEST_CASE("ranks: a plan beside a call, and a timeout of all time") {
   const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
     const buffer<float> o = buffer<float>::output({1, 1, 4, 8});
     const heed::distributed::options how{.timeout = milliseconds::max()};
+    if (net.rank() == 1) std::this_thread::sleep_for(milliseconds(50));  // the other one waits
     heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
     if (net.rank() == 0) {
       const heed::plan plan = heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view());
