@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "heed/distributed.hpp"
@@ -28,7 +29,7 @@ struct arguments {
 
 // The text that every rank throws where rank `bad` of 4 has other arguments; says where they differ or o was written.
 std::string refused(const std::function<void(arguments&)>& spoil, index_t bad = 2) {
-  std::vector<std::string> notes(4);
+  std::vector<std::string> notes(4);  // of each rank
   arguments spoiled;
   spoil(spoiled);
   const bool with_plan = spoiled.workspace == 0;
@@ -50,16 +51,43 @@ std::string refused(const std::function<void(arguments&)>& spoil, index_t bad = 
       heed::distributed::softmax::forward(net, q_view, k.cview(), v.cview(), o.view(), a.opt, a.how,
                                           {.workspace = scratch});
     } catch (const heed::error& e) {
-      if (with_plan && said != e.what()) notes[0] = "the plan says " + said;
-      if (!o.untouched()) notes[0] = "o was written";
+      std::string& note = notes[static_cast<std::size_t>(net.rank())];
+      if (with_plan && said != e.what()) note = "the plan says " + said;
+      if (!o.untouched()) note = "o was written";
       throw;
     }
   });
-  if (!notes[0].empty()) return notes[0];
+  for (const std::string& note : notes)
+    if (!note.empty()) return note;
   for (const std::string& each : thrown)
     if (each != thrown[0]) return thrown[0] + " / " + each;
   return thrown[0];
 }
+
+// Threads as a network that fails on one rank when it starts to send. silent: the others are not told.
+struct failing_network {
+  using request = net_of_threads::request;
+  net_of_threads net;
+  bool fails, silent = false;
+
+  index_t rank() const { return net.rank(); }
+  index_t size() const { return net.size(); }
+  request start_send(index_t to, int channel, std::span<const std::byte> bytes) {
+    return fails ? throw heed::error("the network has failed") : net.start_send(to, channel, bytes);
+  }
+  request start_receive(index_t from, int channel, std::span<std::byte> bytes) {
+    return net.start_receive(from, channel, bytes);
+  }
+  bool wait(request& r, std::chrono::milliseconds timeout) { return net.wait(r, timeout); }
+  bool cancel(request& r) { return net.cancel(r); }
+  bool all_gather(std::span<const std::byte> mine, std::span<std::byte> all, std::chrono::milliseconds timeout) {
+    return net.all_gather(mine, all, timeout);
+  }
+  void abandon(const char* text) {
+    if (!silent) net.abandon(text);
+  }
+};
+static_assert(heed::distributed::network<failing_network>);
 
 using clock_type = std::chrono::steady_clock;
 using std::chrono::milliseconds;
@@ -77,7 +105,8 @@ TEST_CASE("ranks: arguments that do not fit") {
   CHECK(refused([](arguments& a) { a.e = 4; }, 3).find("rank 3: ") == 0);
   CHECK(refused([](arguments& a) { a.null_q = true; }) == "rank 2: q is null but has elements");
   CHECK(refused([](arguments& a) { a.opt.mask = heed::causal(); }) == "rank 2 has mask 1, rank 0 has 0");
-  CHECK(refused([](arguments& a) { a.opt.scale = 0.5; }).find("rank 2 has scale 0.5") == 0);
+  CHECK(refused([](arguments& a) { a.opt.scale = 0.5; }).find("rank 2 has scale 0.5, rank 0 has 0.35355") == 0);
+  CHECK(refused([](arguments& a) { a.opt.scale = -1; }).find("rank 2 has scale -1, rank 0 has 0.35355") == 0);
   CHECK(refused([](arguments& a) { a.opt.softcap = 2; }) == "rank 2 has softcap 2, rank 0 has 0");
   CHECK(refused([](arguments& a) { a.opt.alibi_slopes = 1; }) == "rank 2 has other alibi_slopes than rank 0");
   CHECK(refused([](arguments& a) { a.opt.sink_logits = 1; }) == "rank 2 has other sink_logits than rank 0");
@@ -137,12 +166,13 @@ TEST_CASE("ranks: one that does not come, and one that leaves in the middle") {
       const buffer<float> o = buffer<float>::output({1, 1, 40, 8});
       const heed::distributed::options how{.timeout = milliseconds(200)};
       if (net.rank() == 1 && middle) {  // agrees, and then is gone
-        heed::distributed::detail::session<net_of_threads> s(net, milliseconds(5000));
-        const auto a =
-            heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
-        if (!a.ok()) throw std::runtime_error("the plan");
-        s.all_gather(heed::distributed::detail::call_status{});
-        return;
+        failing_network bad{net, true, true};
+        try {
+          heed::distributed::softmax::forward(bad, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
+        } catch (const heed::error&) {
+          return;
+        }
+        throw std::runtime_error("the network has not failed");
       }
       if (net.rank() == 1) return;
       const auto begin = clock_type::now();
@@ -161,6 +191,71 @@ TEST_CASE("ranks: one that does not come, and one that leaves in the middle") {
       CHECK(waited[r] < 10);  // seconds, on a machine that does other work
     }
   }
+}
+
+TEST_CASE("ranks: a network that fails in the middle is closed on every rank") {
+  const buffer<float> x = buffer<float>::input({1, 1, 40, 8});
+  const std::vector<float> slopes{0.5f};
+  for (const bool lightning : {false, true}) {
+    const auto begin = clock_type::now();
+    const auto thrown = thrown_by_ranks(3, [&](net_of_threads& net) {
+      failing_network bad{net, net.rank() == 1};
+      const buffer<float> o = buffer<float>::output({1, 1, 40, 8});
+      const auto call = [&] {
+        if (lightning)
+          heed::distributed::lightning::forward(bad, x.cview(), x.cview(), x.cview(), slopes, o.view());
+        else
+          heed::distributed::softmax::forward(bad, x.cview(), x.cview(), x.cview(), o.view());
+      };
+      std::string first;
+      try {
+        call();
+      } catch (const heed::error& e) {
+        first = e.what();
+      }
+      bad.fails = false;
+      try {
+        call();
+      } catch (const heed::error& e) {
+        throw std::runtime_error(first + ", then " + e.what());
+      }
+    });
+    const std::string closed = "a call over ranks was left by an exception";
+    for (std::size_t r = 0; r < 3; ++r)
+      CHECK(thrown[r] == (r == 1 ? "the network has failed" : closed) + ", then " + closed);
+    CHECK(std::chrono::duration<double>(clock_type::now() - begin).count() < 30);  // not the timeout, a minute
+  }
+}
+
+TEST_CASE("ranks: windows of their own") {
+  const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
+  for (const bool left : {false, true}) {
+    const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
+      const buffer<float> o = buffer<float>::output({1, 1, 4, 8});
+      const index_t r = net.rank();
+      heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(),
+                                          {.mask = left ? heed::window(3 + r, 2) : heed::window(3, 2 + r)});
+    });
+    for (const std::string& each : thrown)
+      CHECK(each == (left ? "rank 1 has window to the left 4, rank 0 has 3"
+                          : "rank 1 has window to the right 3, rank 0 has 2"));
+  }
+}
+
+TEST_CASE("ranks: a plan beside a call, and a timeout of all time") {
+  const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
+  const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
+    const buffer<float> o = buffer<float>::output({1, 1, 4, 8});
+    const heed::distributed::options how{.timeout = milliseconds::max()};
+    if (net.rank() == 1) std::this_thread::sleep_for(milliseconds(50));  // the other one waits
+    heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
+    if (net.rank() == 0) {
+      const heed::plan plan = heed::distributed::softmax::plan_forward(net, x.cview(), x.cview(), x.cview(), o.view());
+      throw std::runtime_error(plan.problem.data());
+    }
+    heed::distributed::softmax::forward(net, x.cview(), x.cview(), x.cview(), o.view(), {}, how);
+  });
+  for (const std::string& each : thrown) CHECK(each == "rank 1 makes another call than rank 0");
 }
 
 TEST_CASE("ranks: work that fails on one of them") {

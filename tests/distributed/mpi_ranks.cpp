@@ -3,8 +3,10 @@
 // A program for mpirun: the verbs over ranks on MPI against one call on the whole sequence, messages in small pieces,
 // errors on every rank, and a rank that does not come. Prints what is wrong on rank 0; 0 where nothing is.
 
+#include <chrono>
 #include <cstdio>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "heed/distributed.hpp"
@@ -72,6 +74,26 @@ void check_lightning(heed::mpi_network& net, heed::distributed::state_pass pass)
   expect(off < 2e-5, "lightning: o", off);
 }
 
+// A receive whose message has begun to come, from a sender that does nothing more for now: cancel returns all the same.
+void check_cancel(heed::mpi_network& net) {
+  using std::chrono::milliseconds;
+  std::vector<std::byte> memory(std::size_t{1} << 26);
+  if (net.rank() == 0) {
+    auto sent = net.start_send(1, 7, memory);
+    std::this_thread::sleep_for(milliseconds(2000));
+    expect(net.wait(sent, milliseconds(60'000)), "the message does not go");
+  }
+  if (net.rank() != 1) return;
+  auto received = net.start_receive(0, 7, memory);
+  const bool came = net.wait(received, milliseconds(300));
+  const auto begin = std::chrono::steady_clock::now();
+  const bool cancelled = net.cancel(received);
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  expect(seconds < 1, "cancel waits for the sender", seconds);
+  if (!came && cancelled) received = net.start_receive(0, 7, memory);
+  expect(came || net.wait(received, milliseconds(60'000)), "the message does not come");
+}
+
 // The last rank has other shapes.
 void check_refusal(heed::mpi_network& net) {
   const index_t d = net.rank() == net.size() - 1 ? 4 : 8;
@@ -126,6 +148,7 @@ int main(int argc, char** argv) {
     if (net.size() > 1) check_refusal(net);
     heed::mpi_network whole;
     check_softmax(whole, cut::zigzag, spread::even, true);
+    if (net.size() > 1) check_cancel(whole);
     if (net.size() > 1) check_timeout();
     MPI_Allreduce(&failures, &all, 1, MPI_INT, MPI_SUM, MPI_COMM_WORLD);
     if (net.rank() == 0) std::printf("%td ranks, %d failures\n", net.size(), all);

@@ -2,11 +2,13 @@
 
 // softmax::backward over ranks against one call on the whole sequence.
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
-#include "heed/distributed.hpp"
+#include "heed/distributed/ring.hpp"
 #include "support/catch.hpp"
 #include "support/executor.hpp"
 #include "support/ranks.hpp"
@@ -146,6 +148,27 @@ TEST_CASE("ring backward: what is left out is not written, and cross attention")
     CHECK((difference(x.got_dv, x.want_dv) < 1e-5) == (left_out != 2));
     CHECK((difference(x.got_dq, x.want_dq) < 1e-5) == (left_out != 3));
   }
+}
+
+TEST_CASE("ring backward: NaN reaches what sees it, and no other") {
+  for (const heed::mask& mask : {heed::causal(), heed::window(6, 2)})
+    for (const cut how : {cut::contiguous, cut::zigzag}) {
+      gradients_over_ranks<float> x{.opt = {.mask = mask}};
+      x.make();
+      for (index_t h = 0; h < x.kv_heads; ++h) x.k(0, h, 60, 3) = std::numeric_limits<float>::quiet_NaN();
+      auto whole = x.opt;
+      whole.lse = x.lse.view3();
+      heed::softmax::forward(x.q.cview(), x.k.cview(), x.v.cview(), x.o.view(), whole);
+      heed::softmax::backward(x.q.cview(), x.k.cview(), x.v.cview(), x.o.cview(), x.dout.cview(),
+                              {.dq = x.want_dq.view(), .dk = x.want_dk.view(), .dv = x.want_dv.view()}, whole);
+      const ranges tokens = ranges_of(how, spread::ragged, x.keys, 4);
+      REQUIRE(x.run({.cut = how}, tokens, tokens) == "");
+      CHECK(!std::isnan(x.got_dq(0, 1, 50, 2)));
+      CHECK(std::isnan(x.got_dq(0, 1, 61, 2)));
+      CHECK(difference(x.got_dq, x.want_dq) < 1e-5);
+      CHECK(difference(x.got_dk, x.want_dk) < 1e-5);
+      CHECK(difference(x.got_dv, x.want_dv) < 1e-5);
+    }
 }
 
 TEST_CASE("ring backward: refusals reach every rank") {

@@ -3,11 +3,15 @@
 // softmax::forward over ranks that are threads, against one call on the whole sequence: every cut and spread of tokens,
 // masks, heads, layouts and types; the same bits again; nothing outside the outputs.
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
+#include <tuple>
 #include <vector>
 
-#include "heed/distributed.hpp"
+#include "heed/distributed/ring.hpp"
+#include "heed/softmax.hpp"
 #include "support/catch.hpp"
 #include "support/executor.hpp"
 #include "support/ranks.hpp"
@@ -42,7 +46,7 @@ template <class T> struct softmax_over_ranks {
 
   // What ranks threw or did wrong, "" where nothing
   std::string run(const heed::distributed::options& how, const ranges& of_queries, const ranges& of_keys,
-                  bool with_lse = true, bool with_workspace = false) {
+                  bool with_lse = true, bool with_workspace = false, index_t threads = 2) {
     const auto ranks = static_cast<index_t>(of_keys.size());
     std::vector<std::string> wrong(of_keys.size());
     std::vector<std::uint64_t> hashes(of_keys.size());
@@ -59,7 +63,7 @@ template <class T> struct softmax_over_ranks {
       auto here = how;
       if (how.cut == cut::zigzag) here.first_chunk = of_keys[r][0].count;
       if (with_lse) mine.lse = results[r].second.view3();
-      test_executor workers(2, order::shuffled);
+      test_executor workers(threads, order::shuffled);
       heed::context context{.executor = workers};
       std::vector<std::byte> scratch;
       if (with_workspace) {
@@ -97,7 +101,7 @@ template <class T> void check(softmax_over_ranks<T>& x, cut how, spread of, inde
   CHECK(difference(x.got, x.o) < bound_of(typename softmax_over_ranks<T>::acc()));
   CHECK(difference(x.got_lse, x.lse) < bound_of(typename softmax_over_ranks<T>::acc()));
   const std::uint64_t bits = x.bits;
-  REQUIRE(x.run({.cut = how}, tokens, tokens, true, true) == "");  // and with a planned workspace
+  REQUIRE(x.run({.cut = how}, tokens, tokens, true, true, 3) == "");  // a planned workspace, and more threads
   CHECK(x.bits == bits);
 }
 
@@ -184,6 +188,39 @@ TEST_CASE("ring: NaN reaches the rows that see it, and no other") {
     REQUIRE(x.run({.cut = how}, tokens, tokens) == "");
     for (index_t i = 0; i < x.queries; ++i) CHECK(std::isnan(x.got(0, 1, i, 2)) == (i >= 50));
     CHECK(difference(x.got, x.o) < 3e-6);
+  }
+}
+
+TEST_CASE("ring: no batch entries") {
+  for (const cut how : {cut::contiguous, cut::zigzag}) {
+    softmax_over_ranks<float> x{.batch = 0};
+    x.make();
+    const ranges tokens = ranges_of(how, spread::ragged, x.keys, 3);
+    CHECK(x.run({.cut = how}, tokens, tokens) == "");
+  }
+}
+
+TEST_CASE("ring: counts are those of the mask, and causal zig-zag is balanced") {
+  constexpr index_t tokens = 57, ranks = 4;
+  for (const auto& [mask, left, right] :
+       std::vector<std::tuple<heed::mask, index_t, index_t>>{{heed::mask(), tokens, tokens},
+                                                             {heed::causal(), tokens, 0},
+                                                             {heed::window(9, 2), 9, 2},
+                                                             {heed::window(9, -1), 9, tokens}})
+    for (const cut how : {cut::contiguous, cut::zigzag})
+      for (index_t r = 0; r < ranks; ++r) {
+        double pairs = 0;
+        each_token(heed::distributed::tokens_of(how, tokens, ranks, r), [&](index_t i, index_t) {
+          for (index_t j = 0; j < tokens; ++j) pairs += i - j <= left && j - i <= right ? 1 : 0;
+        });
+        CHECK(std::abs(heed::distributed::count_ring(how, tokens, ranks, r, mask).pairs - pairs) < 0.5);
+      }
+
+  const double all = heed::distributed::count_ring(cut::zigzag, 8192, 1, 0, heed::causal()).pairs;
+  for (index_t r = 0; r < 4; ++r) {
+    const auto counts = heed::distributed::count_ring(cut::zigzag, 8192, 4, r, heed::causal());
+    CHECK(std::abs(counts.pairs / (all / 4) - 1) < 0.05);
+    CHECK(counts.keys_sent == 3 * 2048);
   }
 }
 

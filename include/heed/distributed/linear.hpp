@@ -209,8 +209,9 @@ plan plan_forward(N& net, const Q& q, const K& k, const V& v, const O& o,
 // it. Every rank calls it with its own tokens and gets its own rows of o; shapes as in linear::forward, lengths may
 // differ and be 0. Each rank sums its keys, the sums of the ranks before it become its initial state (without causal():
 // those of all others), and only states, (B, Hk, features, E) and z, go over the network, whatever the length.
-// initial_state is given on rank 0 alone; final_state on any rank, as the state behind its tokens. Mask: none or
-// causal. Options are alike on all ranks. The same bits for every run. Throws heed::error as softmax::forward does.
+// initial_state is given on rank 0 alone; final_state on any rank, as the state behind its tokens (without causal():
+// of all tokens). Mask: none or causal. Options are alike on all ranks. The same bits for every run. Throws heed::error
+// as softmax::forward does.
 // Sun et al., LASP (arXiv 2404.02882) and LASP-2 (arXiv 2502.07563); Katharopoulos et al. (arXiv 2006.16236).
 template <network N, viewable Q, viewable K, viewable V, viewable O>
 void forward(N& net, const Q& q, const K& k, const V& v, O&& o, const heed::linear::options<acc_of<Q>>& opt = {},

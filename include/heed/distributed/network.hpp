@@ -23,7 +23,8 @@ namespace heed::distributed {
 //   all_gather(mine, all, t)    all = what every rank gave, in the order of ranks; mine has the same size on each.
 //                               false: some rank did not come within t
 //   abandon(text)               says that this rank will take part in nothing else; peers that wait are told where the
-//                               network can. Every later call of any member but cancel, rank and size throws.
+//                               network can. Every later call of any member but cancel, rank, size and abandon, of
+//                               which the first text stays, throws.
 // All but rank, size, cancel and abandon may throw heed::error, where the network itself has failed.
 template <class N>
 concept network = requires(N& n, typename N::request& r, index_t peer, int channel, std::span<const std::byte> out,

@@ -25,7 +25,8 @@ struct options {
   distributed::cut cut = distributed::cut::contiguous;
   index_t first_chunk = -1;  // zigzag: tokens of this rank in its first chunk; -1: half of them, rounded up
   state_pass states = state_pass::scan;
-  std::chrono::milliseconds timeout{60'000};  // of each wait for another rank: longer than a step computes
+  std::chrono::milliseconds timeout{60'000};  // of each wait for another rank: longer than a step
+                                              // computes; above a year: a year
 };
 
 // count tokens of a sequence from token first on

@@ -55,7 +55,7 @@ inline bool sees(const sight& s, const chunk& q, const chunk& k) {
 inline double visible_pairs(const sight& s, const chunk& q, const chunk& k) {
   double pairs = 0;
   if (!sees(s, q, k)) return pairs;
-  if (s.left >= sight::no_limit && s.right >= sight::no_limit)
+  if (k.place >= q.place + q.count - 1 - s.left && k.place + k.count - 1 <= q.place + s.right)  // all of them
     return static_cast<double>(q.count) * static_cast<double>(k.count);
   for (index_t p = q.place; p < q.place + q.count; ++p)
     pairs += static_cast<double>(

@@ -3,6 +3,7 @@
 
 // One call that all ranks make: waits with a timeout, memory that outlives its messages, errors that all ranks hear of.
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
@@ -39,12 +40,33 @@ template <class T> std::span<const std::byte> bytes_of(const T& x) {
   return std::as_bytes(std::span<const T, 1>(&x, 1));
 }
 
+// Closes the network where a scope is left by an exception while messages may be on their way: peers are told, where
+// the network can, and no later call takes such a message for its own.
+template <network N> class open_messages {
+ public:
+  explicit open_messages(N& net) : net_(net), thrown_(std::uncaught_exceptions()) {}
+  ~open_messages() {
+    if (std::uncaught_exceptions() > thrown_) net_.abandon("a call over ranks was left by an exception");
+  }
+  open_messages(const open_messages&) = delete;
+  open_messages& operator=(const open_messages&) = delete;
+
+ private:
+  N& net_;
+  int thrown_;
+};
+
 // Waits and gathers for a call; a timeout breaks the network, and with it the call on every rank. A timeout that is not
 // above 0 is for the agreement to refuse: until then the default one holds.
 template <network N> class session {
  public:
+  static constexpr std::chrono::milliseconds longest = std::chrono::hours(24 * 365);  // clocks count on from now
+
   session(N& net, std::chrono::milliseconds timeout)
-      : net_(net), timeout_(timeout.count() > 0 ? timeout : options{}.timeout), rank_(net.rank()), size_(net.size()) {
+      : net_(net),
+        timeout_(timeout.count() > 0 ? std::min(timeout, longest) : options{}.timeout),
+        rank_(net.rank()),
+        size_(net.size()) {
     if (size_ < 1 || rank_ < 0 || rank_ >= size_)
       heed::detail::fail("network: rank % of %, must be 0 to size - 1", rank_, size_);
   }
@@ -65,6 +87,7 @@ template <network N> class session {
     return all;
   }
   void gather(std::span<const std::byte> mine, std::span<std::byte> all) const {
+    const open_messages<N> open(net_);
     if (!net_.all_gather(mine, all, timeout_))
       give_up("rank %: not all of % ranks came within % ms", rank_, size_, timeout_.count());
   }
@@ -85,7 +108,8 @@ template <network N> class session {
 // The numbers of a header and their names, in the same order on all ranks.
 class agreement {
  public:
-  explicit agreement(std::int64_t verb) { same("verb", verb); }
+  // A plan and the call itself exchange other things.
+  agreement(std::int64_t verb, bool plan_only) { same("verb", 2 * verb + (plan_only ? 1 : 0)); }
 
   // A number that must be equal on all ranks. Names are literals.
   void same(const char* name, std::int64_t value) { add(name, value, kind::whole); }

@@ -147,7 +147,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
     if (v.empty()) wanted_.dv = wanted_.dv || is_asked(out.dv);
   }
 
-  plan agree() {
+  plan agree(bool plan_only) {
     plan out{};
     heed::detail::checker check(out.problem);
     check_ring_options(check, opt_, shape_, how_);
@@ -160,7 +160,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
       out = heed::softmax::plan_backward(q_, k_, v_, o_, dout_, out_, opt_, {.executor = context_.executor});
     out.workspace_bytes = 0;
     const std::int64_t flags = (wanted_.dk ? 1 : 0) + (wanted_.dv ? 2 : 0);
-    schedule_ = agree_on_ring<QT, KT>(session_, 2, shape_, opt_, how_, flags, out.problem);
+    schedule_ = agree_on_ring<QT, KT>(session_, {2, plan_only}, shape_, opt_, how_, flags, out.problem);
     if (!schedule_) return out;
     places_.resize(static_cast<std::size_t>(shape_.batch));
     heed::detail::arena counted;
@@ -173,7 +173,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
   }
 
   plan make_plan() {
-    plan out = agree();
+    plan out = agree(true);
     if (!out.ok()) return out;
     describe_ring<KT>(out, *schedule_, shape_, session_.rank());
     heed::detail::check_workspace(out.problem, context_.workspace, out.workspace_bytes);
@@ -181,7 +181,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
   }
 
   void run() {
-    const plan found = agree();
+    const plan found = agree(false);
     if (!found.ok()) heed::detail::fail(found.problem.data());
     call_scratch scratch;
     outcome memory, work;
@@ -189,6 +189,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
     memory.finish(session_);  // nothing is written before all ranks have their memory
     heed::detail::arena pieces(scratch.memory(), found.workspace_bytes);
     {
+      const open_messages<N> open(session_.net());
       key_ring<KT, N> ring(session_, *schedule_, shape_, pieces, scratch);
       gradient_ring<T, N> gradients(session_, *schedule_, shape_, wanted_, pieces, scratch);
       take(pieces);

@@ -30,13 +30,13 @@ template <class QT, class KT, class OT, network N> class ring_forward {
         shape_(shape_of(q, k, v, o)) {}
 
   // Says what is wrong, the same on all ranks, or what this rank does and the scratch that it needs. All ranks call it.
-  plan agree() {
+  plan agree(bool plan_only) {
     plan out{};
     heed::detail::checker check(out.problem);
     check_ring_options(check, opt_, shape_, how_);
     if (check.ok()) out = heed::softmax::plan_forward(q_, k_, v_, o_, opt_, {.executor = context_.executor});
     out.workspace_bytes = 0;
-    schedule_ = agree_on_ring<QT, KT>(session_, 1, shape_, opt_, how_, 0, out.problem);
+    schedule_ = agree_on_ring<QT, KT>(session_, {1, plan_only}, shape_, opt_, how_, 0, out.problem);
     if (!schedule_) return out;
     places_.resize(static_cast<std::size_t>(shape_.batch));
     heed::detail::arena counted;
@@ -48,7 +48,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
   }
 
   plan make_plan() {
-    plan out = agree();
+    plan out = agree(true);
     if (!out.ok()) return out;
     describe_ring<KT>(out, *schedule_, shape_, session_.rank());
     heed::detail::check_workspace(out.problem, context_.workspace, out.workspace_bytes);
@@ -56,7 +56,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
   }
 
   void run() {
-    const plan found = agree();
+    const plan found = agree(false);
     if (!found.ok()) heed::detail::fail(found.problem.data());
     call_scratch scratch;
     outcome memory, work;
@@ -64,6 +64,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
     memory.finish(session_);  // nothing is written before all ranks have their memory
     heed::detail::arena pieces(scratch.memory(), found.workspace_bytes);
     {
+      const open_messages<N> open(session_.net());
       key_ring<KT, N> ring(session_, *schedule_, shape_, pieces, scratch);
       take(pieces);
       inner_ = {.executor = context_.executor,

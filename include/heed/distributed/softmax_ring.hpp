@@ -3,7 +3,9 @@
 
 // What forward and backward of softmax attention over ranks share: the agreement, the blocks of keys that travel.
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -66,10 +68,10 @@ template <class T> std::uint64_t hash_of(const per_head& numbers, index_t heads)
 
 // Agrees with all ranks on a call, and derives the schedule. problem: the same text on every rank.
 template <class QT, class KT, class T, network N>
-std::optional<schedule> agree_on_ring(const session<N>& s, std::int64_t verb, const ring_shape& shape,
+std::optional<schedule> agree_on_ring(const session<N>& s, const agreement& call, const ring_shape& shape,
                                       const heed::softmax::options<T>& opt, const options& how, std::int64_t flags,
                                       heed::detail::problem_text& problem) {
-  agreement a(verb);
+  agreement a = call;
   a.problem() = problem;
   a.same("heed version", HEED_VERSION_MAJOR * 1000 + HEED_VERSION_MINOR);
   a.same("a q of type", type_code<QT>), a.same("a k of type", type_code<KT>);
@@ -80,8 +82,8 @@ std::optional<schedule> agree_on_ring(const session<N>& s, std::int64_t verb, co
   const sight visible = sight_of(m);
   a.same("mask", static_cast<std::int64_t>(m.present)), a.same("window to the left", visible.left);
   a.same("window to the right", visible.right), a.same("align", heed::detail::parts(opt.align).top_left);
-  a.same_real("scale", opt.scale.value_or(-1.0)), a.same_real("softcap", opt.softcap);
-  a.same("number of scales", opt.scale.has_value());
+  a.same_real("scale", opt.scale.value_or(1 / std::sqrt(static_cast<double>(shape.d))));
+  a.same_real("softcap", opt.softcap);
   a.same_hash("alibi_slopes", hash_of<T>(opt.alibi_slopes, shape.out_heads));
   a.same_hash("sink_logits", hash_of<T>(opt.sink_logits, shape.out_heads));
   const bool halves = how.cut == cut::zigzag && how.first_chunk < 0;

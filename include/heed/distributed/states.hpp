@@ -154,7 +154,7 @@ template <class T, class Kernel, network N> class state_call {
   state_call(N& net, Kernel& kernel, const options& how, const context& given)
       : session_(net, how.timeout), kernel_(kernel), how_(how), context_(given) {}
 
-  plan agree() {
+  plan agree(bool plan_only) {
     plan out{};
     heed::detail::checker check(out.problem);
     check.require(how_.cut == cut::contiguous, "linear and lightning attention take the cut contiguous alone");
@@ -168,7 +168,7 @@ template <class T, class Kernel, network N> class state_call {
     kernel_.check(check);
     if (check.ok()) out = kernel_.plan_local(context_.executor);
     out.workspace_bytes = 0;
-    agreement a(Kernel::verb);
+    agreement a(Kernel::verb, plan_only);
     a.problem() = out.problem;
     a.same("heed version", HEED_VERSION_MAJOR * 1000 + HEED_VERSION_MINOR);
     a.same("states passed by", static_cast<std::int64_t>(how_.states));
@@ -187,13 +187,13 @@ template <class T, class Kernel, network N> class state_call {
   }
 
   plan make_plan() {
-    plan out = agree();
+    plan out = agree(true);
     if (out.ok()) heed::detail::check_workspace(out.problem, context_.workspace, out.workspace_bytes);
     return out;
   }
 
   void run() {
-    const plan found = agree();
+    const plan found = agree(false);
     if (!found.ok()) heed::detail::fail(found.problem.data());
     call_scratch scratch;
     outcome memory, work;
@@ -201,6 +201,7 @@ template <class T, class Kernel, network N> class state_call {
     memory.finish(session_);  // nothing is written before all ranks have their memory
     heed::detail::arena pieces(scratch.memory(), found.workspace_bytes);
     {
+      const open_messages<N> open(session_.net());
       state_exchange<T, N> states(session_, kernel_.shape(), how_.states, pieces, scratch);
       const state_change<T> before{kernel_.shape(), pieces.take<T>(states.local.size())};
       kernel_.take(pieces);
@@ -210,8 +211,8 @@ template <class T, class Kernel, network N> class state_call {
         work.attempt([&] { kernel_.run_alone(inner); });
       else
         run_between(states, before, inner, work);
+      if constexpr (requires { kernel_.combine(session_); }) kernel_.combine(session_);
     }
-    if constexpr (requires { kernel_.combine(session_); }) kernel_.combine(session_);
     work.finish(session_);
   }
 

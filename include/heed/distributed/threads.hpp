@@ -122,7 +122,7 @@ class thread_group {
       heed::detail::fail("thread_group: rank % sends % bytes, rank % receives %", from, sender.from.size(), to,
                          receiver.to.size());
     queue.pop_front();
-    std::memcpy(receiver.to.data(), sender.from.data(), sender.from.size());
+    if (!sender.from.empty()) std::memcpy(receiver.to.data(), sender.from.data(), sender.from.size());
     mine->done = other->done = true;
     changed_.notify_all();
     return mine;
