@@ -208,6 +208,7 @@ def main():
         for ids, own in zip(prompts, chosen):
             options = {"max_new_tokens": 48, "min_new_tokens": 48, "do_sample": False}
             options["eos_token_id"] = None
+            options["attention_mask"] = torch.ones(1, len(ids))  # else it hides <|im_end|>, which also pads
             answer = loaded.generate(torch.tensor([ids]), **options)[0][len(ids) :].tolist()
             same = sum(a == b for a, b in zip(own, answer))
             good &= check("greedy", own == answer, f"{same} of 48 tokens of transformers {transformers.__version__}")
