@@ -133,6 +133,9 @@ result run(const shape& s, index_t ranks, cut how, const link_model& link) {
     const auto parts = tokens_of(how, s.tokens, ranks, net.rank());
     const index_t n = parts[0].count + parts[1].count;
     std::vector<float> q = numbers(s.heads * n * s.dim), k = numbers(s.kv_heads * n * s.dim), v = k, o = q;
+    std::byte here{};
+    std::vector<std::byte> all(static_cast<std::size_t>(ranks));
+    net.all_gather({&here, 1}, all, std::chrono::minutes(1));  // all begin together
     linked_network linked(net, link, zero);
     const auto begin = clock_type::now();
     softmax::forward(linked, heed::bhsd(q.data(), 1, s.heads, n, s.dim), heed::bhsd(k.data(), 1, s.kv_heads, n, s.dim),
@@ -273,6 +276,28 @@ template <class F> double time_of(const F& f) {
   return best;
 }
 
+// One rank and as many as there are cores, by turns: medians of the slowest rank's time
+void measure_scaling() {
+  const auto cores = static_cast<index_t>(std::max(1u, std::thread::hardware_concurrency()));
+  const shape s{.heads = 8, .kv_heads = 2};
+  std::printf("\nTime of softmax::forward, causal zig-zag, %td tokens, %td heads on %td, on %td cores\n", s.tokens,
+              s.heads, s.kv_heads, cores);
+  std::vector<index_t> counts;
+  for (index_t ranks = 1; ranks <= std::min<index_t>(cores, 16); ranks *= 2) counts.push_back(ranks);
+  std::vector<std::vector<double>> times(counts.size());
+  for (int turn = 0; turn < 9; ++turn)
+    for (std::size_t i = 0; i < counts.size(); ++i) {
+      const result r = run(s, counts[i], cut::zigzag, {});
+      times[i].push_back(*std::max_element(r.seconds_of_rank.begin(), r.seconds_of_rank.end()));
+    }
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    std::sort(times[i].begin(), times[i].end());
+    const double time = times[i][times[i].size() / 2], one = times[0][times[0].size() / 2];
+    std::printf("  %2td ranks: %7.1f ms, %.3f of one rank's time over their number\n", counts[i], 1e3 * time,
+                time * static_cast<double>(counts[i]) / one);
+  }
+}
+
 void measure_constants() {
   std::puts("\nConstants of the model, one thread, float, D = E = 64, 8 query and 2 key/value heads");
   constexpr index_t heads = 8, kv_heads = 2, dim = 64;
@@ -309,6 +334,7 @@ int main(int argc, char** argv) {
   count_work();
   count_bytes();
   show_overlap(trace);
+  measure_scaling();
   measure_constants();
   std::printf("\n%d failures\n", failures);
   return failures == 0 ? 0 : 1;
