@@ -47,6 +47,10 @@ GROUPS = [  # page, title, what to include, text, headers (in this order)
      "convert/tensor convert/quantize"),
     ("context", "Context, plans and errors", "any kernel's header",
      "Where a call runs, what it would do, and what it throws.", "core/context core/plan core/error level"),
+    ("distributed", "Several processes", "heed/distributed.hpp",
+     "Explained in [attention over several processes](../distributed.md). `heed/interop/mpi.hpp` is included by name.",
+     "distributed/softmax_forward distributed/softmax_backward distributed/linear distributed/lightning"
+     " distributed/options distributed/schedule distributed/network distributed/threads interop/mpi"),
     ("interop", "Executors", "the header itself, by name", "Executors that are ready to use.",
      "interop/openmp interop/eigen_thread_pool"),
     ("reference", "References", "the header itself, by name (needs Eigen)",
