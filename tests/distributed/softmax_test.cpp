@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include "heed/distributed/ring.hpp"
@@ -202,18 +201,19 @@ TEST_CASE("ring: no batch entries") {
 
 TEST_CASE("ring: counts are those of the mask, and causal zig-zag is balanced") {
   constexpr index_t tokens = 57, ranks = 4;
-  for (const auto& [mask, left, right] :
-       std::vector<std::tuple<heed::mask, index_t, index_t>>{{heed::mask(), tokens, tokens},
-                                                             {heed::causal(), tokens, 0},
-                                                             {heed::window(9, 2), 9, 2},
-                                                             {heed::window(9, -1), 9, tokens}})
+  struct sight {
+    heed::mask mask;
+    index_t left, right;
+  };
+  for (const sight& s : {sight{heed::mask(), tokens, tokens}, sight{heed::causal(), tokens, 0},
+                         sight{heed::window(9, 2), 9, 2}, sight{heed::window(9, -1), 9, tokens}})
     for (const cut how : {cut::contiguous, cut::zigzag})
       for (index_t r = 0; r < ranks; ++r) {
         double pairs = 0;
         each_token(heed::distributed::tokens_of(how, tokens, ranks, r), [&](index_t i, index_t) {
-          for (index_t j = 0; j < tokens; ++j) pairs += i - j <= left && j - i <= right ? 1 : 0;
+          for (index_t j = 0; j < tokens; ++j) pairs += i - j <= s.left && j - i <= s.right ? 1 : 0;
         });
-        CHECK(std::abs(heed::distributed::count_ring(how, tokens, ranks, r, mask).pairs - pairs) < 0.5);
+        CHECK(std::abs(heed::distributed::count_ring(how, tokens, ranks, r, s.mask).pairs - pairs) < 0.5);
       }
 
   const double all = heed::distributed::count_ring(cut::zigzag, 8192, 1, 0, heed::causal()).pairs;
