@@ -82,6 +82,7 @@ template <network N> class session {
     give_up("rank %: % rank % not done after % ms", rank_, what, peer, timeout_.count());
   }
   template <class T> std::vector<T> all_gather(const T& mine) const {
+    const open_messages<N> open(net_);  // the others wait for this rank, also where it has no memory
     std::vector<T> all(static_cast<std::size_t>(size_));
     gather(bytes_of(mine), std::as_writable_bytes(std::span<T>(all)));
     return all;

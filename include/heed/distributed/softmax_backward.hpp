@@ -148,6 +148,7 @@ template <class QT, class KT, class OT, class DT, network N> class ring_backward
   }
 
   plan agree(bool plan_only) {
+    const open_messages<N> open(session_.net());
     plan out{};
     heed::detail::checker check(out.problem);
     check_ring_options(check, opt_, shape_, how_);

@@ -31,6 +31,7 @@ template <class QT, class KT, class OT, network N> class ring_forward {
 
   // Says what is wrong, the same on all ranks, or what this rank does and the scratch that it needs. All ranks call it.
   plan agree(bool plan_only) {
+    const open_messages<N> open(session_.net());
     plan out{};
     heed::detail::checker check(out.problem);
     check_ring_options(check, opt_, shape_, how_);

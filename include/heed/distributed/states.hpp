@@ -155,6 +155,7 @@ template <class T, class Kernel, network N> class state_call {
       : session_(net, how.timeout), kernel_(kernel), how_(how), context_(given) {}
 
   plan agree(bool plan_only) {
+    const open_messages<N> open(session_.net());
     plan out{};
     heed::detail::checker check(out.problem);
     check.require(how_.cut == cut::contiguous, "linear and lightning attention take the cut contiguous alone");
