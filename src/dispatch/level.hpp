@@ -52,11 +52,11 @@ template <class> HEED_INLINE heed::detail::output_tensor output(const tensor& x)
 
 // By storage; nothing where calls that sum in T do not take it
 template <class T>
-constexpr const tile::row_format<T>* formats[] = {&tile::row_format_of<float, float>, nullptr,
-                                                  &tile::row_format_of<float, bf16_t>,
-                                                  &tile::row_format_of<float, f16_t>};
+inline constexpr const tile::row_format<T>* formats[] = {&tile::row_format_of<float, float>, nullptr,
+                                                         &tile::row_format_of<float, bf16_t>,
+                                                         &tile::row_format_of<float, f16_t>};
 template <>
-constexpr const tile::row_format<double>* formats<double>[] = {nullptr, &tile::row_format_of<double, double>};
+inline constexpr const tile::row_format<double>* formats<double>[] = {nullptr, &tile::row_format_of<double, double>};
 template <class T> HEED_INLINE const tile::row_format<T>* format(const tensor& x) {
   return formats<T>[static_cast<std::size_t>(x.element)];
 }

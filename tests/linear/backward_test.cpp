@@ -164,6 +164,27 @@ TEST_CASE("backward: no batch, heads, queries or keys; rows without a key") {
   CHECK(x.dq(0, 1, 25, 0) != 0);  // of row 20, which sees one key, it is 0 but for eps
 }
 
+// Without a gradient of q the forward sweep is there for denominators alone, and without an initial state these begin
+// at eps.
+TEST_CASE("backward: gradients of keys and values alone, with an initial state and without") {
+  for (const bool causal : {false, true})
+    for (const feature map : {feature::elu_plus_one, feature::relu_squared, feature::taylor})
+      for (const index_t keys : {2, 70, 300})
+        for (unsigned given = 0; given < 8; ++given) {
+          INFO("keys " << keys << ", given " << given);
+          linear_backward_case<float> x({1, 4, 2, 130, keys, 6, 20},
+                                        {.mask = causal ? heed::causal() : heed::mask(), .feature = map});
+          x.asked.dq = {}, x.asked.dinitial_state = {};
+          if ((given & 1) == 0) x.asked.dk = {};
+          if ((given & 2) == 0) x.asked.dv = {};
+          if ((given & 4) == 0) x.options.initial_state = {}, x.asked.dfinal_state = {};
+          x.run();
+          const verdict result = compare_gradients(x);
+          INFO(result.where);
+          CHECK(result.worst <= 1);
+        }
+}
+
 TEST_CASE("backward: what is not asked for is not written, and changes no bit of what is") {
   for (const bool causal : {false, true})
     for (const feature map : {feature::identity, feature::elu_plus_one, feature::taylor})

@@ -100,7 +100,7 @@ template <class T> class chunk_state {
     for (index_t f = 0; f < (to_z ? p_.features : 0); ++f) z(task_.sequence.number, state_, f) = z_[f];
   }
 
-  bool empty() const { return empty_; }  // all 0, and s() is not written
+  bool empty() const { return empty_; }  // all 0, and neither s() nor z() has taken a token
   const T* s() const { return s_; }      // [feature][column]
   index_t stride() const { return stride_; }
   const T* z() const { return z_; }
@@ -136,8 +136,9 @@ template <class T> class chunk_state {
     for (index_t i = 0; i < p_.features * stride_; ++i) s_[i] = left > T(0) ? left * s_[i] : T(0);
   }
 
-  // Takes the keys into z alone.
+  // Takes the keys into z alone, where nobody reads s.
   void update_z(const chunk_tokens<T>& x, const chunk_features<T>& features, const chunk_decay<T>& decay) {
+    empty_ = false;
     features.each_block([&](const feature_block& block) {
       add_rows(features.of_keys(x.keys, decay, block).part(0, x.keys.rows, 0, block.count), x.z_weight,
                z_ + block.first);
