@@ -4,10 +4,12 @@
 // Random calls that can run again and again, on several threads at once, and what all verbs share of them: where and in
 // which manner a run takes place, and the bits that it gives.
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <functional>
+#include <initializer_list>
+#include <iterator>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -69,7 +71,7 @@ class hash_of {
 };
 
 // Runs a verb that writes o, and more, as the place says. plan(o, context), run(o, context): with a view of o; hash():
-// of all that it writes. functions: whether f is the fuse of a function that it calls
+// of all that it writes; f: the fuse of its functions
 template <class O, class Plan, class Run, class Hash>
 outcome run_verb(const place& at, const buffer<O>& o, fuse& f, const Plan& plan, const Run& run, const Hash& hash) {
   outcome result;
@@ -110,10 +112,16 @@ inline index_t any_of(random_numbers& random, std::initializer_list<index_t> lis
 
 // divides: query heads are a multiple of the others
 inline shape random_shape(random_numbers& random, bool divides, bool square = false) {
-  constexpr struct { index_t heads, kv_heads; } groups[] = {{1, 1}, {4, 2}, {2, 1}, {6, 2}, {3, 3}, {2, 4}};
+  constexpr struct {
+    index_t heads, kv_heads;
+  } groups[] = {{1, 1}, {4, 2}, {2, 1}, {6, 2}, {3, 3}, {2, 4}};
   const auto& group = groups[random.below(divides ? 5 : 6)];
-  shape s{any_of(random, {1, 1, 2}), group.heads, group.kv_heads, any_of(random, {1, 2, 5, 17, 40, 70}),
-          any_of(random, {1, 7, 33, 64, 100, 180}), any_of(random, {8, 16, 20, 32, 64}),
+  shape s{any_of(random, {1, 1, 2}),
+          group.heads,
+          group.kv_heads,
+          any_of(random, {1, 2, 5, 17, 40, 70}),
+          any_of(random, {1, 7, 33, 64, 100, 180}),
+          any_of(random, {8, 16, 20, 32, 64}),
           any_of(random, {8, 16, 24, 32, 64})};
   if (square) s.keys = s.queries;
   return s;
@@ -121,7 +129,7 @@ inline shape random_shape(random_numbers& random, bool divides, bool square = fa
 template <class T> buffer<T> random_input(random_numbers& random, const extents& n, double size = 1) {
   const auto all = static_cast<std::int32_t>(std::size(input_layouts));
   buffer<T> x = buffer<T>::input(n, input_layouts[random.below(all)], random.below(3));
-  x.randomize(random, size);
+  x.each([&](T& number) { number = T(static_cast<heed::detail::acc_t<T>>(size * random.normal())); });
   return x;
 }
 // A layout of outputs: the same in every run of a call

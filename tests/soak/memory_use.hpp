@@ -16,12 +16,14 @@ namespace heed_test {
     !defined(__SANITIZE_THREAD__) && !defined(HEED_TEST_SANITIZED)
 inline constexpr bool memory_is_measured = true;
 
-// In MiB: pages in memory, and what has been allocated and not freed, in all arenas and mappings of malloc
+// In MiB: pages in memory when malloc has returned what it can, and what has been allocated and not freed, in all of its
+// arenas and mappings
 struct memory_use {
   double resident = 0, allocated = 0;
 
   static memory_use now() {
     constexpr double mib = 1 << 20;
+    malloc_trim(0);
     const struct mallinfo2 x = mallinfo2();
     memory_use m{.allocated = static_cast<double>(x.uordblks + x.hblkhd) / mib};
     if (std::FILE* const file = std::fopen("/proc/self/statm", "r"); file != nullptr) {
