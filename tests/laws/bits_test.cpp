@@ -14,8 +14,7 @@ using namespace heed_test;
 
 namespace {
 
-constexpr kernel with_caches[] = {kernel::softmax, kernel::sparse_query, kernel::mixture_of_head,
-                                  kernel::local_linear};
+constexpr kernel with_caches[] = {kernel::softmax, kernel::sparse_query, kernel::mixture_of_head, kernel::local_linear};
 
 template <std::size_t N, class T> T one_of(const T (&list)[N], random_numbers& random) {
   return list[random.below(static_cast<std::int32_t>(N))];

@@ -14,8 +14,7 @@ namespace {
 
 constexpr kernel with_rows[] = {kernel::softmax, kernel::sparse_query, kernel::mixture_of_head, kernel::linear,
                                 kernel::local_linear};
-constexpr kernel with_caches[] = {kernel::softmax, kernel::sparse_query, kernel::mixture_of_head,
-                                  kernel::local_linear};
+constexpr kernel with_caches[] = {kernel::softmax, kernel::sparse_query, kernel::mixture_of_head, kernel::local_linear};
 
 kept kept_as(number_type type) {
   return type == number_type::bf16 ? kept::bf16 : type == number_type::f16 ? kept::f16 : kept::f32;
@@ -145,8 +144,9 @@ TEST_CASE("a prefix in any cache and then a stream: the rows of one causal call"
       for (const char* name : {"o", "lse"}) {
         double allowed = allowed_error(x, name, whole.rounded_weights || rows.rounded_weights);
         if (name[0] == 'o' && x.narrow_o)
-          allowed += 2 * rounding_of(x.type == number_type::bf16 ? stored::bf16 : stored::f16)
-                             .at(whole["o"].largest() + allowed);
+          allowed +=
+              2 *
+              rounding_of(x.type == number_type::bf16 ? stored::bf16 : stored::f16).at(whole["o"].largest() + allowed);
         CHECK(too_far(rows[name], whole[name].part(2, length - n, n), allowed) == "");
       }
     }

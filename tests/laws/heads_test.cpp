@@ -66,7 +66,8 @@ TEST_CASE("calls for some heads: the bits of one call for all") {
   each_law_case(42, all_kernels, all_types, 5, [](const law_call& x, random_numbers& random) {
     law_results outputs, gradients;
     for (index_t first = 0, n = 0; first < x.kv_heads(); first += n) {
-      n = x.of == kernel::sparse_query ? x.kv_heads() : 1 + random.below(static_cast<std::int32_t>(x.kv_heads() - first));
+      n = x.of == kernel::sparse_query ? x.kv_heads()
+                                       : 1 + random.below(static_cast<std::int32_t>(x.kv_heads() - first));
       if (x.of == kernel::sparse_query && x.heads() % x.kv_heads() == 0) n = 1;
       const law_call some = heads_of(x, first, n);
       outputs = together(1, outputs, forward(some)), gradients = together(1, gradients, backward(some));

@@ -68,8 +68,7 @@ TEST_CASE("keys cut anywhere, parts joined in any order: the whole") {
     }
     const std::vector<index_t> order = shuffled(static_cast<index_t>(parts.size()), random);
     law_results all = parts[static_cast<std::size_t>(order[0])];
-    for (std::size_t i = 1; i < order.size(); ++i)
-      all = merged(all, parts[static_cast<std::size_t>(order[i])], x.type);
+    for (std::size_t i = 1; i < order.size(); ++i) all = merged(all, parts[static_cast<std::size_t>(order[i])], x.type);
     // A part and each merge round as a call does.
     for (const auto& [name, numbers] : whole.each) {
       const double allowed = allowed_error(x, name, whole.rounded_weights || all.rounded_weights);
@@ -101,13 +100,11 @@ TEST_CASE("a vector added to all keys: the same output and gradients, lse moves 
     law_call x = some, y;
     x.softcap = 0, x.sinks.clear();
     x.k = x.k.mapped(eighths);
-    const law_numbers add({1, 1, 1, x.q.extent(3)}, [&](index_t, index_t, index_t, index_t) {
-      return eighths(random.normal());
-    });
+    const law_numbers add({1, 1, 1, x.q.extent(3)},
+                          [&](index_t, index_t, index_t, index_t) { return eighths(random.normal()); });
     y = x;
-    y.k = law_numbers(x.k.size(), [&](index_t b, index_t h, index_t j, index_t d) {
-      return x.k(b, h, j, d) + add(0, 0, 0, d);
-    });
+    y.k = law_numbers(x.k.size(),
+                      [&](index_t b, index_t h, index_t j, index_t d) { return x.k(b, h, j, d) + add(0, 0, 0, d); });
     law_results moved = forward(x);
     const double scale = x.scale.value_or(1 / std::sqrt(static_cast<double>(x.q.extent(3))));
     for (auto& [name, numbers] : moved.each)
@@ -129,9 +126,8 @@ TEST_CASE("a number added to all scores of a row: the same output and gradients,
     x.sinks.clear();
     if (x.bias.empty()) x.bias = law_numbers({1, 1, x.queries(), x.keys()});
     law_call y = x;
-    const law_numbers add({1, 1, x.queries(), 1}, [&](index_t, index_t, index_t, index_t) {
-      return eighths(3 * random.normal());
-    });
+    const law_numbers add({1, 1, x.queries(), 1},
+                          [&](index_t, index_t, index_t, index_t) { return eighths(3 * random.normal()); });
     y.bias = law_numbers(x.bias.size(), [&](index_t b, index_t h, index_t i, index_t j) {
       const double sum = x.bias(b, h, i, j) + add(0, 0, i);
       return x.type == number_type::f64 ? sum : rounded(number_type::f32, sum);
@@ -153,9 +149,8 @@ TEST_CASE("local linear, equal weights: a vector added to q and k changes nothin
   each_law_case(7, local, exact, 36, [](const law_call& some, random_numbers& random) {
     law_call x = some;
     x.scale = 0;
-    const law_numbers add({1, 1, 1, x.q.extent(3)}, [&](index_t, index_t, index_t, index_t) {
-      return random.normal();
-    });
+    const law_numbers add({1, 1, 1, x.q.extent(3)},
+                          [&](index_t, index_t, index_t, index_t) { return random.normal(); });
     law_call y = x;
     for (law_numbers* each : {&y.q, &y.k})
       *each = law_numbers(each->size(), [&, old = *each](index_t b, index_t h, index_t i, index_t d) {

@@ -47,8 +47,7 @@ TEST_CASE("lightning that forgets nothing, by slopes or gates: linear attention"
     else
       y.gates = law_numbers({x.batch(), x.kv_heads(), x.keys(), 1}).mapped([&](double) { return -slope; });
     CHECK(too_far(x, forward(y), forward(x)) == "");
-    if (x.type == number_type::f64)
-      CHECK(too_far(x, only(backward(y), {"dq", "dk", "dv", "ds0"}), backward(x)) == "");
+    if (x.type == number_type::f64) CHECK(too_far(x, only(backward(y), {"dq", "dk", "dv", "ds0"}), backward(x)) == "");
   });
 }
 
@@ -61,9 +60,8 @@ TEST_CASE("gates that are one number for each head are slopes, and their gradien
       x.slopes.push_back(rounded(number_type::f32, 0.3 * random.uniform()));
     y = x;
     y.slopes.clear();
-    y.gates = law_numbers({x.batch(), x.state_heads(), x.keys(), 1}, [&](index_t, index_t h, index_t, index_t) {
-      return -x.slopes[static_cast<std::size_t>(h)];
-    });
+    y.gates = law_numbers({x.batch(), x.state_heads(), x.keys(), 1},
+                          [&](index_t, index_t h, index_t, index_t) { return -x.slopes[static_cast<std::size_t>(h)]; });
     // exp of a sum of gates for a power: the sum is off by as much as its length allows
     const double sums = (x.type == number_type::f64 ? 0x1p-52 : 0x1p-23) * static_cast<double>(x.keys());
     const law_results a = forward(x), b = forward(y);

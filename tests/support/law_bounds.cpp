@@ -25,11 +25,16 @@ template <class T> double weight_error(const law_call& x, double score, bool on_
 // The largest number that a feature makes of numbers up to x
 double largest_feature(heed::feature by, double x) {
   switch (by) {
-    case heed::feature::elu_plus_one: return 1 + x;
-    case heed::feature::exp: return std::exp(x);
-    case heed::feature::softmax: return 1;
-    case heed::feature::relu_squared: return x * x;
-    default: return x;
+    case heed::feature::elu_plus_one:
+      return 1 + x;
+    case heed::feature::exp:
+      return std::exp(x);
+    case heed::feature::softmax:
+      return 1;
+    case heed::feature::relu_squared:
+      return x * x;
+    default:
+      return x;
   }
 }
 

@@ -27,41 +27,60 @@ heed::plan plan(const law_memory<double>& m, const heed::context& at) {
   const auto q = m.q.cview(), k = m.k.cview(), v = m.v.cview();
   const auto o = m.o.view();
   switch (m.x.of) {
-    case kernel::mixture_of_head: return run_mixture_plan<double>(q, k, v, m.gate_view(), o, m.softmax(), at);
-    case kernel::linear: return run_plan<double>(recurrent_of(m), m.linear(), at);
-    case kernel::lightning: return run_plan<double>(recurrent_of(m), m.decay(), m.lightning(), at);
-    case kernel::local_linear: return run_plan_forward<double>(q, k, v, m.x.ridge, o, m.local_linear(), at);
-    default: return run_plan<double>(q, k, v, o, m.softmax(), at);
+    case kernel::mixture_of_head:
+      return run_mixture_plan<double>(q, k, v, m.gate_view(), o, m.softmax(), at);
+    case kernel::linear:
+      return run_plan<double>(recurrent_of(m), m.linear(), at);
+    case kernel::lightning:
+      return run_plan<double>(recurrent_of(m), m.decay(), m.lightning(), at);
+    case kernel::local_linear:
+      return run_plan_forward<double>(q, k, v, m.x.ridge, o, m.local_linear(), at);
+    default:
+      return run_plan<double>(q, k, v, o, m.softmax(), at);
   }
 }
 heed::plan plan(const law_memory<float>& m, const heed::context& at) {
   switch (m.x.of) {
-    case kernel::mixture_of_head: return plan_stored_mixture(call_of(m), m.gate_view(), m.softmax(), at);
-    case kernel::linear: return plan_stored(call_of(m), m.linear(), at);
-    case kernel::lightning: return plan_stored(call_of(m), m.decay(), m.lightning(), at);
-    case kernel::local_linear: return plan_stored_local_linear(call_of(m), m.x.ridge, m.local_linear(), at);
-    default: return plan_stored(call_of(m), m.softmax(), at);
+    case kernel::mixture_of_head:
+      return plan_stored_mixture(call_of(m), m.gate_view(), m.softmax(), at);
+    case kernel::linear:
+      return plan_stored(call_of(m), m.linear(), at);
+    case kernel::lightning:
+      return plan_stored(call_of(m), m.decay(), m.lightning(), at);
+    case kernel::local_linear:
+      return plan_stored_local_linear(call_of(m), m.x.ridge, m.local_linear(), at);
+    default:
+      return plan_stored(call_of(m), m.softmax(), at);
   }
 }
 void run(const law_memory<double>& m, const heed::context& at) {
   const auto q = m.q.cview(), k = m.k.cview(), v = m.v.cview();
   const auto o = m.o.view();
   switch (m.x.of) {
-    case kernel::mixture_of_head: return run_mixture<double>(q, k, v, m.gate_view(), o, m.softmax(), at);
-    case kernel::linear: return run_forward<double>(recurrent_of(m), m.linear(), at);
-    case kernel::lightning: return run_forward<double>(recurrent_of(m), m.decay(), m.lightning(), at);
-    case kernel::local_linear: return run_forward<double>(q, k, v, m.x.ridge, o, m.local_linear(), at);
-    default: return run_forward<double>(q, k, v, o, m.softmax(), at);
+    case kernel::mixture_of_head:
+      return run_mixture<double>(q, k, v, m.gate_view(), o, m.softmax(), at);
+    case kernel::linear:
+      return run_forward<double>(recurrent_of(m), m.linear(), at);
+    case kernel::lightning:
+      return run_forward<double>(recurrent_of(m), m.decay(), m.lightning(), at);
+    case kernel::local_linear:
+      return run_forward<double>(q, k, v, m.x.ridge, o, m.local_linear(), at);
+    default:
+      return run_forward<double>(q, k, v, o, m.softmax(), at);
   }
 }
 void run(const law_memory<float>& m, const heed::context& at) {
   switch (m.x.of) {
-    case kernel::mixture_of_head: return run_stored_mixture(call_of(m), m.gate_view(), m.softmax(), at);
-    case kernel::linear: return run_stored(call_of(m), m.linear(), at);
-    case kernel::lightning: return run_stored(call_of(m), m.decay(), m.lightning(), at);
+    case kernel::mixture_of_head:
+      return run_stored_mixture(call_of(m), m.gate_view(), m.softmax(), at);
+    case kernel::linear:
+      return run_stored(call_of(m), m.linear(), at);
+    case kernel::lightning:
+      return run_stored(call_of(m), m.decay(), m.lightning(), at);
     case kernel::local_linear:
       return run_stored_local_linear(call_of(m), m.x.ridge, nullptr, m.local_linear(), at);
-    default: return run_stored(call_of(m), m.softmax(), at);
+    default:
+      return run_stored(call_of(m), m.softmax(), at);
   }
 }
 
@@ -106,13 +125,16 @@ void run_back(const law_memory<double>& m, const heed::context& at) {
   switch (m.x.of) {
     case kernel::mixture_of_head:
       return run_mixture_backward<double>(x, m.gate_view(), mixture_gradients(m), m.softmax(), at);
-    case kernel::linear: return run_backward<double>(tokens, linear_gradients(m), m.linear(), at);
-    case kernel::lightning: return run_backward<double>(tokens, m.decay(), lightning_gradients(m), m.lightning(), at);
+    case kernel::linear:
+      return run_backward<double>(tokens, linear_gradients(m), m.linear(), at);
+    case kernel::lightning:
+      return run_backward<double>(tokens, m.decay(), lightning_gradients(m), m.lightning(), at);
     case kernel::local_linear: {
       const fitted_tensors<double> fitted{x.q, x.k, x.v, x.dout};
       return run_backward<double>(fitted, m.x.ridge, local_linear_gradients(m), m.local_linear(), at);
     }
-    default: return run_backward<double>(x, softmax_gradients(m), m.softmax(), at);
+    default:
+      return run_backward<double>(x, softmax_gradients(m), m.softmax(), at);
   }
 }
 void run_back(const law_memory<float>& m, const heed::context& at) {
@@ -121,11 +143,14 @@ void run_back(const law_memory<float>& m, const heed::context& at) {
   switch (m.x.of) {
     case kernel::mixture_of_head:
       return run_stored_mixture_backward(x, m.gate_view(), mixture_gradients(m), m.softmax(), at);
-    case kernel::linear: return run_stored_backward(tokens, linear_gradients(m), m.linear(), at);
-    case kernel::lightning: return run_stored_backward(tokens, m.decay(), lightning_gradients(m), m.lightning(), at);
+    case kernel::linear:
+      return run_stored_backward(tokens, linear_gradients(m), m.linear(), at);
+    case kernel::lightning:
+      return run_stored_backward(tokens, m.decay(), lightning_gradients(m), m.lightning(), at);
     case kernel::local_linear:
       return run_stored_local_linear_backward(x, m.x.ridge, local_linear_gradients(m), m.local_linear(), at);
-    default: return run_stored_backward(x, softmax_gradients(m), m.softmax(), at);
+    default:
+      return run_stored_backward(x, softmax_gradients(m), m.softmax(), at);
   }
 }
 
@@ -227,7 +252,8 @@ law_results backward(const law_call& x, const law_run& where) {
   return x.type == number_type::f64 ? backward_in<double>(x, where) : backward_in<float>(x, where);
 }
 law_results decode(const law_call& x, const law_cache& cache, const heed::context& at) {
-  if (is_recurrent(x.of)) return x.type == number_type::f64 ? decode_tokens<double>(x, at) : decode_tokens<float>(x, at);
+  if (is_recurrent(x.of))
+    return x.type == number_type::f64 ? decode_tokens<double>(x, at) : decode_tokens<float>(x, at);
   return x.type == number_type::f64 ? decode_cached<double>(x, cache, at) : decode_cached<float>(x, cache, at);
 }
 law_results merged(const law_results& a, const law_results& b, number_type type) {

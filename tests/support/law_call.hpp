@@ -64,7 +64,7 @@ struct law_call {
   index_t out_heads() const { return std::max(heads(), kv_heads()); }
   index_t queries() const { return q.extent(2); }
   index_t keys() const { return k.extent(2); }
-  index_t features() const;      // rows of a state
+  index_t features() const;  // rows of a state
   index_t state_heads() const;
 };
 std::string to_string(const law_call& x);

@@ -14,9 +14,7 @@
 
 namespace heed_test {
 
-
-template <class T>
-void put(const law_numbers& from, const buffer<T>& to) {
+template <class T> void put(const law_numbers& from, const buffer<T>& to) {
   const auto [n0, n1, n2, n3] = from.size();
   for (index_t b = 0; b < n0; ++b)
     for (index_t h = 0; h < n1; ++h)
@@ -24,8 +22,8 @@ void put(const law_numbers& from, const buffer<T>& to) {
         for (index_t d = 0; d < n3; ++d) to(b, h, i, d) = static_cast<T>(from(b, h, i, d));
 }
 template <class T> law_numbers numbers_of(const buffer<T>& x) {
-  return law_numbers(
-      x.size(), [&](index_t b, index_t h, index_t i, index_t d) { return static_cast<double>(x(b, h, i, d)); });
+  return law_numbers(x.size(),
+                     [&](index_t b, index_t h, index_t i, index_t d) { return static_cast<double>(x(b, h, i, d)); });
 }
 inline stored stored_as(number_type type) {
   return type == number_type::bf16 ? stored::bf16 : type == number_type::f16 ? stored::f16 : stored::f32;
@@ -104,9 +102,7 @@ template <class T> struct law_memory {
         ds0(wanted(x.s0.size(), in)),
         dz0(wanted(x.z0.size(), in)) {}
 
-  number_type out_type() const {
-    return std::is_same_v<T, double> || x.narrow_o ? x.type : number_type::f32;
-  }
+  number_type out_type() const { return std::is_same_v<T, double> || x.narrow_o ? x.type : number_type::f32; }
   extents per_row(index_t dim) const { return {x.batch(), x.out_heads(), x.queries(), dim}; }
   extents states(index_t columns) const {
     if (!is_recurrent(x.of)) return {0, 0, 0, 1};

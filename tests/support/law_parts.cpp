@@ -15,10 +15,14 @@ namespace heed_test {
 
 double rounded(number_type type, double x) {
   switch (type) {
-    case number_type::f64: return x;
-    case number_type::f32: return static_cast<double>(static_cast<float>(x));
-    case number_type::bf16: return static_cast<double>(rounded(stored::bf16, static_cast<float>(x)));
-    default: return static_cast<double>(rounded(stored::f16, static_cast<float>(x)));
+    case number_type::f64:
+      return x;
+    case number_type::f32:
+      return static_cast<double>(static_cast<float>(x));
+    case number_type::bf16:
+      return static_cast<double>(rounded(stored::bf16, static_cast<float>(x)));
+    default:
+      return static_cast<double>(rounded(stored::f16, static_cast<float>(x)));
   }
 }
 
@@ -41,9 +45,9 @@ index_t law_call::state_heads() const {
 }
 
 std::string to_string(const law_call& x) {
-  std::string text = std::string(name_of(x.of)) + " in " + name_of(x.type) + (x.narrow_o ? ", o too, " : ", ") +
-                     to_string(shape{x.batch(), x.heads(), x.kv_heads(), x.queries(), x.keys(), x.q.extent(3),
-                                     x.v.extent(3)});
+  std::string text =
+      std::string(name_of(x.of)) + " in " + name_of(x.type) + (x.narrow_o ? ", o too, " : ", ") +
+      to_string(shape{x.batch(), x.heads(), x.kv_heads(), x.queries(), x.keys(), x.q.extent(3), x.v.extent(3)});
   const auto say = [&](bool yes, const char* what) { text += yes ? std::string(", ") + what : ""; };
   if (x.scale) text += ", scale " + std::to_string(*x.scale);
   say(x.softcap > 0, "softcap"), say(x.alibi > 0, "alibi"), say(!x.sinks.empty(), "sinks");
@@ -72,7 +76,7 @@ law_call random_call(kernel of, number_type type, random_numbers& random) {
 
   law_call x;
   x.of = of, x.type = type;
-  x.narrow_o = type != number_type::f64 && type != number_type::f32 && (of == kernel::linear || yes(0.5));
+  x.narrow_o = type != number_type::f64 && type != number_type::f32 && (is_recurrent(of) || yes(0.5));
   x.q = tensor({batch, heads, queries, d});
   x.k = tensor({batch, kv, keys, d});
   x.v = tensor({batch, kv, keys, e});
@@ -89,9 +93,8 @@ law_call random_call(kernel of, number_type type, random_numbers& random) {
     if (yes(0.5)) x.scale = 0.05 + random.uniform();
     const index_t state_heads = of == kernel::lightning && yes(0.5) ? heads : kv;
     if (of == kernel::lightning && yes(0.5))
-      x.gates = law_numbers({batch, state_heads, keys, 1}, [&](index_t, index_t, index_t, index_t) {
-        return in_sums(-0.4 * random.uniform());
-      });
+      x.gates = law_numbers({batch, state_heads, keys, 1},
+                            [&](index_t, index_t, index_t, index_t) { return in_sums(-0.4 * random.uniform()); });
     else if (of == kernel::lightning)
       x.slopes = each_head(state_heads, 0, yes(0.2) ? 3 : 0.3);
     constexpr heed::feature positive[] = {heed::feature::elu_plus_one, heed::feature::exp, heed::feature::softmax};
@@ -103,16 +106,14 @@ law_call random_call(kernel of, number_type type, random_numbers& random) {
     if (yes(0.5)) {
       x.s0 = tensor({batch, state_heads, d, e}).mapped(in_sums);
       if (x.normalize)
-        x.z0 = law_numbers({batch, state_heads, d, 1}, [&](index_t, index_t, index_t, index_t) {
-          return in_sums(0.5 + random.uniform());
-        });
+        x.z0 = law_numbers({batch, state_heads, d, 1},
+                           [&](index_t, index_t, index_t, index_t) { return in_sums(0.5 + random.uniform()); });
     }
     return x;
   }
   if (of == kernel::mixture_of_head)
-    x.gates = law_numbers({batch, heads, queries, 1}, [&](index_t, index_t, index_t, index_t) {
-      return yes(0.4) ? 0 : in_sums(random.normal());
-    });
+    x.gates = law_numbers({batch, heads, queries, 1},
+                          [&](index_t, index_t, index_t, index_t) { return yes(0.4) ? 0 : in_sums(random.normal()); });
   if (of == kernel::local_linear) {
     x.ridge = each_head(x.out_heads(), 1, 8);
     x.q = x.q.mapped([&](double number) { return rounded(type, 0.5 * number); });
