@@ -219,5 +219,5 @@ TEST_CASE("nothing to do is legal, whatever the pointers") {
 }
 
 TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
-  CHECK(wrong_with_vectors() == "");
+  CHECK(wrong_with_vectors(run_lightning_vectors) == "");
 }
