@@ -13,8 +13,8 @@ namespace heed_bench::accuracy {
 
 inline constexpr index_t checked_tokens = 8;  // the last ones
 
-// One head, one sequence of m tokens: o_i = sum of lambda^(i - j) f(q_i).f(k_j) v_j over j <= i. normalized: f = elu + 1
-// and o_i is divided by its sum of weights + 1e-6; otherwise f(x) = x.
+// One head, one sequence of m tokens: o_i = sum of lambda^(i - j) f(q_i).f(k_j) v_j over j <= i. normalized: f is
+// elu + 1, and o_i is divided by its sum of weights + 1e-6; otherwise f(x) = x.
 struct recurrent_case {
   index_t m, d;
   double lambda;

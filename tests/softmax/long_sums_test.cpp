@@ -40,7 +40,7 @@ TEST_CASE("long sums: a few rows of the group of a cache") {
   }
 }
 
-// More heads than pieces that a call is cut into: one piece per head, longer than a run of keys that is summed for itself
+// More heads than pieces that a call is cut into: a piece per head, longer than the runs of keys that are summed apart
 TEST_CASE("long sums: the same bits wherever the tokens of a cache are") {
   constexpr index_t heads = 65, keys = 4200;
   for (const index_t group : {1, 2, 5})

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 #pragma once
 
-// Few rows over many keys, as a sum of sums: the states (m, l, o) of every 4096 keys are made for themselves and joined
-// then. One state for all keys would round a sum that is thousands of times as large as what a step adds to it, once a
-// step. docs/numerics.md has the errors of both.
+// Few rows over many keys, as a sum of sums: every 4096 keys have a state (m, l, o) of their own, which joins those
+// before. One state for all keys would round, at every step, a sum that is thousands of times as large as what the step
+// adds. docs/numerics.md has the errors of both.
 
 #include <algorithm>
 #include <cmath>
@@ -14,8 +14,8 @@
 namespace heed::pairwise {
 inline namespace HEED_ISA {
 
-// States of rows, a vector for each pass, and their sums, [row][column] in whole vectors. Lane i of the vector of a pass
-// of R rows has m of row i % R, and a part of its l.
+// States of rows, a vector for each pass, and their sums, [row][column] in whole vectors. Lane i of the vector of a
+// pass of R rows has m of row i % R, and a part of its l.
 template <class T> struct few_row_states {
   tile::lane_states<T> state;
   T* sums;
