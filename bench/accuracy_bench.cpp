@@ -16,7 +16,6 @@
 #include "heed/cache.hpp"
 #include "heed/convert.hpp"
 #include "heed/local_linear.hpp"
-#include "heed/mixture_of_head.hpp"
 #include "heed/reference/local_linear.hpp"
 #include "support/accuracy_pairwise.hpp"
 #include "support/accuracy_recurrent.hpp"
@@ -225,32 +224,6 @@ void recurrent_rows() {
 
 // ---- local linear -----------------------------------------------------------------------------------------------
 
-// The definition in float: mean, covariance, its Cholesky factors, output, one sum after the other
-std::vector<float> naive_local_linear(const problem& x, float ridge, index_t rows) {
-  using vector = Eigen::VectorXf;
-  const auto row = [&](const std::vector<float>& from, index_t i) {
-    return Eigen::Map<const vector>(from.data() + i * x.d, x.d);
-  };
-  std::vector<float> o;
-  for (index_t i = 0; i < rows; ++i) {
-    vector p(x.m), mean = vector::Zero(x.d), out = mean;
-    for (index_t j = 0; j < x.m; ++j) p(j) = row(x.q, i).dot(row(x.k, j)) * static_cast<float>(x.scale());
-    p = (p.array() - p.maxCoeff()).exp().matrix().eval();
-    float l = 0;
-    for (index_t j = 0; j < x.m; ++j) l += p(j), mean += p(j) * row(x.k, j);
-    p /= l, mean /= l;
-    Eigen::MatrixXf c = Eigen::MatrixXf::Zero(x.d, x.d);
-    for (index_t j = 0; j < x.m; ++j) {
-      const vector apart = row(x.k, j) - mean;
-      c += p(j) * apart * apart.transpose();
-    }
-    c.diagonal().array() += ridge;
-    const vector y = c.llt().solve(row(x.q, i) - mean);
-    for (index_t j = 0; j < x.m; ++j) out += p(j) * (1 + (row(x.k, j) - mean).dot(y)) * row(x.v, j);
-    o.insert(o.end(), out.begin(), out.end());
-  }
-  return o;
-}
 void local_linear_case(index_t m, index_t d, double ridge) {
   constexpr struct {
     const char* path;
@@ -294,7 +267,7 @@ void local_linear_rows() {
 
 int main(int argc, char** argv) {
   std::string file;
-  for (int i = 1; i < argc; ++i) {
+  for (int i = 1; i < argc; i += 2) {
     const std::string word = argv[i];
     const char* const value = i + 1 < argc ? argv[i + 1] : nullptr;
     if (value != nullptr && word == "--json")
@@ -305,7 +278,6 @@ int main(int argc, char** argv) {
       only = value;
     else
       return std::fprintf(stderr, "accuracy_bench [--json FILE] [--most M] [--only TEXT]\n"), 2;
-    ++i;
   }
   forward_rows(), half_rows(), decode_rows(), backward_rows(), recurrent_rows(), local_linear_rows();
   std::printf("level %s, %s\n", heed::level(), build_flags().c_str());

@@ -10,6 +10,7 @@
 
 #include "accuracy.hpp"
 #include "heed/convert.hpp"
+#include "heed/reference/eigen.hpp"
 #include "naive.hpp"
 
 namespace heed_bench::accuracy {
@@ -61,6 +62,34 @@ std::vector<T> naive_rows(const T* q, const T* k, const T* v, index_t rows, inde
   naive_attention<T>(
       q, k, v, o.data(), rows, d, d, static_cast<T>(scale), p, [](std::ptrdiff_t) { return std::ptrdiff_t{0}; },
       [m](std::ptrdiff_t) { return m; });
+  return o;
+}
+
+// Local linear attention by its definition in float: mean, covariance, its Cholesky factors, output, one sum after the
+// other
+inline std::vector<float> naive_local_linear(const problem& x, float ridge, index_t rows) {
+  using vector = Eigen::VectorXf;
+  const auto row = [&](const std::vector<float>& from, index_t i) {
+    return Eigen::Map<const vector>(from.data() + i * x.d, x.d);
+  };
+  std::vector<float> o;
+  for (index_t i = 0; i < rows; ++i) {
+    vector p(x.m), mean = vector::Zero(x.d), out = mean;
+    for (index_t j = 0; j < x.m; ++j) p(j) = row(x.q, i).dot(row(x.k, j)) * static_cast<float>(x.scale());
+    p = (p.array() - p.maxCoeff()).exp().matrix().eval();
+    float l = 0;
+    for (index_t j = 0; j < x.m; ++j) l += p(j), mean += p(j) * row(x.k, j);
+    p /= l, mean /= l;
+    Eigen::MatrixXf c = Eigen::MatrixXf::Zero(x.d, x.d);
+    for (index_t j = 0; j < x.m; ++j) {
+      const vector apart = row(x.k, j) - mean;
+      c += p(j) * apart * apart.transpose();
+    }
+    c.diagonal().array() += ridge;
+    const vector y = c.llt().solve(row(x.q, i) - mean);
+    for (index_t j = 0; j < x.m; ++j) out += p(j) * (1 + (row(x.k, j) - mean).dot(y)) * row(x.v, j);
+    o.insert(o.end(), out.begin(), out.end());
+  }
   return o;
 }
 
