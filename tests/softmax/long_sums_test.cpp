@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // Few rows over so many keys that the order of the sums decides about their errors. Weights are 1 and values about 1,
-// so that a sum is as large as the number of its terms: one sum after the other would be off by 100 units of epsilon,
-// three times the tolerance.
+// so that a sum is as large as the number of its terms. One chain of additions is off by 94 units of epsilon here, 2.7
+// times the tolerance.
 
 #include <vector>
 
@@ -25,17 +25,6 @@ TEST_CASE("long sums: the error of few rows does not grow with the keys") {
   for (const index_t rows : {1, 2, 4, 7}) {
     softmax_case<float> x({1, 1, 1, rows, long_keys, 4, 20}, {.scale = 0.0});
     make_about_1(x.v);
-    check(x);
-  }
-}
-
-TEST_CASE("long sums: a few rows of the group of a cache") {
-  for (const kept type : {kept::f32, kept::f16}) {
-    decode_problem p{3, 1, 1, 4, 20, {long_keys}};
-    p.stored_kv = type;
-    decode_case<float> x(p, {.scale = 0.0});
-    x.values.each([](double& v) { v = 1 + 0.02 * v; });
-    x.write_all();
     check(x);
   }
 }
