@@ -173,8 +173,8 @@ void backward_case(const char* path, index_t n, index_t m) {
   add("dq", x.dq, naive.dq, exact.dq), add("dk", x.dk, naive.dk, exact.dk), add("dv", x.dv, naive.dv, exact.dv);
 }
 void backward_rows() {
-  for (const index_t m : powers_of_4(16, 16384)) backward_case("backward 64 rows", 64, m);
-  for (const index_t n : powers_of_4(16, 16384)) backward_case("backward 64 keys", n, 64);
+  for (const index_t m : powers_of_4(64, 16384)) backward_case("backward 64 rows", 64, m);
+  for (const index_t n : powers_of_4(64, 16384)) backward_case("backward 64 keys", n, 64);
 }
 
 // ---- linear and lightning ---------------------------------------------------------------------------------------

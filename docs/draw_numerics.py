@@ -104,7 +104,7 @@ def tables(rows):
         for title, who in (("of what is stored", "heed, stored"), ("of the floats before", "heed, before rounding"))
         if kind != "f32" or who == "heed, stored"})
     backward = {"kernel": "softmax", "type": "f32"}
-    table(rows, "backward, M or N", lengths(16, 256, 4096, 16384), {
+    table(rows, "backward, M or N", lengths(64, 256, 4096, 16384), {
         f"{name}, {path[9:]}{'' if who == 'heed' else ', textbook loop'}":
             backward | {"path": f"{path} {name}", "by": who}
         for path in ("backward 64 rows", "backward 64 keys") for name in ("dq", "dk", "dv") for who in ("heed", "naive")})
