@@ -64,7 +64,7 @@ def picture(rows):
         axis.grid(alpha=0.3)
         axis.tick_params(labelsize=8)
         axis.set_xlabel("keys or tokens M", fontsize=8)
-        axis.legend(fontsize=6.5)
+        axis.legend(fontsize=6.5, loc="upper right" if axis is kept else "upper left")
     softmax.set_ylabel("largest error / largest result", fontsize=8)
     return figure
 
