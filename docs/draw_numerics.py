@@ -33,12 +33,13 @@ def picture(rows):
     softmax, kept, recurrent = axes
     mild = {"kernel": "softmax", "scores": "mild", "d": 64}
     for path, color in (("forward 64 rows", "tab:blue"), ("forward 1 row", "tab:cyan")):
-        draw(softmax, select(rows, path=path, type="f32", by="heed", **mild), f"heed, {path[8:]}", color=color, marker="o")
+        draw(softmax, select(rows, path=path, type="f32", by="heed", **mild), f"heed, {path[8:]}", color=color,
+             marker="o")
     for path, line in (("forward 64 rows", "-"), ("forward 1 row", ":")):
-        draw(softmax, select(rows, path=path, type="f32", by="torch", **mild), f"PyTorch, {path[8:]}", color="tab:orange",
-             marker="s", linestyle=line)
-    draw(softmax, select(rows, path="forward 64 rows", type="f32", by="naive", **mild), "textbook loop", color="tab:gray",
-         marker="^")
+        draw(softmax, select(rows, path=path, type="f32", by="torch", **mild), f"PyTorch, {path[8:]}",
+             color="tab:orange", marker="s", linestyle=line)
+    draw(softmax, select(rows, path="forward 64 rows", type="f32", by="naive", **mild), "textbook loop",
+         color="tab:gray", marker="^")
     softmax.set_title("softmax forward, float, D = 64", fontsize=9)
     for kind, color in (("f32", "tab:blue"), ("f16", "tab:green"), ("bf16", "tab:orange"), ("int8", "tab:red")):
         cached = {"path": "decode 1 row", "type": kind, **mild}
@@ -50,7 +51,8 @@ def picture(rows):
     for decay, color in zip(sorted({r["decay"] for r in rows if r["kernel"] == "lightning"}, reverse=True),
                             ("tab:blue", "tab:green", "tab:orange", "tab:red")):
         same = {"kernel": "lightning", "decay": decay}
-        draw(recurrent, select(rows, path="forward", by="heed", **same), f"forward, decay {decay:.5g}", color=color, marker="o")
+        draw(recurrent, select(rows, path="forward", by="heed", **same), f"forward, decay {decay:.5g}", color=color,
+             marker="o")
         draw(recurrent, select(rows, path="decode", by="heed", **same), None, color=color, marker="o",
              markerfacecolor="none", linestyle="--")
     draw(recurrent, select(rows, kernel="lightning", decay=1, path="forward", by="naive"), "textbook loop, decay 1",
@@ -107,7 +109,8 @@ def tables(rows):
     table(rows, "backward, M or N", lengths(64, 256, 4096, 16384), {
         f"{name}, {path[9:]}{'' if who == 'heed' else ', textbook loop'}":
             backward | {"path": f"{path} {name}", "by": who}
-        for path in ("backward 64 rows", "backward 64 keys") for name in ("dq", "dk", "dv") for who in ("heed", "naive")})
+        for path in ("backward 64 rows", "backward 64 keys") for name in ("dq", "dk", "dv")
+        for who in ("heed", "naive")})
     recurrent = {}
     for kernel, decay in [("linear", 1)] + [("lightning", d) for d in sorted(
             {r["decay"] for r in rows if r["kernel"] == "lightning"}, reverse=True)]:
