@@ -48,6 +48,8 @@ def off_by_one(code):
     for match in re.finditer(r"(?<![\w.'\"])(\d)(?![\w.'\"])", code):
         if re.search(r"stride\($|extent\($|T\($|<< $|get\u27e8$", code[max(0, match.start() - 9) : match.start()]):
             continue
+        if source.is_member(code, match.start()):  # what an object has before it is set
+            continue
         yield match.start(), match.end(), str(int(match.group()) + 1)
 
 

@@ -149,6 +149,16 @@ def in_template_arguments(code, at):
     return False
 
 
+def is_member(code, at):
+    """Whether `at` is in a struct or class and in none of its functions."""
+    depth = 0
+    for i in range(at - 1, -1, -1):
+        depth += (code[i] in CLOSE) - (code[i] in OPEN)
+        if depth < 0:
+            return code[i] == "{" and re.search(r"\b(?:struct|class) [^;{}]*$", code[:i]) is not None
+    return False
+
+
 def bodies(code, names):
     """The extents of the bodies of functions and types with these names."""
     for match in re.finditer(r"\b(?:%s)\b(?=[\u27e8( ])" % "|".join(map(re.escape, names)), code):
