@@ -87,10 +87,10 @@ class Session:
                 elif not draw.overlaps(spot, chosen.values()):
                     chosen[number] = spot
                     number += 1
-            self.tree.write(chosen)
+            changed = self.tree.write(chosen)
             self.tree.configure(self.arguments.match)
             print(f"building {len(chosen)} mutants", flush=True)
-            places = self.tree.check(self.arguments.jobs) or self.tree.build(self.arguments.jobs)
+            places = (changed and self.tree.check(self.arguments.jobs)) or self.tree.build(self.arguments.jobs)
             if not places:
                 return chosen
             bad = [n for n, s in chosen.items() if any(
