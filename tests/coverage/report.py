@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: BSD-3-Clause
+"""report.py BUILD: which lines of include/ the tests in BUILD ran, after ctest, at any level; see docs/reliability.md.
+
+Prints the uncovered lines that unreached.txt does not explain. Fails for such a line, for an entry of unreached.txt
+that explains no uncovered line, and for a share of covered lines below SHARE percent.
+
+llvm-cov sees neither templates that nothing instantiates nor branches of `if constexpr` that no instantiation takes.
+"""
+
+import collections
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+SHARE = 97
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIST = pathlib.Path(__file__).with_name("unreached.txt")
+
+
+def instrumented(build):
+    """Yields the library and the test programs."""
+    yield from (path for path in build.glob("libheed_dispatch.*") if not path.is_symlink())
+    for path in sorted((build / "tests").iterdir()):
+        if path.is_file() and os.access(path, os.X_OK) and path.read_bytes()[:4] == b"\x7fELF":
+            yield path
+
+
+def measure(build):
+    """Returns {file: {line: runs}} of include/, over all programs and their levels."""
+    merged = build / "merged.profdata"
+    profiles = sorted((build / "profiles").glob("*.profraw"))
+    if not profiles:
+        sys.exit(f"no test has run in {build}")
+    subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *profiles], check=True)
+    first, *others = instrumented(build)
+    command = ["llvm-cov", "export", "-format=lcov", f"-instr-profile={merged}", first]
+    command += [f"-object={program}" for program in others] + [f"-sources={ROOT / 'include'}"]
+    lines = collections.defaultdict(dict)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as export:
+        for record in export.stdout:
+            kind, _, value = record.strip().partition(":")
+            if kind == "SF":
+                file = os.path.relpath(os.path.realpath(value), ROOT / "include" / "heed")
+            elif kind == "DA":
+                line, runs = map(int, value.split(",")[:2])
+                lines[file][line] = max(runs, lines[file].get(line, 0))
+    if export.returncode:
+        sys.exit("llvm-cov failed")
+    return lines
+
+
+class Entry:
+    """`file: key` of unreached.txt: lines by their text, a /regular expression/, or `first line ... last line`."""
+
+    def __init__(self, number, text, reason):
+        self.number, self.text, self.reason = number, text, reason
+        self.file, _, key = text.partition(": ")
+        first, dots, last = key.partition(" ... ")
+        self.first, self.last = self.test(first), self.test(last) if dots else None
+
+    @staticmethod
+    def test(key):
+        if len(key) > 2 and key[0] == key[-1] == "/":
+            return re.compile(key[1:-1]).search
+        return key.__eq__
+
+    def lines(self, source):
+        """Yields the numbers of the lines that it names."""
+        inside = False
+        for number, line in enumerate(source, 1):
+            starts = not inside and self.first(line)
+            if inside or starts:
+                yield number
+            if self.last and (inside or starts):
+                inside = starts or not self.last(line)
+
+
+def read_list():
+    """Returns the entries: indented lines, below the reason that holds for them."""
+    entries, reason = [], ""
+    for number, line in enumerate(LIST.read_text().splitlines(), 1):
+        if line.startswith("  "):
+            entries.append(Entry(number, line.strip(), reason))
+        elif line and not line.startswith("#"):
+            reason = line
+    return entries
+
+
+def main():
+    build = pathlib.Path(sys.argv[1]).resolve()
+    lines = measure(build)
+    sources = {file: [line.strip() for line in (ROOT / "include/heed" / file).read_text().splitlines()] for file in lines}
+    uncovered = {file: {line for line, runs in counted.items() if runs == 0} for file, counted in lines.items()}
+    explained, stale = collections.defaultdict(set), []
+    for entry in read_list():
+        found = uncovered.get(entry.file, set()).intersection(entry.lines(sources.get(entry.file, [])))
+        explained[entry.file] |= found
+        if not found:
+            stale.append(entry)
+
+    total = sum(map(len, lines.values()))
+    missed = sum(map(len, uncovered.values()))
+    unexplained = [(file, line) for file in sorted(uncovered) for line in sorted(uncovered[file] - explained[file])]
+    for file, line in unexplained:
+        print(f"include/heed/{file}:{line}: not run, not explained: {sources[file][line - 1]}")
+    for entry in stale:
+        print(f"{LIST.relative_to(ROOT)}:{entry.number}: explains no uncovered line: {entry.text}")
+    share = 100 * (total - missed) / total
+    print(f"{total - missed} of {total} lines of include/ run: {share:.2f} % (at least {SHARE} %); "
+          f"{missed} do not, {len(unexplained)} of them unexplained; {len(stale)} entries explain nothing")
+    return bool(unexplained or stale or share < SHARE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
