@@ -92,7 +92,8 @@ def read_list():
 def main():
     build = pathlib.Path(sys.argv[1]).resolve()
     lines = measure(build)
-    sources = {file: [line.strip() for line in (ROOT / "include/heed" / file).read_text().splitlines()] for file in lines}
+    texts = {file: (ROOT / "include/heed" / file).read_text() for file in lines}
+    sources = {file: [line.strip() for line in text.splitlines()] for file, text in texts.items()}
     uncovered = {file: {line for line, runs in counted.items() if runs == 0} for file, counted in lines.items()}
     explained, stale = collections.defaultdict(set), []
     for entry in read_list():
