@@ -24,36 +24,27 @@ STATEMENT = re.compile(r"(return|if|for|while|do|switch|throw)\b")
 LIST = pathlib.Path(__file__).with_name("unreached.txt")
 
 
-def instrumented(build):
-    """Yields the library and the test programs."""
-    yield from (path for path in build.glob("libheed_dispatch.*") if not path.is_symlink())
-    for path in sorted((build / "tests").iterdir()):
-        if path.is_file() and os.access(path, os.X_OK) and path.read_bytes()[:4] == b"\x7fELF":
-            yield path
-
-
 def measure(build, sources):
-    """Returns {file: {line: runs}} of the files in sources, over all programs and their levels."""
+    """Returns {file: {line: runs}} of the files in sources, over all object files: one by one, since llvm-cov takes a
+    line that #if leaves out of one for no line of the others."""
     merged = build / "merged.profdata"
     profiles = sorted((build / "profiles").glob("*.profraw"))
     if not profiles:
         sys.exit(f"no test has run in {build}")
     subprocess.run(["llvm-profdata", "merge", "-sparse", "-o", merged, *profiles], check=True)
-    first, *others = instrumented(build)
-    command = ["llvm-cov", "export", "-format=lcov", f"-instr-profile={merged}", first]
-    command += [f"-object={program}" for program in others] + [HEADERS]
-    lines = collections.defaultdict(dict)
-    # Its warning of mismatched data means functions that one program never calls, and that another counts.
-    export = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if export.returncode:
-        sys.exit(export.stderr)
-    for record in export.stdout.splitlines():
-        kind, _, value = record.partition(":")
-        if kind == "SF":
-            file = os.path.relpath(os.path.realpath(value), HEADERS)
-        elif kind == "DA":
-            line, runs = map(int, value.split(",")[:2])
-            lines[file][line] = runs
+    lines = {file: {} for file in sources}
+    for compiled in sorted(build.rglob("*.o")):
+        command = ["llvm-cov", "export", "-format=lcov", f"-instr-profile={merged}", compiled, HEADERS]
+        export = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if export.returncode and "No coverage data found" not in export.stderr:
+            sys.exit(export.stderr)
+        for record in export.stdout.splitlines():
+            kind, _, value = record.partition(":")
+            if kind == "SF":
+                counted = lines[os.path.relpath(os.path.realpath(value), HEADERS)]
+            elif kind == "DA":
+                line, runs = map(int, value.split(",")[:2])
+                counted[line] = max(runs, counted.get(line, 0))
     for file, source in sources.items():
         for number, text in enumerate(source, 1):
             if STATEMENT.match(text):
