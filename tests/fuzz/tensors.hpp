@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: BSD-3-Clause
+#pragma once
+
+// How the tensors of a call lie in memory, and what they hold, out of bytes.
+
+#include "fuzz/bytes.hpp"
+#include "support/layouts.hpp"
+#include "support/stored.hpp"
+
+namespace heed_test {
+
+inline layout read_layout(bytes& in, bool written) {
+  return written ? output_layouts[in.below(6)] : input_layouts[in.below(8)];
+}
+inline layouts read_layouts(bytes& in) {
+  layouts all;
+  if (!in.one_in(3)) return all;
+  all = {read_layout(in, false), read_layout(in, false), read_layout(in, false),
+         read_layout(in, true),  read_layout(in, true),  in.below(4)};
+  tell("q ", name_of(all.q), ", k ", name_of(all.k), ", v ", name_of(all.v), ", o ", name_of(all.o), ", lse ",
+       name_of(all.lse), ", skew ", all.skew);
+  return all;
+}
+// Of a case in float whose tensors are stored otherwise
+inline layouts of_float(const layouts& all) { return {.lse = all.lse, .skew = all.skew}; }
+// All written
+inline layouts read_gradient_layouts(bytes& in) {
+  if (!in.one_in(4)) return {};
+  const auto one = [&] { return read_layout(in, true); };
+  return {one(), one(), one(), one(), one(), in.below(4)};
+}
+inline type_mix read_types(bytes& in) {
+  const auto one = [&] { return in.of({stored::f32, stored::f32, stored::bf16, stored::f16}); };
+  type_mix types{one(), one(), one()};
+  if (in.one_in(4)) types = type_mix::all(stored::bf16);
+  tell(to_string(types));
+  return types;
+}
+
+}  // namespace heed_test
