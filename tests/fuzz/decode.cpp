@@ -26,6 +26,7 @@ void fuzz_softmax_shared_prefix(bytes& in) {
   p.stored_q = p.stored_o = stored::f32;
   first.per_head = false, first.lengths = {static_cast<std::int32_t>(in.tokens())};
   first.cache.kind = in.of({cache_kind::contiguous, cache_kind::paged, cache_kind::ring});
+  if (p.kv_heads == 0) first.cache.kind = cache_kind::contiguous;
   first.cache.keep_first = 0, first.cache.shared = false;
   first.cache.capacity = std::max<index_t>(1, first.lengths[0] + in.below(3));
   tell("prefix ", to_string(first));

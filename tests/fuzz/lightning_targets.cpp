@@ -4,13 +4,7 @@
 
 namespace heed_test {
 
-void fuzz_lightning_forward(bytes&);
-void fuzz_lightning_backward(bytes&);
-void fuzz_lightning_decode(bytes&);
-
-const fuzz_target fuzz_targets[] = {{"lightning_forward", fuzz_lightning_forward},
-                                    {"lightning_backward", fuzz_lightning_backward},
-                                    {"lightning_decode", fuzz_lightning_decode},
-                                    {nullptr, nullptr}};
+#define HEED_FUZZ_TARGETS(X) X(lightning_forward) X(lightning_backward) X(lightning_decode)
+HEED_FUZZ_LIST(HEED_FUZZ_TARGETS)
 
 }  // namespace heed_test

@@ -4,13 +4,7 @@
 
 namespace heed_test {
 
-void fuzz_linear_forward(bytes&);
-void fuzz_linear_backward(bytes&);
-void fuzz_linear_decode(bytes&);
-
-const fuzz_target fuzz_targets[] = {{"linear_forward", fuzz_linear_forward},
-                                    {"linear_backward", fuzz_linear_backward},
-                                    {"linear_decode", fuzz_linear_decode},
-                                    {nullptr, nullptr}};
+#define HEED_FUZZ_TARGETS(X) X(linear_forward) X(linear_backward) X(linear_decode)
+HEED_FUZZ_LIST(HEED_FUZZ_TARGETS)
 
 }  // namespace heed_test

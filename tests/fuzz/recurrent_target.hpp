@@ -75,14 +75,6 @@ struct recurrent_mask {
   recurrent_mask& operator=(const recurrent_mask&) = delete;
 };
 
-template <class T> void copy_numbers(const buffer<T>& from, const buffer<T>& to) {
-  const auto [b, h, n, d] = from.size();
-  for (index_t i = 0; i < b * h * n * d; ++i) {
-    const index_t ib = i / (h * n * d), ih = i / (n * d) % h, in = i / d % n, id = i % d;
-    to(ib, ih, in, id) = from(ib, ih, in, id);
-  }
-}
-
 // Breaks the tensors of a call, or what is common to the options of both kernels. Returns the word of the error.
 template <class Call, class Options>
 std::string break_recurrent(bytes& in, Call& call, Options& options, const shape& s) {
@@ -170,7 +162,7 @@ void check_recurrence(bytes& in, bool decode, const layouts& how, const Edit& ed
   if constexpr (is_double) {
     for (const buffer<T>* each : {&x.q, &x.k, &x.v, &x.s0, &x.z0}) each->poison_padding();
   } else {
-    x.at.q.poison(), x.at.k.poison(), x.at.v.poison(), x.at.take(x);
+    store_anew(x.at, x);
     x.s0.poison_padding(), x.z0.poison_padding();
   }
   copy_numbers(x.q, expected.q), copy_numbers(x.k, expected.k), copy_numbers(x.v, expected.v);

@@ -15,16 +15,18 @@
 #include "fuzz/tensors.hpp"
 #include "fuzz/views.hpp"
 #include "support/half_case.hpp"
+#include "support/mixture_case.hpp"
 
 namespace heed_test {
 
 // Head counts of which one divides the other, or, rarely, not
-inline shape read_shape(bytes& in) {
+// gated: of the heads of k, which divide those of q
+inline shape read_shape(bytes& in, bool gated = false) {
   shape s;
   s.batch = in.of<index_t>({1, 1, 1, 2, 2, 0});
   const auto [heads, kv_heads] =
       in.of<std::pair<index_t, index_t>>({{1, 1}, {2, 1}, {1, 2}, {2, 2}, {4, 2}, {3, 1}, {0, 0}, {0, 2}, {6, 3}});
-  s.heads = heads, s.kv_heads = kv_heads;
+  s.heads = heads, s.kv_heads = gated && heads > 0 ? std::min(heads, kv_heads) : kv_heads;
   s.queries = in.tokens(), s.keys = in.one_in(3) ? s.queries : in.tokens();
   s.dim = in.dim(), s.value_dim = in.one_in(2) ? s.dim : in.dim();
   tell(to_string(s));
@@ -49,10 +51,15 @@ struct double_call {
   output<double> o;
 };
 
-template <class T> class forward_call {
+using gated_half_case = stored_case<mixture_case<float>>;
+
+// Gated: of mixture_of_head
+template <class T, bool Gated = false> class forward_call {
   static constexpr bool is_double = std::is_same_v<T, double>;
   using call_type = std::conditional_t<is_double, double_call, stored_call>;
-  using case_type = std::conditional_t<is_double, softmax_case<double>, half_case>;
+  using plain_case = std::conditional_t<is_double, softmax_case<double>, half_case>;
+  using gated_case = std::conditional_t<is_double, mixture_case<double>, gated_half_case>;
+  using case_type = std::conditional_t<Gated, gated_case, plain_case>;
 
  public:
   shape s;
@@ -60,24 +67,33 @@ template <class T> class forward_call {
   case_type c;
   std::string wrong;  // a word of the error that the call must be
 
-  explicit forward_call(bytes& in, bool backward = false)
-      : s(read_shape(in)), options(in, s, {.backward = backward}), c(make(in)), call_(original()) {
+  explicit forward_call(bytes& in) : forward_call(in, read_shape(in, Gated)) {}
+  forward_call(bytes& in, const shape& size) : s(size), options(in, s, {}), c(make(in)), call_(original()) {
     if (in.one_in(5)) c.options.lse = {}, tell("no lse");
     spoil(in, "q", c.q, any_numbers), spoil(in, "k", c.k, any_numbers), spoil(in, "v", c.v, any_numbers);
     if constexpr (is_double) {
       for (const buffer<T>* x : {&c.q, &c.k, &c.v}) x->poison_padding();
     } else {
-      c.at.q.poison(), c.at.k.poison(), c.at.v.poison(), c.at.take(c);
+      store_anew(c.at, c);
     }
     set_absurd_strides(in, call_.q), set_absurd_strides(in, call_.k), set_absurd_strides(in, call_.v);
     set_absurd_strides(in, call_.o), set_absurd_strides(in, c.options.lse);
+    if constexpr (Gated) {
+      gates_ = c.gates.view3(), set_absurd_strides(in, gates_);
+      if (in.one_in(30)) break_view(in, gates_, false), wrong = "gates", tell("wrong gates");
+      if (!wrong.empty()) return;
+    }
     if (in.one_in(14)) break_something(in);
   }
 
   const call_type& call() const { return call_; }
   heed::plan plan(const heed::context& ctx) const {
-    if constexpr (is_double)
+    if constexpr (is_double && Gated)
+      return run_mixture_plan<T>(call_.q, call_.k, call_.v, gates_, call_.o, c.options, ctx);
+    else if constexpr (is_double)
       return run_plan<T>(call_.q, call_.k, call_.v, call_.o, c.options, ctx);
+    else if constexpr (Gated)
+      return plan_stored_mixture(call_, gates_, c.options, ctx);
     else
       return plan_stored(call_, c.options, ctx);
   }
@@ -116,16 +132,25 @@ template <class T> class forward_call {
   case_type make(bytes& in) {
     const layouts how = read_layouts(in);
     const std::uint32_t seed = in.byte() + 1u;
-    if constexpr (is_double)
+    if constexpr (Gated) {
+      const gating pattern = gatings[in.below(7)];
+      const layout gates_in = in.of({layout::bhsd, layout::bshd, layout::padded_rows});
+      tell("gates ", name_of(pattern), ", ", name_of(gates_in));
+      if constexpr (is_double)
+        return case_type(s, pattern, options.options, how, gates_in, seed);
+      else
+        return case_type(read_types(in), s, how, pattern, options.options, of_float(how), gates_in, seed);
+    } else if constexpr (is_double) {
       return case_type(s, options.options, how, seed);
-    else
+    } else {
       return case_type(read_types(in), s, options.options, how, seed);
+    }
   }
   call_type original() const {
     if constexpr (is_double)
       return {c.q.cview(), c.k.cview(), c.v.cview(), c.o.view()};
     else
-      return c.call();
+      return {c.at.q.cview(), c.at.k.cview(), c.at.v.cview(), c.at.o.view()};
   }
   void break_something(bytes& in) {
     const index_t kind = in.below(7);
@@ -146,10 +171,22 @@ template <class T> class forward_call {
   }
 
   void run_on(const heed::context& ctx) const {
-    if constexpr (is_double)
+    if constexpr (is_double && Gated)
+      run_mixture<T>(call_.q, call_.k, call_.v, gates_, call_.o, c.options, ctx);
+    else if constexpr (is_double)
       run_forward<T>(call_.q, call_.k, call_.v, call_.o, c.options, ctx);
+    else if constexpr (Gated)
+      run_stored_mixture(call_, gates_, c.options, ctx);
     else
       run_stored(call_, c.options, ctx);
+  }
+  // Of a row: 1 without gates. A subnormal gate counts as 0.
+  double gate(index_t b, index_t h, index_t n) const {
+    if constexpr (Gated) {
+      const T x = c.gates(b, h, n);
+      return std::abs(x) < std::numeric_limits<T>::min() ? 0 : static_cast<double>(x);
+    }
+    return 1;
   }
   std::uint64_t inputs() const {
     if constexpr (is_double)
@@ -210,21 +247,21 @@ template <class T> class forward_call {
       if (!ordinary(size.max_score) || (!std::isnan(product) && !ordinary(product))) return;
       tolerance here = allowed;
       here.c0 += std::isnan(product) ? 0 : 4 * product;
-      const double lse = sums.lse();
+      const double factor = gate(b, h, n), lse = factor == 0 ? -HUGE_VAL : sums.lse();
       const auto number = [](T element) { return static_cast<double>(element); };
       if (c.options.lse.data() != nullptr)
         result.add(number(c.lse(b, h, n)), lse, here.of_lse(size), "lse", b, h, n, 0);
       if (!ordinary(size.max_value) || std::isnan(lse)) return;
       for (index_t e = 0; e < s.value_dim; ++e) {
-        const double x = sums.sees_nothing() ? 0 : sums.values(e) / sums.denominator;
+        const double x = sums.sees_nothing() || factor == 0 ? 0 : factor * (sums.values(e) / sums.denominator);
         if (!(std::abs(x) < most)) continue;
-        result.add(number(c.o(b, h, n, e)), x, how.o.around(x, here.of_output(size) + least), "o", b, h, n, e);
+        result.add(number(c.o(b, h, n, e)), x, how.o.around(x, std::abs(factor) * here.of_output(size) + least), "o", b, h, n, e);
       }
     };
     try {
       reference::each_row(c.q.cview(), c.k.cview(), c.v.cview(), c.options, row);
     } catch (const stop_calling&) {
-      report("what the caller's function threw got lost");
+      demand(Gated, "what the caller's function threw got lost");  // it is not called for rows whose gate is 0
     }
     return result;
   }
@@ -236,6 +273,7 @@ template <class T> class forward_call {
   }
 
   call_type call_;
+  heed::tensor_view<const T, 3> gates_ = {};
 };
 
 }  // namespace heed_test

@@ -4,15 +4,11 @@
 
 namespace heed_test {
 
-void fuzz_softmax_forward(bytes&);
-void fuzz_softmax_backward(bytes&);
-void fuzz_softmax_prepare(bytes&);
-void fuzz_softmax_merge(bytes&);
+#define HEED_FUZZ_TARGETS(X)                                                                          \
+  X(softmax_forward) X(softmax_backward) X(softmax_decode) X(softmax_merge) X(softmax_prepare)        \
+  X(softmax_shared_prefix) X(mixture_of_head_forward) X(mixture_of_head_backward)                     \
+  X(mixture_of_head_decode) X(mixture_of_head_route) X(sparse_query_forward)
 
-const fuzz_target fuzz_targets[] = {{"softmax_forward", fuzz_softmax_forward},
-                                    {"softmax_backward", fuzz_softmax_backward},
-                                    {"softmax_prepare", fuzz_softmax_prepare},
-                                    {"softmax_merge", fuzz_softmax_merge},
-                                    {nullptr, nullptr}};
+HEED_FUZZ_LIST(HEED_FUZZ_TARGETS)
 
 }  // namespace heed_test

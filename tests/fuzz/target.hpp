@@ -16,3 +16,10 @@ struct fuzz_target {
 extern const fuzz_target fuzz_targets[];
 
 }  // namespace heed_test
+
+#define HEED_DECLARE_FUZZ(VERB) void fuzz_##VERB(bytes&);
+#define HEED_NAME_FUZZ(VERB) {#VERB, fuzz_##VERB},
+// The list of a program. TARGETS(X): X(verb) of each
+#define HEED_FUZZ_LIST(TARGETS) \
+  TARGETS(HEED_DECLARE_FUZZ)    \
+  const fuzz_target fuzz_targets[] = {TARGETS(HEED_NAME_FUZZ){nullptr, nullptr}};
