@@ -16,8 +16,8 @@ inline double soak_seconds() {
   return seconds > 0 ? seconds : 3;
 }
 
-// From a minute on, reports are printed and the shapes of the million steps are those of a small model.
-inline bool soak_is_long() { return soak_seconds() >= 60; }
+// ./run soak: figures are printed, and the shapes of the million steps are those of a small model.
+inline bool soak_reports() { return std::getenv("HEED_SOAK_REPORT") != nullptr; }
 
 // Steps of decode: a million, fewer where a step takes long (sanitizers, no optimisation)
 inline constexpr long soak_steps = thinning == 1 ? 1000000 : 20000;

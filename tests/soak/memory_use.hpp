@@ -9,12 +9,16 @@
 #include <unistd.h>
 #endif
 
+#include "support/sanitizers.hpp"
+
 namespace heed_test {
 
 // Whether what follows can be measured here; not under sanitizers, which keep freed memory.
-#if defined(__linux__) && defined(__GLIBC__) && __GLIBC_PREREQ(2, 33) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__) && !defined(HEED_TEST_SANITIZED)
+#if defined(__linux__) && defined(__GLIBC__) && __GLIBC__ == 2 && __GLIBC_MINOR__ >= 33 && !defined(HEED_TEST_SANITIZED)
 inline constexpr bool memory_is_measured = true;
+
+// Makes malloc return every large piece when it is freed, instead of keeping the most that a thread ever had.
+inline void return_large_pieces() { mallopt(M_MMAP_THRESHOLD, 128 << 10); }
 
 // In MiB: pages in memory when malloc has returned what it can, and what has been allocated and not freed, in all of its
 // arenas and mappings
@@ -37,6 +41,8 @@ struct memory_use {
 };
 #else
 inline constexpr bool memory_is_measured = false;
+
+inline void return_large_pieces() {}
 
 struct memory_use {
   double resident = 0, allocated = 0;

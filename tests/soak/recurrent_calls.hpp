@@ -92,29 +92,34 @@ template <class T> random_call lightning_call(recurrent_verb verb, std::uint32_t
         if (x->lengths) opt.mask = heed::key_lengths(x->held);
         const auto q = x->q.cview(), k = x->k.cview(), v = x->v.cview();
         const auto decay = x->decay();
+#ifdef HEED_DISPATCH
         if (verb == recurrent_verb::decode)
           return run_verb(
               at, o, f,
               [&](auto to, auto& c) { return heed::lightning::plan_decode(q, k, v, decay, state, to, opt, c); },
               [&](auto to, auto& c) { heed::lightning::decode(q, k, v, decay, state, to, opt, c); },
               [&] { return hash_of(o, memory); });
+#endif
         opt.initial_state.s = x->s0.cview();
-        if (verb == recurrent_verb::forward) {
-          opt.final_state = state;
+#ifdef HEED_DISPATCH
+        if (verb == recurrent_verb::backward) {
+          const auto wanted = [&](auto view) {
+            return heed::lightning::gradients<acc>{
+                .dq = view, .dk = dk.view(), .dv = dv.view(), .dinitial_state = state};
+          };
+          const auto dout = x->dout.cview();
           return run_verb(
-              at, o, f, [&](auto to, auto& c) { return heed::lightning::plan_forward(q, k, v, decay, to, opt, c); },
-              [&](auto to, auto& c) { heed::lightning::forward(q, k, v, decay, to, opt, c); },
-              [&] { return hash_of(o, memory); });
+              at, dq, f,
+              [&](auto g, auto& c) { return heed::lightning::plan_backward(q, k, v, decay, dout, wanted(g), opt, c); },
+              [&](auto g, auto& c) { heed::lightning::backward(q, k, v, decay, dout, wanted(g), opt, c); },
+              [&] { return hash_of(dq, dk, dv, memory); });
         }
-        const auto wanted = [&](auto view) {
-          return heed::lightning::gradients<acc>{.dq = view, .dk = dk.view(), .dv = dv.view(), .dinitial_state = state};
-        };
-        const auto dout = x->dout.cview();
+#endif
+        opt.final_state = state;
         return run_verb(
-            at, dq, f,
-            [&](auto g, auto& c) { return heed::lightning::plan_backward(q, k, v, decay, dout, wanted(g), opt, c); },
-            [&](auto g, auto& c) { heed::lightning::backward(q, k, v, decay, dout, wanted(g), opt, c); },
-            [&] { return hash_of(dq, dk, dv, memory); });
+            at, o, f, [&](auto to, auto& c) { return heed::lightning::plan_forward(q, k, v, decay, to, opt, c); },
+            [&](auto to, auto& c) { heed::lightning::forward(q, k, v, decay, to, opt, c); },
+            [&] { return hash_of(o, memory); });
       }};
 }
 

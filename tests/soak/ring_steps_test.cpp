@@ -154,7 +154,7 @@ template <class C> void check_ring(const char* name, index_t heads, index_t dim,
 }  // namespace
 
 TEST_CASE("a million steps with a ring") {
-  const bool wide = soak_is_long();
+  const bool wide = soak_reports();
   check_ring<float>("ring of float", wide ? 4 : 1, wide ? 64 : 16, wide ? 260 : 20);
   check_ring<heed::bf16_t>("ring of bf16", wide ? 4 : 2, wide ? 64 : 16, wide ? 260 : 20);
 }

@@ -184,11 +184,11 @@ void check_states(const char* name, kind what, index_t dim) {
 }  // namespace
 
 TEST_CASE("a million steps on the state of linear attention") {
-  check_states("linear", kind::linear, soak_is_long() ? 64 : 8);
+  check_states("linear", kind::linear, soak_reports() ? 64 : 8);
 }
 TEST_CASE("a million steps on the state of lightning attention") {
-  check_states("lightning with slopes", kind::slopes, soak_is_long() ? 64 : 8);
+  check_states("lightning with slopes", kind::slopes, soak_reports() ? 64 : 8);
 }
 TEST_CASE("a million steps on the state of lightning attention with gates") {
-  check_states("lightning with gates", kind::gates, soak_is_long() ? 64 : 8);
+  check_states("lightning with gates", kind::gates, soak_reports() ? 64 : 8);
 }

@@ -85,7 +85,7 @@ class step_watch {
   // some(): steps of one token each, in a copy of this process
   void check(long count, [[maybe_unused]] const std::function<void()>& some) {
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - begin_;
-    if (soak_is_long())
+    if (soak_reports())
       std::printf("%s: token %ld, %.0f ns a token since the checkpoint before\n", name_.c_str(), count,
                   time.count() / static_cast<double>(count - count_));
 #ifdef HEED_TEST_COUNTS_INSTRUCTIONS

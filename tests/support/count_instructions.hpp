@@ -4,7 +4,9 @@
 // Instructions, counted one by one in a child process: the same on a busy machine and on a quiet one. Only where
 // HEED_TEST_COUNTS_INSTRUCTIONS is defined: Linux on x86-64, without sanitizers.
 
-#if defined(__linux__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include "support/sanitizers.hpp"
+
+#if defined(__linux__) && defined(__x86_64__) && !defined(HEED_TEST_SANITIZED)
 #define HEED_TEST_COUNTS_INSTRUCTIONS 1
 
 #include <sys/mman.h>
