@@ -75,10 +75,11 @@ void run_stored_local_linear_backward(const stored_backward& x, const heed::per_
     heed::local_linear::backward(q, k, v, ridge, dout, gradients, options, ctx);
   });
 }
-heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const how<float>& options,
-                                    const heed::context& ctx) {
+heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
+                                    const how<float>& options, const heed::context& ctx) {
   return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
-    return heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
+    return slope != nullptr ? heed::local_linear::plan_apply(q, k, v, *slope, o, options, ctx)
+                            : heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
   });
 }
 
