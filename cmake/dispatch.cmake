@@ -3,7 +3,7 @@
 # library it is.
 
 include(GNUInstallDirs)
-set(HEED_DISPATCH_LEVEL "" CACHE STRING "The only level of heed::dispatch, to test what it does there; empty: all levels")
+set(HEED_DISPATCH_LEVEL "" CACHE STRING "The only level of heed::dispatch, for tests; empty: all levels")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_levels sse2 avx2 avx512)
   set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)

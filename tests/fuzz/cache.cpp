@@ -62,7 +62,8 @@ template <class T, class Cache> class cache_walk {
  private:
   template <class F> void refused(bool fits, const F& call) {
     const std::string error = thrown_by(call);
-    demand(error.empty() == fits, fits ? "a call that fits is refused: " + error : "a call is accepted that does not fit");
+    demand(error.empty() == fits,
+           fits ? "a call that fits is refused: " + error : "a call is accepted that does not fit");
     if (!fits) check();  // nothing has changed
   }
   bool has_room(index_t b, index_t count, index_t h, index_t heads, index_t n) const {
@@ -81,7 +82,8 @@ template <class T, class Cache> class cache_walk {
     std::vector<int> tokens(static_cast<std::size_t>(count * n));
     for (int& each : tokens) each = next_++;
     const bool fits = has_room(b, count, h, heads, n);
-    tell("append ", n, " tokens to sequences from ", b, ", ", count, " of them, heads from ", h, fits ? "" : ": no room");
+    tell("append ", n, " tokens to sequences from ", b, ", ", count, " of them, heads from ", h,
+         fits ? "" : ": no room");
     const token_rows_of x(tokens, count, heads, h);
     refused(fits, [&] {
       if constexpr (!is_paged)
@@ -195,11 +197,11 @@ template <class T, class Cache> static void steps(bytes& in, Cache& cache, index
   demand(at.kept() && o.canaries_alive() && again.canaries_alive(), "a prepared decode writes outside its memory");
 }
 template <class T> static void prepare(bytes& in) {
-  const auto [heads, kv_heads] =
-      in.of<std::pair<index_t, index_t>>({{1, 1}, {2, 1}, {1, 2}, {4, 2}, {8, 1}, {3, 3}});
+  const auto [heads, kv_heads] = in.of<std::pair<index_t, index_t>>({{1, 1}, {2, 1}, {1, 2}, {4, 2}, {8, 1}, {3, 3}});
   const index_t batch = in.of<index_t>({1, 2, 3}), queries = in.of<index_t>({1, 1, 2, 4, 9}), dim = in.dim(),
                 e = in.dim(), kind = in.below(3);
-  tell("batch ", batch, ", heads ", heads, " ", kv_heads, ", queries ", queries, ", dims ", dim, " ", e, ", kind ", kind);
+  tell("batch ", batch, ", heads ", heads, " ", kv_heads, ", queries ", queries, ", dims ", dim, " ", e, ", kind ",
+       kind);
   if (kind == 0) {
     heed::cache::contiguous<T> cache(batch, kv_heads, in.tokens(), dim, e);
     steps<T>(in, cache, heads, queries);

@@ -44,14 +44,20 @@ template <class From, class To> static void check_number(From from, To to) {
     return demand(y == 0 && std::signbit(x) == std::signbit(y), "a subnormal number is not 0 of its sign");
   demand(std::signbit(x) == std::signbit(y), "a sign is lost");
   if (std::isinf(x)) return demand(std::isinf(y), "an infinity is lost");
-  const int digits = std::is_same_v<To, heed::bf16_t> ? 8 : std::is_same_v<To, heed::f16_t> ? 11 : std::is_same_v<To, float> ? 24 : 53;
+  const int digits = std::is_same_v<To, heed::bf16_t>  ? 8
+                     : std::is_same_v<To, heed::f16_t> ? 11
+                     : std::is_same_v<To, float>       ? 24
+                                                       : 53;
   const double most = std::is_same_v<To, heed::f16_t>    ? 65520
                       : std::is_same_v<To, heed::bf16_t> ? 0x1.ffp127
                       : std::is_same_v<To, float>        ? 0x1.ffffffp127
                                                          : std::numeric_limits<double>::infinity();
   if (std::abs(x) >= most) return demand(std::isinf(y), "a number beyond the range is finite");
-  const double ulp = std::ldexp(1.0, std::ilogb(x) - digits + 1), tiny = std::is_same_v<To, heed::f16_t> ? 0x1p-24 : 0x1p-126;
-  demand(std::abs(y - x) <= std::max(ulp / 2, std::is_same_v<To, heed::f16_t> ? tiny / 2 : std::abs(x) < 0x1p-125 ? tiny : 0.0),
+  const double ulp = std::ldexp(1.0, std::ilogb(x) - digits + 1),
+               tiny = std::is_same_v<To, heed::f16_t> ? 0x1p-24 : 0x1p-126;
+  demand(std::abs(y - x) <= std::max(ulp / 2, std::is_same_v<To, heed::f16_t> ? tiny / 2
+                                              : std::abs(x) < 0x1p-125        ? tiny
+                                                                              : 0.0),
          "a number is not rounded to the nearest: " + std::to_string(x) + " to " + std::to_string(y));
 }
 
@@ -157,7 +163,8 @@ template <class T> static void quantize(bytes& in) {
       const double rounding = std::is_same_v<T, float> ? 0x1p-22 : std::is_same_v<T, heed::f16_t> ? 0x1p-10 : 0x1p-7;
       const double allowed = s * (0.5 + 127 * 0x1p-22) + largest * rounding + 128 * 0x1p-126;
       const bool beyond = std::is_same_v<T, heed::f16_t> && std::abs(a) > 65000;
-      demand(beyond || std::abs(y - a) <= allowed, "a number comes back as another: " + std::to_string(a) + " as " + std::to_string(y));
+      demand(beyond || std::abs(y - a) <= allowed,
+             "a number comes back as another: " + std::to_string(a) + " as " + std::to_string(y));
     }
   }
 }

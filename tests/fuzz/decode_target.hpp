@@ -31,7 +31,8 @@ inline decode_problem read_decode(bytes& in) {
   for (index_t i = 0; i < batch * (p.per_head ? kv_heads : 1); ++i)
     p.lengths.push_back(static_cast<std::int32_t>(in.one_in(40) ? 3 * in.tokens() : in.tokens()));
   p.cache.kind = in.of({cache_kind::contiguous, cache_kind::ring, cache_kind::paged});
-  if (kv_heads == 0 && p.cache.kind == cache_kind::paged) p.cache.kind = cache_kind::contiguous;  // no pages are numbered
+  if (kv_heads == 0 && p.cache.kind == cache_kind::paged)
+    p.cache.kind = cache_kind::contiguous;  // no pages are numbered
   p.cache.keep_first = p.cache.kind == cache_kind::ring ? in.of<index_t>({0, 0, 1, 4}) : 0;
   p.cache.capacity = p.cache.keep_first + 1 + in.tokens();
   p.cache.page = in.of<index_t>({16, 1, 2, 7, 64});

@@ -121,9 +121,7 @@ template <class T> static void route(bytes& in) {
   const index_t batch = in.of<index_t>({1, 1, 2, 0}), heads = in.of<index_t>({4, 1, 2, 3, 8, 0, 40}), n = in.tokens();
   const bool by_norm = in.flip();
   heed::mixture_of_head::routing how{in.below(heads + 1), 0};
-  how.active = by_norm ? in.below(heads - how.shared + 1)
-               : how.shared == heads ? 0
-                                     : 1 + in.below(heads - how.shared);
+  how.active = by_norm ? in.below(heads - how.shared + 1) : how.shared == heads ? 0 : 1 + in.below(heads - how.shared);
   if (!by_norm && in.one_in(9)) how = {0, 0};
   std::string wrong;
   if (in.one_in(12)) how.active = in.of({heads - how.shared + 1, index_t{-1}}), wrong = "active";
@@ -208,7 +206,13 @@ void fuzz_sparse_query_forward(bytes& in) {
   demand(chosen.query_heads == h && chosen.kv_heads == hk && chosen.out_heads == std::max(h, hk) &&
              chosen.head_dim == m.width / heads,
          "choose_heads returns other counts");
-  shape s{in.of<index_t>({1, 2}), chosen.query_heads, chosen.kv_heads, in.tokens() % 24, in.tokens() % 24, chosen.head_dim, dim};
+  shape s{in.of<index_t>({1, 2}),
+          chosen.query_heads,
+          chosen.kv_heads,
+          in.tokens() % 24,
+          in.tokens() % 24,
+          chosen.head_dim,
+          dim};
   tell(to_string(s));
   forward_call<float> x(in, s);
   if (!x.run(in)) return;

@@ -59,7 +59,8 @@ template <class T> static void backward(bytes& in) {
     if constexpr (is_double)
       x.forward();
     else
-      store_anew(x.at, x), x.stored_dout.take(x.dout), x.stored_dout.copy_to(x.dout), x.forward_in_float(), exact.o = rounding_of(x.at.types.o);
+      store_anew(x.at, x), x.stored_dout.take(x.dout), x.stored_dout.copy_to(x.dout), x.forward_in_float(),
+          exact.o = rounding_of(x.at.types.o);
   } catch (const stop_calling&) {
     return tell("stopped by the caller's function");
   }

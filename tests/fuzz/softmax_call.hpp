@@ -255,7 +255,8 @@ template <class T, bool Gated = false> class forward_call {
       for (index_t e = 0; e < s.value_dim; ++e) {
         const double x = sums.sees_nothing() || factor == 0 ? 0 : factor * (sums.values(e) / sums.denominator);
         if (!(std::abs(x) < most)) continue;
-        result.add(number(c.o(b, h, n, e)), x, how.o.around(x, std::abs(factor) * here.of_output(size) + least), "o", b, h, n, e);
+        result.add(number(c.o(b, h, n, e)), x, how.o.around(x, std::abs(factor) * here.of_output(size) + least), "o", b,
+                   h, n, e);
       }
     };
     try {

@@ -83,7 +83,7 @@ heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& 
   });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_local_linear_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(
       dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::local_linear::forward(q, k, v, 0.5, o); },
       [](auto& q, auto& k, auto& v, auto& o) { return heed::local_linear::plan_forward(q, k, v, 0.5, o); });

@@ -149,8 +149,9 @@ template <index_t R, class T> constexpr int keys_together() {
   return static_cast<int>(registers / R < 1 ? 1 : registers / R < 4 ? registers / R : block < 4 ? block : 4);
 }
 
-// sums[row][column] += weights[key][row] * row(key)[column] over some keys, for R rows and NV vectors of columns.
-// last: of the last vector only so many columns exist, 0: all
+// sums[row][column] += weights[key][row] * row(key)[column] over some keys, for R rows and NV vectors of columns. What
+// is there joins the sum of these keys at the end, as in tile/multiply.hpp. last: of the last vector only so many
+// columns exist, 0: all
 template <class T> struct column_sums {
   index_t keys;
   const T* weights;
@@ -161,7 +162,7 @@ template <index_t R, int NV, class T, class S, class Row, class Prefetch, int...
 HEED_INLINE void add_columns(const column_sums<T>& x, index_t last, Row row_of, Prefetch& prefetch,
                              std::integer_sequence<int, I...>) {
   constexpr index_t w = simd::width<T>;
-  std::array<simd::batch<T>, sizeof...(I)> sum{simd::load(x.sums + I / NV * x.stride + I % NV * w)...};
+  std::array<simd::batch<T>, sizeof...(I)> sum{(static_cast<void>(I), simd::batch<T>(T(0)))...};
   const T* weight = x.weights;
   HEED_UNROLL_2
   for (index_t j = 0; j < x.keys; ++j, weight += R) {
@@ -175,7 +176,8 @@ HEED_INLINE void add_columns(const column_sums<T>& x, index_t last, Row row_of, 
     (std::make_integer_sequence<int, NV>{});
     prefetch.template run<lines_of<S, T>(NV)>();
   }
-  (simd::store(x.sums + I / NV * x.stride + I % NV * w, sum[I]), ...);
+  const auto at = [&](int i) __attribute__((always_inline)) { return x.sums + i / NV * x.stride + i % NV * w; };
+  (simd::store(at(I), simd::load(at(I)) + sum[I]), ...);
 }
 
 // f(std::integral_constant<int, vectors>, first column, columns of the last vector or 0) for blocks of columns that fit
