@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Fuzz targets: programs of a few verbs each, which replay tests/fuzz/corpus/<verb> as the test fuzz_<verb>_<level>; with
-# HEED_FUZZ they are libFuzzer's instead. Where heed::dispatch is built. <program>_targets.cpp lists the verbs.
+# Fuzz targets: programs of a few verbs each, which replay tests/fuzz/corpus/<verb> as the test fuzz_<verb>_<level>.
+# With HEED_FUZZ they are libFuzzer's instead. Where heed::dispatch is built. <program>_targets.cpp lists the verbs.
 # A program calls the verbs by the run.cpp of its folder, or itself.
 
 function(heed_add_fuzz_program program)
@@ -34,7 +34,8 @@ function(heed_add_fuzz_program program)
       if(NOT level STREQUAL highest)
         set(environment HEED_LEVEL=${level})
       endif()
-      add_test(NAME fuzz_${verb}_${level} COMMAND fuzz_${program} ${verb} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${verb})
+      add_test(NAME fuzz_${verb}_${level}
+        COMMAND fuzz_${program} ${verb} ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${verb})
       set_tests_properties(fuzz_${verb}_${level} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900 LABELS "${level}"
         ENVIRONMENT "${environment}")
     endforeach()
