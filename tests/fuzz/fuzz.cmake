@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
-# Fuzz targets: programs of a few verbs each, which replay tests/fuzz/corpus/<verb> as the test fuzz_<verb>_<level>.
-# With HEED_FUZZ they are libFuzzer's instead. Where heed::dispatch is built. <program>_targets.cpp lists the verbs.
+# Fuzz targets, where heed::dispatch is built: programs of a few verbs each, which replay tests/fuzz/corpus/<verb> as the
+# test fuzz_<verb>_<level>; with HEED_FUZZ they are libFuzzer's instead. <program>_targets.cpp lists the verbs.
 # A program calls the verbs by the run.cpp of its folder, or itself.
 
 function(heed_add_fuzz_program program)
   if(NOT fuzz_${program} MATCHES "${HEED_TEST_MATCH}" OR fuzz_${program} MATCHES "${HEED_TEST_SKIP}")
-    return()
-  endif()
-  if(NOT HEED_FUZZ AND NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus)  # tests/fuzz/keep.py makes it
     return()
   endif()
   list(TRANSFORM ARGN REPLACE "(.+)" "fuzz/\\1.cpp" OUTPUT_VARIABLE sources)
@@ -29,6 +26,9 @@ function(heed_add_fuzz_program program)
   string(REGEX MATCHALL "X\\([a-z_]+\\)" verbs "${lines}")
   foreach(verb IN LISTS verbs)
     string(REGEX REPLACE "X\\((.+)\\)" "\\1" verb ${verb})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${verb})
+      message(FATAL_ERROR "tests/fuzz/corpus/${verb} is not there: tests/fuzz/keep.py makes it")
+    endif()
     foreach(level IN LISTS HEED_TEST_LEVELS)
       set(environment)
       if(NOT level STREQUAL highest)

@@ -48,7 +48,7 @@ heed::plan plan(const law_memory<float>& m, const heed::context& at) {
     case kernel::lightning:
       return plan_stored(call_of(m), m.decay(), m.lightning(), at);
     case kernel::local_linear:
-      return plan_stored_local_linear(call_of(m), m.x.ridge, m.local_linear(), at);
+      return plan_stored_local_linear(call_of(m), m.x.ridge, nullptr, m.local_linear(), at);
     default:
       return plan_stored(call_of(m), m.softmax(), at);
   }

@@ -29,7 +29,8 @@ inline namespace HEED_ISA {
 template <class T> class dims_in_lanes {
  public:
   static constexpr index_t w = simd::width<T>, most_keys = row_places::most;
-  static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
+  // Whose values are looked at one by one in the nonfinite pass: sums have the same bits without it.
+  static constexpr index_t block_keys = detail::summed_keys;
   static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
   using stream = few_row_stream<T>;
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
