@@ -20,8 +20,8 @@ inline constexpr bool memory_is_measured = true;
 // Makes malloc return every large piece when it is freed, instead of keeping the most that a thread ever had.
 inline void return_large_pieces() { mallopt(M_MMAP_THRESHOLD, 128 << 10); }
 
-// In MiB: pages in memory when malloc has returned what it can, and what has been allocated and not freed, in all of its
-// arenas and mappings
+// In MiB: pages in memory when malloc has returned what it can, and what has been allocated and not freed, in all of
+// its arenas and mappings
 struct memory_use {
   double resident = 0, allocated = 0;
 

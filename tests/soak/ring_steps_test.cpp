@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // One million decode steps on a ring. At checkpoints the ring holds the bits of its tokens, the output has the bits of
-// a decode from pages under a window and is that of forward and of plain loops in double, no result is subnormal, though
-// input fades away and is zero for part of the way, and a step takes as many instructions as at the beginning.
+// a decode from pages under a window and is that of forward and of plain loops in double, no result is subnormal,
+// though input fades away and is zero for part of the way, and a step takes as many instructions as at the beginning.
 
 #include <algorithm>
 #include <cmath>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
-// One million decode steps on the states of linear and lightning attention. Every output has the bits of the same tokens
-// in batches. At checkpoints the state has those bits, too, is that of a forward from the last batch on and of sums in
-// double, holds no subnormal number, though input fades away and is zero for part of the way, and a step takes as many
-// instructions as at the beginning.
+// One million decode steps on the states of linear and lightning attention. Every output has the bits of the same
+// tokens in batches. At checkpoints the state has those bits, too, is that of a forward from the last batch on and of
+// sums in double, holds no subnormal number, though input fades away and is zero for part of the way, and a step takes
+// as many instructions as at the beginning.
 
 #include <algorithm>
 #include <array>
@@ -117,7 +117,7 @@ class exact_states {
     return worst(x, [this](std::size_t i, double got) { return std::fabs(got - sum_[i]) / bound_[i]; });
   }
   double difference(const states& x, const states& other, double tolerance) const {
-    return worst(x, [&, n = std::size_t{0}](std::size_t i, double got) mutable {
+    return worst(x, [&](std::size_t i, double got) {
       const auto row = i / columns, column = i % columns;
       const auto at = row * static_cast<std::size_t>(dim_) + column;
       return std::fabs(got - static_cast<double>(other.s[at])) / (tolerance * size_[i] + 1e-37);
