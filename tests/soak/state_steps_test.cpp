@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
 // One million decode steps on the states of linear and lightning attention. Every output has the bits of the same
-// tokens in batches. At checkpoints the state has those bits, too, is that of a forward from the last batch on and of
-// sums in double, holds no subnormal number, though input fades away and is zero for part of the way, and a step takes
-// as many instructions as at the beginning.
+// tokens in batches. At checkpoints the state has those bits, too, is that of a forward from the last batch on and
+// of sums in double, holds no subnormal number, though input fades away and is zero for part of the way, and a step
+// takes as many instructions as at the beginning.
 
 #include <algorithm>
 #include <array>
