@@ -117,7 +117,7 @@ class exact_states {
     return worst(x, [this](std::size_t i, double got) { return std::fabs(got - sum_[i]) / bound_[i]; });
   }
   double difference(const states& x, const states& other, double tolerance) const {
-    return worst(x, [&, n = std::size_t{0}](std::size_t i, double got) mutable {
+    return worst(x, [&](std::size_t i, double got) {
       const auto row = i / columns, column = i % columns;
       const auto at = row * static_cast<std::size_t>(dim_) + column;
       return std::fabs(got - static_cast<double>(other.s[at])) / (tolerance * size_[i] + 1e-37);

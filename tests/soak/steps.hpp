@@ -103,7 +103,8 @@ class step_watch {
  private:
   std::string name_;
   std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
-  long count_ = 0, first_ = 0;
+  long count_ = 0;
+  [[maybe_unused]] long first_ = 0;  // instructions after 1000 tokens
 };
 
 // Runs body(token) for all tokens, and at(count) after 10^n, 5 * 10^n (input is subnormal) and 6 * 10^n (it is zero)
