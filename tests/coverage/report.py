@@ -49,6 +49,8 @@ def measure(build, sources):
         for number, text in enumerate(source, 1):
             if STATEMENT.match(text):
                 lines[file].setdefault(number, 0)
+            elif not text or text.startswith(("#", "//")):
+                lines[file].pop(number, None)
     return lines
 
 
