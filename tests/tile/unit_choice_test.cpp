@@ -32,9 +32,6 @@ TEST_CASE("choice of a matrix unit: by processor and HEED_UNITS") {
   CHECK(choose(intel, "no-amx") == absent);
   CHECK(choose(amd, "") == "bf16 dot products: bf16 dot products, fast on AMD");
   CHECK(choose(amd, "no-amx") == "bf16 dot products: bf16 dot products, fast on AMD");
-  for (const simd::cpu_features& cpu : {amd, intel})
-    CHECK(choose(cpu, "slow-dots") == "bf16 dot products: bf16 dot products, fast or not, as HEED_UNITS says");
-  CHECK(choose(none, "slow-dots") == absent);
   for (const char* near : {"no-dots", "no-do", "xno-dot", "no-dot ", "emulated-amx-not"})
     CHECK(choose(amd, near) == "bf16 dot products: bf16 dot products, fast on AMD");
   CHECK(choose(amd, "no-amx,no-dot") == "none: HEED_UNITS switches bf16 dot products off");
