@@ -62,6 +62,7 @@ def run(test, limit, **environment):
 class Session:
     def __init__(self, arguments):
         self.arguments, self.commit = arguments, commit()
+        self.match = arguments.match or trees.TESTS[arguments.flavour]
         self.tree = trees.Tree(ROOT, FOLDER, arguments.flavour)
         self.results_file = FOLDER / "results.jsonl"
         FOLDER.mkdir(parents=True, exist_ok=True)
@@ -91,7 +92,7 @@ class Session:
                     chosen[number] = spot
                     number += 1
             changed = self.tree.write(chosen)
-            self.tree.configure(self.arguments.match)
+            self.tree.configure(self.match)
             print(f"building {len(chosen)} mutants", flush=True)
             places = (changed and self.tree.check(self.arguments.jobs)) or self.tree.build(self.arguments.jobs)
             if not places:
@@ -206,7 +207,7 @@ def main():
     parser.add_argument("--build", action="store_true", help="only build")
     parser.add_argument("--trust", action="store_true", help="what was killed at another commit is, where tests only "
                         "have become more")
-    parser.add_argument("--match", default=f"{trees.UNITS}|{trees.KERNELS}", help="tests that are built, see tests/")
+    parser.add_argument("--match", help="tests that are built, see HEED_TEST_MATCH in tests/")
     parser.add_argument("--flavour", choices=sorted(trees.FLAGS), default="plain", help="tsan: mutants of fences")
     try:
         return Session(parser.parse_args()).run()
