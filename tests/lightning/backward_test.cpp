@@ -52,6 +52,13 @@ TEST_CASE("backward: any chunk gives the same numbers") {
     }
 }
 
+TEST_CASE("backward: no query head, so that keys and values have gradients by the final state alone") {
+  for (const index_t chunk : {0, 5, 32}) {
+    check<float>({1, 0, 2, 70, 70, 20, 24}, some_slopes(2), {.chunk = chunk});
+    check<double>({2, 0, 1, 70, 70, 8, 7}, some_slopes(1), {.chunk = chunk});
+  }
+}
+
 TEST_CASE("backward: slopes from none to all, heads of one call") {
   for (const index_t chunk : {0, 5, 100})
     for (const double slope : {0.0, 1e-4, 0.5, 3.0, 30.0, 200.0, inf}) {

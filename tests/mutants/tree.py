@@ -17,6 +17,7 @@ UNITS = r"^(tile|pairwise|recurrent|core_mask|core_context)"
 KERNELS = (r"^((softmax|linear|lightning|sparse_query|mixture_of_head|local_linear)_"
            r"(forward|backward|decode|nan|layout|packed|half|executor|hidden|pairs|rows|few|far|cache|gates|options"
            r"|apply|functions|score|properties|numbers|extremes|plan|prepared|errors|option))")
+TESTS = {"plain": f"{UNITS}|{KERNELS}", "tsan": "^pairwise_value_blocks"}
 FLAGS = {  # kernels unoptimised would be slow, with -O2 they would take long to compile
     "plain": "-O1 -DHEED_ASSERTIONS=1",
     "tsan": "-O1 -g1 -DHEED_ASSERTIONS=1 -fsanitize=thread",
@@ -58,7 +59,8 @@ def places(said):
 
 class Tree:
     def __init__(self, root, folder, flavour="plain"):
-        self.root, self.tree, self.flavour = pathlib.Path(root), pathlib.Path(folder) / "tree", flavour
+        self.root, self.flavour = pathlib.Path(root), flavour
+        self.tree = pathlib.Path(folder) / ("tree" if flavour == "plain" else f"tree_{flavour}")
         self.binaries = pathlib.Path(folder) / flavour
 
     def write(self, chosen):

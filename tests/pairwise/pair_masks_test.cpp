@@ -129,6 +129,7 @@ template <class T> void check_tile(const heed::mask& mask, index_t rows, index_t
                         (said == pairwise::coverage::full && visible < area);
       if (m.has(m.keep) && !m.has(m.segments))
         wrong_coverage += said == pairwise::coverage::partial && but_for_user == 0;
+      if (m.present == m.keep) wrong_coverage += said == pairwise::coverage::partial && visible == area;
       bool in_run = false;
       for (index_t r = 0; r < runs.count; ++r)
         in_run = in_run || (runs.run[r].first <= a && a < runs.run[r].first + runs.run[r].keys &&

@@ -68,6 +68,29 @@ template <class T> struct backward_case {
 
 }  // namespace
 
+TEMPLATE_TEST_CASE("states for the gradients of gates are saved every few whole chunks, each in memory of its own",
+                   "[backward_parts]", float, double) {
+  using T = TestType;
+  backward_case<T> c({3, 2, 2, 2, 900, 900, 3, 2});
+  const recurrent::backward_problem<T> x = c.problem(true, false);
+  constexpr index_t chunk = 96, size = 3 * 2;
+  const heed_test::with_scratch<recurrent::saved_states<T>> saved(x, chunk);
+  std::vector<const T*> found;
+  for (index_t number = 0; number < 3; ++number)
+    for (index_t head = 0; head < 2; ++head)
+      for (index_t j = 0; j <= 900; j += chunk) {
+        const heed::recurrent::sequence s = x.p.sequence_at(number);
+        T* const state = saved.part.before(s, x.p.split(s), head, j);
+        INFO(number << ", head " << head << ", token " << j);
+        CHECK((state != nullptr) == (j > 0 && j % (3 * chunk) == 0));  // the first whole chunks of 256 tokens
+        if (state == nullptr) continue;
+        REQUIRE(saved.holds(state, size));
+        found.push_back(state);
+      }
+  std::sort(found.begin(), found.end());
+  for (std::size_t i = 1; i < found.size(); ++i) CHECK(found[i] - found[i - 1] >= size);
+}
+
 TEMPLATE_TEST_CASE("a state with ends of its own: s and z may be absent each; weights of z", "[backward_parts]", float,
                    double) {
   using T = TestType;

@@ -137,6 +137,10 @@ TEST_CASE("decode errors: options") {
     refused_decode(p, {"segments", "19", "20"}, [&](call& c) {
       see(c, heed::segments({ids.data(), {2, 2}, {2, 1}}, {ids.data(), {2, 19}, {19, 1}}));
     });
+    for (const index_t keys : {20, 29})
+      accepted_decode<float>(p, [&](call& c) {
+        see(c, heed::segments({ids.data(), {2, 2}, {2, 1}}, {ids.data(), {2, keys}, {keys, 1}}));
+      });
     for (const index_t keys : {1, 20, 29})
       accepted_decode<float>(p, [&](call& c) { c.options.bias = {bias.data(), {1, 1, 1, keys}, {0, 0, 0, 1}}; });
     refused_decode(p, {"first_place", "1", "2"}, [](call& c) { c.options.align = heed::first_place({1}); });

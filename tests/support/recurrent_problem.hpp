@@ -65,6 +65,12 @@ template <class X> class with_scratch {
   explicit with_scratch(const Args&... args)
       : bytes_(count(args...), std::byte{0xff}), arena_(bytes_, bytes_.size()), part(args..., arena_) {}
 
+  // Whether n numbers from x on lie in that memory
+  template <class T> bool holds(const T* x, index_t n) const {
+    const auto* const first = reinterpret_cast<const std::byte*>(x);
+    return first >= bytes_.data() && first + static_cast<std::size_t>(n) * sizeof(T) <= bytes_.data() + bytes_.size();
+  }
+
  private:
   template <class... Args> static std::size_t count(const Args&... args) {
     heed::detail::arena counting;

@@ -195,6 +195,8 @@ TEMPLATE_TEST_CASE("finish: o is multiplied with gate / l", "[online_softmax]", 
   CHECK(scaled == T(0));
   CHECK(std::isinf(finish(seen, infinity<T>, false)));  // 1 / l first: 0 * infinity would be NaN
   CHECK(scaled == T(0.25));
+  CHECK(std::isinf(finish(seen, infinity<T>, true)));  // keys were seen: their values are 0
+  CHECK(scaled == T(0.25));
   const tile::row_state<T> sink{T(1), T(1)};
   CHECK(sink.finish(infinity<T>, sink, [](T) {}, [] { return true; }) == T(0));  // no key
 }
