@@ -39,21 +39,16 @@ class thrown_by_workers {
 #else
     try {
       f();
-    } catch (...) {
-      rethrow();
-      throw;
+    } catch (...) {  // in here nothing is inlined, so nothing of std::exception_ptr may be named
+      if (!taken_.test(std::memory_order_relaxed)) throw;
     }
-    rethrow();
+    if (first_ != nullptr) [[unlikely]]
+      std::rethrow_exception(first_);
 #endif
   }
 
 #if !defined(HEED_ON_ERROR)
  private:
-  HEED_INLINE void rethrow() const {
-    if (first_ != nullptr) [[unlikely]]
-      std::rethrow_exception(first_);
-  }
-
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;  // a flag, since its members are always inlined
   std::exception_ptr first_;                   // read after the executor's run, which all workers' writes happen before
 #endif
