@@ -126,8 +126,8 @@ template <class T> class decode_target {
  private:
   void break_something(bytes& in) {
     const index_t kind = in.below(6);
-    if (kind == 0) break_view(in, call.q, false), wrong = "q";
-    if (kind == 1) break_view(in, call.o, true), wrong = "o";
+    if (kind == 0) break_view(in, call.q, false), wrong = "q|sequences";
+    if (kind == 1) break_view(in, call.o, true), wrong = "o|sequences";
     if (kind == 2) {
       const auto lse = c.options.lse;
       options.break_one(in, s), wrong = options.wrong;
@@ -159,7 +159,11 @@ template <class T> class decode_target {
                    lse = number(expected.lse(b, h, i));
       if (c.options.lse.data() != nullptr)
         result.add(number(c.lse(b, h, i)), lse, here.of_lse(size), "lse", b, h, i, 0);
-      if (std::isnan(lse)) continue;
+      if (std::isnan(lse)) {
+        for (index_t e = 0; e < s.value_dim; ++e)
+          demand(!std::isfinite(number(c.o(b, h, i, e))), "a NaN does not reach o");
+        continue;
+      }
       for (index_t e = 0; e < s.value_dim; ++e) {
         const double x = expected.o(b, h, i, e);
         if (std::isinf(x) || std::abs(x) >= most || !std::isfinite(gate)) continue;

@@ -52,17 +52,19 @@ template <class T> static std::uint64_t hash_of(const buffers<T>& all) {
 template <class T>
 static std::string break_fit(bytes& in, heed::per_head& ridge, fit_options<T>& how, index_t heads, bool solves) {
   switch (in.below(solves ? 5 : 2)) {
-    case 0:
-      return how.softcap = -1, "softcap";
     case 1:
+      if (how.mean_key.data() == nullptr) break;
       return how.mean_key = {how.mean_key.data(), {1, heads + 1, 1, 1}, {}}, "mean_key";
     case 2:
       return ridge = in.of({0.0, -1.0, std::nan("")}), "ridge";
     case 3:
       return how.tolerance = in.of({0.0, -1.0, std::nan("")}), "tolerance";
-    default:
+    case 4:
       return how.max_iterations = -1, "max_iterations";
+    default:
+      break;
   }
+  return how.softcap = -1, "softcap";
 }
 
 // forward, or apply with slopes of the caller's

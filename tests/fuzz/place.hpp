@@ -70,9 +70,12 @@ class place {
   std::unique_ptr<std::byte[]> bytes_;
 };
 
-inline bool has_word(const std::string& text, const std::string& word) {
+// either: a word, or two with | between them
+inline bool has_word(const std::string& text, const std::string& either) {
   const std::vector<std::string> all = words(text);
-  return std::find(all.begin(), all.end(), word) != all.end();
+  const std::size_t cut = std::min(either.find('|'), either.size() - 1);
+  const auto has = [&](const std::string& word) { return std::find(all.begin(), all.end(), word) != all.end(); };
+  return has(either) || has(either.substr(0, cut)) || has(either.substr(cut + 1));
 }
 
 // Plans and runs a call. wrong: a word of the error that it must be, or nothing. written(): a hash of all that the call

@@ -223,6 +223,11 @@ void check_recurrence(bytes& in, bool decode, const layouts& how, const Edit& ed
   storage_rounding rounding;
   if constexpr (!is_double) x.at.o.copy_to(x.o), rounding = rounding_of(x.at.types.o);
   const std::uint64_t bits = outputs();
+  if constexpr (!is_double) {
+    bool overflows = false;  // of f16
+    x.o.each([&](T a) { overflows = overflows || std::isinf(a); });
+    if (overflows && x.at.types.o == stored::f16) return;
+  }
   copy_numbers(x.o, expected.o);
   copy_numbers(in_place ? x.s0 : x.s1, expected.s1), copy_numbers(in_place ? x.z0 : x.z1, expected.z1);
   const verdict result = compare_results(expected, rounding);

@@ -244,14 +244,20 @@ template <class T, bool Gated = false> class forward_call {
       }
       // Products that cancel leave a score that is small beside its error.
       const double product = scale * q_norms[static_cast<std::size_t>(q_row)] * largest_key;
-      if (!ordinary(size.max_score) || (!std::isnan(product) && !ordinary(product))) return;
+      if (!ordinary(size.max_score) || product > 1e30 || largest_key > 1e30) return;
+      if (q_norms[static_cast<std::size_t>(q_row)] > 1e30) return;
       tolerance here = allowed;
       here.c0 += std::isnan(product) ? 0 : 4 * product;
       const double factor = gate(b, h, n), lse = factor == 0 ? -HUGE_VAL : sums.lse();
       const auto number = [](T element) { return static_cast<double>(element); };
       if (c.options.lse.data() != nullptr)
         result.add(number(c.lse(b, h, n)), lse, here.of_lse(size), "lse", b, h, n, 0);
-      if (!ordinary(size.max_value) || std::isnan(lse)) return;
+      if (std::isnan(lse)) {
+        for (index_t e = 0; e < s.value_dim; ++e)
+          demand(!std::isfinite(number(c.o(b, h, n, e))), "a NaN does not reach o");
+        return;
+      }
+      if (!ordinary(size.max_value)) return;
       for (index_t e = 0; e < s.value_dim; ++e) {
         const double x = sums.sees_nothing() || factor == 0 ? 0 : factor * (sums.values(e) / sums.denominator);
         if (!(std::abs(x) < most)) continue;

@@ -75,6 +75,15 @@ TEST_CASE("soft-caps that a float does not hold: scores of 0") {
     }
 }
 
+TEST_CASE("a scale so far below the soft-cap that a float does not hold their ratio") {
+  for (const shape& s : shapes) {
+    INFO(to_string(s));
+    softmax_case<float> x(s, {.scale = 1e-30, .softcap = 1e20});
+    for (const buffer<float>* each : {&x.q, &x.k}) each->each([](float& a) { a *= 1e15f; });
+    check(x);
+  }
+}
+
 TEST_CASE("a soft-cap of infinity is none, bit by bit") {
   for (const shape& s : shapes) {
     softmax_case<float> plain(s), capped(s, {.softcap = std::numeric_limits<double>::infinity()});

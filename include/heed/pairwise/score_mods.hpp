@@ -49,10 +49,13 @@ template <class T, class Options> score_mod_rules<T> make_score_mod_rules(const 
   rules.slopes = opt.alibi_slopes, rules.bias = opt.bias, rules.function = &heed::detail::parts(opt.score);
   const double unit = rules.has_function() ? 1 : std::numbers::log2e;
   const double scale = opt.scale ? *opt.scale : 1 / std::sqrt(static_cast<double>(head_dim));
-  // a cap that no score of type T comes near is none, and one that T does not hold is its smallest
-  const bool capped = opt.softcap > 0 && opt.softcap < 1e-8 * double{std::numeric_limits<T>::max()};
+  // a cap that no score of type T comes near is none, so that T holds scale / cap; one that T does not hold is its
+  // smallest
+  constexpr double least = double{std::numeric_limits<T>::min()}, most = 1e-8 * double{std::numeric_limits<T>::max()};
+  const bool reached = !(std::abs(scale) > 0 && std::abs(scale) < least * opt.softcap);
+  const bool capped = opt.softcap > 0 && opt.softcap < most && reached;
   rules.unit = static_cast<T>(unit);
-  rules.cap = capped ? finite_factor<T>(std::max(opt.softcap * unit, double{std::numeric_limits<T>::min()})) : T(0);
+  rules.cap = capped ? finite_factor<T>(std::max(opt.softcap * unit, least)) : T(0);
   // tanh is 1 long before the bound of a capped factor, which leaves room for a dot product
   constexpr double room = 1e-10 * double{std::numeric_limits<T>::max()};
   rules.query_factor = capped ? static_cast<T>(std::isnan(scale) ? scale : std::clamp(scale / opt.softcap, -room, room))
