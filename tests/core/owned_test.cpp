@@ -11,6 +11,8 @@
 #include <vector>
 
 #include "heed/core/decay.hpp"
+#include "heed/core/error.hpp"
+#include "heed/core/kv_cache.hpp"
 #include "heed/core/state.hpp"
 #include "heed/lightning/options.hpp"
 #include "heed/linear/options.hpp"
@@ -73,6 +75,14 @@ TEST_CASE("per_sequence: named arrays and spans are viewed, temporaries and brac
   CHECK((braces.back() == 7 && braces[1] == 2 && !braces.empty()));
   CHECK(integers(std::array<std::int32_t, 2>{5, 6}) == ints{5, 6});
   CHECK((per_sequence().empty() && per_sequence(ints()).empty()));
+  const heed::cache_lengths of_cache = braces;
+  CHECK((of_cache.size() == 3 && of_cache.data()[2] == 7 && !of_cache.per_head()));
+}
+
+TEST_CASE("errors are made of a text in either form") {
+  const std::string text = "a text";
+  CHECK(std::string(heed::error(text).what()) == heed::error("a text").what());
+  CHECK(std::string(heed::not_converged(text).what()) == heed::not_converged("a text").what());
 }
 
 TEST_CASE("per_sequence and per_head: what is too much to own is an error with both numbers") {

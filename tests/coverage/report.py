@@ -59,13 +59,14 @@ class Entry:
 
     def __init__(self, number, text, reason):
         self.number, self.text, self.reason = number, text, reason
-        self.file, _, key = text.partition(": ")
+        self.by_chance = text.startswith("? ")
+        self.file, _, key = text.removeprefix("? ").partition(": ")
         first, dots, last = key.partition(" ... ")
         self.first, self.last = self.test(first), self.test(last) if dots else None
 
     @staticmethod
     def test(key):
-        if len(key) > 2 and key[0] == key[-1] == "/":
+        if key[0] == key[-1] == "/":
             return re.compile(key[1:-1]).search
         return key.__eq__
 
@@ -101,7 +102,7 @@ def main():
     for entry in read_list():
         found = uncovered.get(entry.file, set()).intersection(entry.lines(sources.get(entry.file, [])))
         explained[entry.file] |= found
-        if not found:
+        if not found and not entry.by_chance:
             stale.append(entry)
 
     total = sum(map(len, lines.values()))

@@ -89,6 +89,14 @@ struct failing_network {
 };
 static_assert(heed::distributed::network<failing_network>);
 
+// One whose messages cannot be cancelled, and one that counts its ranks from 1
+struct uncancelled_network : failing_network {
+  bool cancel(request& r) { return failing_network::cancel(r), false; }
+};
+struct misnumbered_network : failing_network {
+  index_t rank() const { return failing_network::rank() + 1; }
+};
+
 using clock_type = std::chrono::steady_clock;
 using std::chrono::milliseconds;
 
@@ -227,6 +235,24 @@ TEST_CASE("ranks: a network that fails in the middle is closed on every rank") {
   }
 }
 
+TEST_CASE("ranks: messages that cannot be cancelled, and ranks that are misnumbered") {
+  const buffer<float> x = buffer<float>::input({1, 1, 40, 8});
+  const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
+    uncancelled_network bad{{net, net.rank() == 1}};
+    std::vector<std::byte> scratch(1 << 20);  // memory of heed's own would stay allocated
+    const buffer<float> o = buffer<float>::output({1, 1, 40, 8});
+    heed::distributed::softmax::forward(bad, x.cview(), x.cview(), x.cview(), o.view(), {}, {}, {.workspace = scratch});
+  });
+  CHECK(thrown[0] == "a call over ranks was left by an exception");
+  CHECK(thrown[1] == "the network has failed");
+  const auto misnumbered = thrown_by_ranks(1, [&](net_of_threads& net) {
+    misnumbered_network bad{{net, false}};
+    const buffer<float> o = buffer<float>::output({1, 1, 40, 8});
+    heed::distributed::softmax::forward(bad, x.cview(), x.cview(), x.cview(), o.view());
+  });
+  CHECK(misnumbered[0] == "network: rank 1 of 1, must be 0 to size - 1");
+}
+
 TEST_CASE("ranks: windows of their own") {
   const buffer<float> x = buffer<float>::input({1, 1, 4, 8});
   for (const bool left : {false, true}) {
@@ -278,6 +304,41 @@ TEST_CASE("ranks: work that fails on one of them") {
   for (std::size_t r = 0; r < 4; ++r) CHECK(thrown[r] == (r == 2 ? "phi has failed" : "rank 2: phi has failed"));
 }
 
+TEST_CASE("ranks: work that throws what is no std::exception") {
+  const buffer<float> x = buffer<float>::input({1, 2, 20, 8});
+  const auto thrown = thrown_by_ranks(2, [&](net_of_threads& net) {
+    const buffer<float> o = buffer<float>::output({1, 2, 20, 8});
+    const bool bad = net.rank() == 1;
+    const auto phi = [bad](float y) { return bad ? throw 5 : y + 1; };
+    const auto slope = [](float) { return 1.0f; };
+    try {
+      heed::distributed::linear::forward(net, x.cview(), x.cview(), x.cview(), o.view(),
+                                         {.mask = heed::causal(), .feature = heed::feature_map<float>(phi, slope)});
+    } catch (int number) {
+      throw std::runtime_error("phi has thrown " + std::to_string(number));
+    }
+  });
+  CHECK(thrown[0] == "rank 1: something that is no std::exception was thrown");
+  CHECK(thrown[1] == "phi has thrown 5");
+}
+
+TEST_CASE("ranks: a thread that leaves by an exception") {
+  heed::distributed::thread_group group(2);
+  std::string seen;
+  const auto f = [&](net_of_threads net) {
+    if (net.rank() == 0) throw std::runtime_error("rank 0 leaves");
+    std::array<std::byte, 1> mine{};
+    std::array<std::byte, 2> all{};
+    try {
+      net.all_gather(mine, all, std::chrono::minutes(1));
+    } catch (const heed::error& e) {
+      seen = e.what();
+    }
+  };
+  CHECK_THROWS_WITH(group.run(f), "rank 0 leaves");
+  CHECK(seen == "another rank has left by an exception");
+}
+
 TEST_CASE("ranks: threads as a network") {
   CHECK_THROWS_AS(heed::distributed::thread_group(0), heed::error);
   heed::distributed::thread_group group(2);
@@ -295,4 +356,7 @@ TEST_CASE("ranks: threads as a network") {
   CHECK(a.cancel(cancelled));
   auto other = b.start_receive(0, 1, in);
   CHECK(!b.wait(other, milliseconds(1)));  // the send is gone
+  for (const index_t to : {index_t{-1}, index_t{2}}) CHECK_THROWS_AS(a.start_send(to, 0, out), heed::error);
+  for (const int channel : {-1, 1000}) CHECK_THROWS_AS(a.start_send(1, channel, out), heed::error);
+  CHECK_THROWS_WITH(a.all_gather(out, in, milliseconds(0)), "thread_group: all_gather of 4 bytes into 4");
 }

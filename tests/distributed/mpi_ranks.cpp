@@ -3,6 +3,7 @@
 // A program for mpirun: the verbs over ranks on MPI against one call on the whole sequence, messages in small pieces,
 // errors on every rank, and a rank that does not come. Prints what is wrong on rank 0; 0 where nothing is.
 
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <string>
@@ -94,6 +95,20 @@ void check_cancel(heed::mpi_network& net) {
   expect(came || net.wait(received, milliseconds(60'000)), "the message does not come");
 }
 
+// A receive that nobody sends to is cancelled at once; what MPI refuses is an error.
+void check_unsent(heed::mpi_network& net) {
+  std::array<std::byte, 8> memory{};
+  auto received = net.start_receive(net.rank(), 8, memory);
+  expect(net.cancel(received), "a receive of nothing cannot be cancelled");
+  auto refused = net.start_send(net.size(), 8, memory);
+  try {
+    net.wait(refused, std::chrono::milliseconds(1000));
+    expect(false, "a message to no rank is no error");
+  } catch (const heed::error& e) {
+    expect(std::string(e.what()).find("MPI_Isend: ") == 0, e.what());
+  }
+}
+
 // The last rank has other shapes.
 void check_refusal(heed::mpi_network& net) {
   const index_t d = net.rank() == net.size() - 1 ? 4 : 8;
@@ -106,6 +121,12 @@ void check_refusal(heed::mpi_network& net) {
   }
   expect(said == "rank " + std::to_string(net.size() - 1) + " has head dim 4, rank 0 has 8", said.c_str());
   expect(o.untouched(), "o was written before all ranks agreed");
+  try {
+    std::array<std::byte, 2> mine{}, all{};
+    net.all_gather(mine, all, std::chrono::milliseconds(60'000));
+    expect(false, "a gather into too few bytes is no error");
+  } catch (const heed::error&) {
+  }
 }
 
 // The last rank does not call: the others throw, and the network stays closed.
@@ -145,6 +166,7 @@ int main(int argc, char** argv) {
         for (const bool causal : {false, true}) check_softmax(net, how, of, causal);
     check_lightning(net, heed::distributed::state_pass::scan);
     check_lightning(net, heed::distributed::state_pass::chain);
+    check_unsent(net);
     if (net.size() > 1) check_refusal(net);
     heed::mpi_network whole;
     check_softmax(whole, cut::zigzag, spread::even, true);

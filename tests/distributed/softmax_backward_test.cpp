@@ -66,9 +66,14 @@ template <class T> struct gradients_over_ranks {
       auto here = how;
       if (how.cut == cut::zigzag) here.first_chunk = of_keys[r][0].count;
       heed::softmax::gradients<T> g;
-      if (dq) g.dq = parts[r].dq.view();
-      if (dk) g.dk = parts[r].dk.view();
-      if (dv) g.dv = parts[r].dv.view();
+      const auto memory_of = [](const buffer<T>& x) {  // without tokens there is none
+        auto view = x.view();
+        if (x.size()[2] == 0) view = {nullptr, view.extents(), view.strides()};
+        return view;
+      };
+      if (dq) g.dq = memory_of(parts[r].dq);
+      if (dk) g.dk = memory_of(parts[r].dk);
+      if (dv) g.dv = memory_of(parts[r].dv);
       if (with_dlse) g.dlse = dl.view3();
       test_executor workers(2, order::shuffled);
       heed::context context{.executor = workers};

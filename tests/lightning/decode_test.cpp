@@ -143,6 +143,13 @@ TEST_CASE("any number of tokens: no scratch, no allocation, the bits of one by o
     }
 }
 
+TEST_CASE("a plan of decode without sequences says so") {
+  lightning_case<float> x({0, 4, 2, 1, 1, 8, 8}, some_slopes(4));
+  const heed::plan plan = run_plan_decode<float>(x.call(), x.decay(), x.memory(), x.options, {});
+  CHECK((plan.ok() && plan.tasks == 0 && plan.workspace_bytes == 0));
+  CHECK(std::string(plan.why.data()) == "no rows");
+}
+
 TEST_CASE("small numbers are lost by fading alone, and no token is before it was read") {
   for (const double slope : {0.0, 1.0})
     for (const index_t n : {1, 5}) {

@@ -252,5 +252,19 @@ TEST_CASE("any choice of gradients of mixture of head has the bits of all of the
   }
 }
 
+TEST_CASE("a plan of mixture of head names what goes over rows, and what over keys") {
+  const auto path = [](bool dq, bool dk, bool dgates) {
+    mixture_backward_case<float> x({1, 2, 2, 20, 30, 8, 8});
+    if (!dq) x.asked.dq = {};
+    if (!dk) x.asked.dk = x.asked.dv = {};
+    if (!dgates) x.asked.dgates = {};
+    return std::string(x.mix_back_plan().path);
+  };
+  CHECK(path(true, false, true) == "mixture of head backward: by rows");
+  CHECK(path(false, false, true) == "mixture of head backward: sums over rows");
+  for (const bool dgates : {false, true})
+    CHECK(path(false, true, dgates) == "mixture of head backward: by blocks of keys");
+}
+
 TEST_CASE("golden gradients of mixture of head in float") { golden<float>(); }
 TEST_CASE("golden gradients of mixture of head in double") { golden<double>(); }

@@ -279,6 +279,13 @@ TEST_CASE("float and bf16 inputs are computed in double") {
   matrix o(3, 4);
   heed::reference::softmax::forward(rows(0, 3), rows(12, 5), rows(32, 5), o);
   CHECK((o - attend(rounded.topRows(3), rounded.middleRows(3, 5), rounded.bottomRows(5)).o).cwiseAbs().maxCoeff() == 0);
+  std::vector<heed::bf16_t> narrow(12);
+  heed::reference::softmax::forward(rows(0, 3), rows(12, 5), rows(32, 5),
+                                    heed::tensor_view<heed::bf16_t, 4>(narrow.data(), {1, 1, 3, 4}, {0, 0, 4, 1}));
+  for (std::size_t i = 0; i < narrow.size(); ++i) {
+    INFO(i);
+    CHECK(static_cast<float>(narrow[i]) == static_cast<float>(heed::bf16_t(static_cast<float>(o.data()[i]))));
+  }
 }
 
 TEST_CASE("merge joins what a split of the keys separates") {

@@ -202,6 +202,14 @@ TEST_CASE("slopes and sinks: a gradient for each head, also of one number for al
   }
 }
 
+TEST_CASE("gradients of sinks alone are sums over rows, without a pass over keys") {
+  backward_case<float> x(shapes[0], {.sink_logits = 0.5f});
+  x.wanted = {.dsink_logits = x.wanted.dsink_logits};
+  const heed::plan plan = x.backward_plan();
+  CHECK(std::string(plan.path) == "backward: sums over rows");
+  CHECK(std::string(plan.why.data()).find("sums over rows alone") == 0);
+}
+
 TEST_CASE("sinks from far below the scores to far above them") {
   for (const double sink : {-100.0, -20.0, 0.0, 20.0, 60.0}) check_backward<float>(shapes[0], {.sink_logits = sink});
 }

@@ -49,6 +49,7 @@ TEST_CASE("decode from memory: every cache, storage type and number of rows") {
     for (const kept type : all_kept)
       for (const index_t group : {1, 2, 3, 4, 8, 12})
         if (turn++ % far_thinning == 0) check_decode<float>(far_problem(turn, group, 1, cache, type));
+  check_decode<float>(far_problem(1, 1, 1, far_caches[3], kept::i8));  // pages side by side, with scales
 }
 
 TEST_CASE("decode from memory: masks and changed scores") {

@@ -35,6 +35,9 @@ TEST_CASE("choice of a matrix unit: by processor and HEED_UNITS") {
   for (const char* near : {"no-dots", "no-do", "xno-dot", "no-dot ", "emulated-amx-not"})
     CHECK(choose(amd, near) == "bf16 dot products: bf16 dot products, fast on AMD");
   CHECK(choose(amd, "no-amx,no-dot") == "none: HEED_UNITS switches bf16 dot products off");
+  CHECK(choose(intel, "dot") == "bf16 dot products: bf16 dot products, as HEED_UNITS says");
+  CHECK(choose(amx, "dot") == choose(intel, "dot"));
+  CHECK(choose(none, "dot") == absent);
 #if defined(__linux__)
   CHECK(choose(amx, "no-amx") == "none: HEED_UNITS switches AMX off");
   CHECK(choose(amx, "") == (simd::request_amx() ? "AMX: AMX" : "none: the system refuses AMX"));

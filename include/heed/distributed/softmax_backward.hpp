@@ -12,7 +12,6 @@ namespace detail {
 struct wanted_blocks {
   bool dk = false, dv = false;
 
-  HEED_INLINE bool any() const { return dk || dv; }
 };
 
 inline namespace HEED_ISA {

@@ -40,8 +40,10 @@ template <class T> struct pair_products {
 template <bool Scores, class T>
 HEED_INLINE simd::batch<T> weight_at(const T* p, simd::batch<T> m, simd::batch<T> factor) {
   const simd::batch<T> x = simd::load(p);
-  if constexpr (Scores) return factor * simd::exp2_nonpositive(x - m);
-  return factor * x;
+  if constexpr (Scores)
+    return factor * simd::exp2_nonpositive(x - m);
+  else
+    return factor * x;
 }
 
 // f(vectors, whether p are scores), both as constants

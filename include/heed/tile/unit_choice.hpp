@@ -47,6 +47,7 @@ inline unit_choice choose_unit([[maybe_unused]] const simd::cpu_features& cpu, c
   if (!dispatch::units_allowed()) return {nullptr, "HEED_LEVEL leaves units out"};
 #endif
 #if defined(HEED_AVX512) && defined(__GNUC__)
+  if (cpu.bf16_dots && lists(switches, "dot")) return {&dot_unit, "bf16 dot products, as HEED_UNITS says"};
   const char* why = "this processor has no AMX and no fast bf16 dot products";
 #if defined(__linux__)
   if (cpu.amx) {
@@ -66,8 +67,8 @@ inline unit_choice choose_unit([[maybe_unused]] const simd::cpu_features& cpu, c
 #endif
 }
 
-// Chooses at the first call of the process; HEED_UNITS in the environment is a list of no-amx, no-dot and emulated-amx
-// (which tests use), separated by commas.
+// Chooses at the first call of the process; HEED_UNITS in the environment is a list, separated by commas, of no-amx and
+// no-dot, and of what tests use: emulated-amx, and dot, which takes dot products on Intel, too.
 inline const unit_choice& chosen_unit() {
   static const unit_choice choice = [] {
     const char* switches = std::getenv("HEED_UNITS");
