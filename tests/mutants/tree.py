@@ -13,7 +13,7 @@ import draw
 
 SHARED = ("CMakeLists.txt", "cmake", "src", "tests", "packaging", "README.md", "LICENSE", "CHANGELOG.md")
 # The tests that are built: of the units that have mutants, and of the kernels that run them.
-UNITS = r"^(tile|pairwise|recurrent|core_mask|core_context)"
+UNITS = r"^(tile|pairwise|recurrent|core_mask|core_context|convert)"
 KERNELS = (r"^((softmax|linear|lightning|sparse_query|mixture_of_head|local_linear)_"
            r"(forward|backward|decode|nan|layout|packed|half|executor|hidden|pairs|rows|few|far|cache|gates|options"
            r"|apply|functions|score|properties|numbers|extremes|plan|prepared|errors|option))")

@@ -81,7 +81,7 @@ TEST_CASE("weights of 8 rows are rounded, summed and joined by keys") {
     std::vector<float> weights(at((even + 2) * rows), canary), pairs(at(even / 2 * rows + 1), canary);
     for (index_t i = 0; i < even * rows; ++i)
       weights[at(i)] = i < keys * rows ? static_cast<float>(random.uniform()) : 0.0f;
-    weights[0] = 1 + 0x1p-8f, weights[1] = 1 + 0x1.8p-7f, weights[2] = nan;  // halfway down, halfway up, no number
+    weights[0] = 1 + 0x1.8p-8f, weights[1] = 1 + 0x1p-9f, weights[2] = nan;  // rounded up, rounded down, no number
     std::array<float, std::size_t{2 * rows}> sums;
     heed::simd::store(sums.data(), pairwise::bf16_rows_dots.round(weights.data(), keys, pairs.data()));
     for (index_t r = 0; r < rows; ++r) {

@@ -139,7 +139,7 @@ TEST_CASE("decode errors: options") {
     });
     for (const index_t keys : {20, 29})
       accepted_decode<float>(p, [&](call& c) {
-        see(c, heed::segments({ids.data(), {2, 2}, {2, 1}}, {ids.data(), {2, keys}, {keys, 1}}));
+        see(c, heed::segments({ids.data(), {2, 2}, {2, 1}}, {ids.data(), {2, keys}, {30, 1}}));
       });
     for (const index_t keys : {1, 20, 29})
       accepted_decode<float>(p, [&](call& c) { c.options.bias = {bias.data(), {1, 1, 1, keys}, {0, 0, 0, 1}}; });
