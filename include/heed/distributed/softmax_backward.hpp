@@ -11,7 +11,6 @@ namespace detail {
 // Which gradients of keys and values travel
 struct wanted_blocks {
   bool dk = false, dv = false;
-
 };
 
 inline namespace HEED_ISA {
