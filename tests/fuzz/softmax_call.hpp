@@ -225,6 +225,7 @@ template <class T, bool Gated = false> class forward_call {
     const double least = 4 * static_cast<double>(std::numeric_limits<T>::min()) * static_cast<double>(s.keys + 1);
     const double most = !is_double && stored_o() == stored::f16 ? 6e4 : 1e30;
     const index_t heads = s.out_heads();
+    const reference::pair_rules<T, heed::softmax::options<T>> rules{c.options, s.dim};
     const std::vector<double> q_norms = norms(c.q), k_norms = norms(c.k);
     const auto row = [&](const reference::sequence& at, index_t h, index_t i, const Eigen::VectorXd& scores,
                          const reference::row_major& values) {
@@ -237,7 +238,12 @@ template <class T, bool Gated = false> class forward_call {
                     k_row = (b * s.kv_heads + h / (heads / s.kv_heads)) * s.keys + at.first_key;
       size.see_score(sink);
       for (index_t j = 0; j < scores.size(); ++j) {
-        if (scores(j) == -HUGE_VAL) continue;
+        if (scores(j) == -HUGE_VAL) {
+          // Hidden by a key of -inf: in T perhaps not, where other products overflow or q underflows
+          const bool bad = !std::isfinite(k_norms[static_cast<std::size_t>(k_row + j)]);
+          if (bad && rules.visible(at, rules.at(at, h, i, j))) return;
+          continue;
+        }
         size.see_score(scores(j));
         largest_key = std::max(largest_key, k_norms[static_cast<std::size_t>(k_row + j)]);
         for (index_t e = 0; e < values.cols(); ++e) size.see_value(values(j, e));
