@@ -18,7 +18,7 @@ inline unsigned char reached[most] = {};
 [[gnu::always_inline]] inline constexpr bool on(int n) {
   if (__builtin_is_constant_evaluated()) return false;
   if (active == n) return true;
-  if (active == recording) reached[n] = 1;
+  if (active == recording) __atomic_store_n(&reached[n], 1, __ATOMIC_RELAXED);
   return false;
 }
 

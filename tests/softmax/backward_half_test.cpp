@@ -91,6 +91,19 @@ TEST_CASE("16 bit: gradients for head dims around the vectors") {
   check_half(type_mix::all(stored::bf16), {1, 1, 1, 20, 40, 300, 500});
 }
 
+TEST_CASE("16 bit: without lse, and where making it takes more scratch than the gradients") {
+  half_backward x(type_mix::all(stored::bf16), stored::bf16, {1, 1, 1, 5, 1, 600, 8});
+  x.forward_in_float();
+  x.backward();
+  std::vector<float> with_lse;
+  for (index_t e = 0; e < 8; ++e) with_lse.push_back(x.dv(0, 0, 0, e));
+  x.options.lse = {};
+  x.wanted.dq = {}, x.wanted.dk = {}, x.wanted.dlse = {};
+  x.backward();
+  for (index_t e = 0; e < 8; ++e)
+    CHECK(x.dv(0, 0, 0, e) == Approx(with_lse[static_cast<std::size_t>(e)]).epsilon(1e-4));
+}
+
 TEST_CASE("16 bit: gradients under every mask and option") {
   std::size_t turn = 0;
   const shape s{2, 4, 2, 25, 60, 20, 12};
