@@ -102,8 +102,9 @@ TEST_CASE("a worker's own block lasts until the second next one") {
   std::vector<std::byte> memory(counting.needed(), std::byte{0xff});
   heed::detail::arena own(memory, memory.size());
   value_blocks blocks(p, false, nullptr, own);
-  CHECK(wrong_numbers(x, blocks, p.sequence_at(0), 0) == 0);
-  blocks.begin(p.sequence_at(0), 1);
+  const heed::detail::sequence s = p.sequence_at(0);
+  CHECK(wrong_numbers(x, blocks, s, 0) == 0);
+  blocks.begin(s, 1);
   const heed::pairwise::value_block first = blocks.at(0), second = blocks.at(256);
   CHECK(first.first != second.first);
   CHECK(first.first[0].bits == x.v[at(keys * columns)].bits);

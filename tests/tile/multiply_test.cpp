@@ -18,6 +18,7 @@ namespace tile = heed::tile;
 
 template <class T> std::vector<T> numbers(index_t count, heed_test::random_numbers& random) {
   std::vector<T> x(static_cast<std::size_t>(count));
+  if (count == 0) x.reserve(1);  // a pointer, too
   for (T& v : x) v = static_cast<T>(random.normal());
   return x;
 }
