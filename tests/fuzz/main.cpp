@@ -27,8 +27,8 @@ static const fuzz_target* find_target(const char* verb) {
   std::exit(1);
 }
 
-// Every tensor ends where its memory does, so that a sanitizer sees what goes one byte too far. What is not finite in the
-// reference may be a number in float, where a weight or a decay underflows.
+// Every tensor ends where its memory does, so that a sanitizer sees what goes one byte too far. What is not finite in
+// the reference may be a number in float, where a weight or a decay underflows.
 static void prepare() {
   verdict::kinds_differ = false;
   buffer<float>::guard = buffer<double>::guard = 0;
