@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 # Fuzz targets, where heed::dispatch is built: programs of a few verbs each, which replay tests/fuzz/corpus/<verb> as
 # the test fuzz_<verb>_<level>; with HEED_FUZZ they are libFuzzer's instead. <program>_targets.cpp lists the verbs.
+# A program calls the verbs by the run.cpp of its folder, or itself.
 
 function(heed_add_fuzz_program program)
   if(NOT fuzz_${program} MATCHES "${HEED_TEST_MATCH}" OR fuzz_${program} MATCHES "${HEED_TEST_SKIP}")
