@@ -3,6 +3,7 @@
 # library it is.
 
 include(GNUInstallDirs)
+set(HEED_DISPATCH_LEVEL "" CACHE STRING "The only level of heed::dispatch, for tests; empty: all levels")
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(heed_levels sse2 avx2 avx512)
   set(heed_flags_of_avx2 -mavx2 -mfma -mbmi2 -mf16c)
@@ -25,14 +26,24 @@ if(NOT CMAKE_CXX_COMPILER_ID MATCHES "GNU|Clang")
   message(FATAL_ERROR "heed::dispatch is compiled by GCC or Clang; this is ${CMAKE_CXX_COMPILER_ID}")
 endif()
 
+if(HEED_DISPATCH_LEVEL)
+  if(NOT HEED_DISPATCH_LEVEL IN_LIST heed_levels)
+    message(FATAL_ERROR "HEED_DISPATCH_LEVEL is ${HEED_DISPATCH_LEVEL}, must be one of ${heed_levels}, or empty")
+  endif()
+  set(heed_levels ${HEED_DISPATCH_LEVEL})
+endif()
+list(LENGTH heed_levels heed_level_count)
+
 foreach(level IN LISTS heed_levels)
   add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/lightning.cpp src/dispatch/linear.cpp
     src/dispatch/local_linear.cpp src/dispatch/mixture_of_head.cpp src/dispatch/softmax.cpp src/dispatch/table.cpp)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
-  # Optimised whatever the build type: functions of the standard library then leave no symbol that another level, or
-  # the caller, could take from the wrong object.
-  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}} ${heed_tune}
-    $<$<NOT:$<CONFIG:Release,RelWithDebInfo,MinSizeRel>>:-O2>)
+  target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}} ${heed_tune})
+  # Several levels are optimised whatever the build type: functions of the standard library then leave no symbol that
+  # another level, or the caller, could take from the wrong object.
+  if(heed_level_count GREATER 1)
+    target_compile_options(heed_dispatch_${level} PRIVATE $<$<NOT:$<CONFIG:Release,RelWithDebInfo,MinSizeRel>>:-O2>)
+  endif()
   target_compile_definitions(heed_dispatch_${level} PRIVATE HEED_DISPATCH_LEVEL=${level})
   set_target_properties(heed_dispatch_${level} PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_EXTENSIONS OFF
     CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON)
@@ -46,7 +57,7 @@ function(heed_add_dispatch name)
   target_compile_definitions(${name} INTERFACE HEED_DISPATCH)
   target_include_directories(${name} PUBLIC
     $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
-  if(NOT "avx2" IN_LIST heed_levels)
+  if(heed_level_count EQUAL 1)
     target_compile_definitions(${name} PRIVATE HEED_DISPATCH_ONLY=${heed_levels})
   endif()
   set_target_properties(${name} PROPERTIES VERSION ${PROJECT_VERSION}

@@ -25,7 +25,7 @@ namespace heed::dispatch {
 #define HEED_TABLES_OF(LEVEL) LEVEL::of_float, LEVEL::of_double, LEVEL::of_any
 #define HEED_TABLES(LEVEL) HEED_TABLES_OF(LEVEL)
 
-#if defined(HEED_X86)
+#if !defined(HEED_DISPATCH_ONLY)
 HEED_DECLARE(sse2)
 HEED_DECLARE(avx2)
 HEED_DECLARE(avx512)
@@ -44,7 +44,7 @@ struct choice {
 };
 
 const choice* choose() noexcept {
-#if defined(HEED_X86)
+#if !defined(HEED_DISPATCH_ONLY)
   __builtin_cpu_init();
   const simd::cpu_features cpu = simd::detect_cpu();
   const bool avx2 =

@@ -102,6 +102,7 @@ TEST_CASE("the largest numbers of a row become 127, zeros stay zeros") {
   CHECK(quantized({1e-37f, 0, 0}).q == std::vector<std::int8_t>(3, 0));  // the scale would be subnormal
   const quantized large({std::numeric_limits<float>::max(), -1e38f});
   CHECK(large.q == std::vector<std::int8_t>{127, -37});
+  CHECK(std::isfinite(large.back()[0]));  // max / 127 is rounded up: 127 times that would be infinite
 }
 
 TEST_CASE("NaN and infinity are not lost, wherever they are in a row") {

@@ -9,50 +9,14 @@
 #include "heed/cache.hpp"
 #include "heed/softmax.hpp"
 #include "support/catch.hpp"
+#include "support/count_instructions.hpp"
 #include "support/counting_new.hpp"  // to share the program of prepared_test.cpp
 
-#if defined(__linux__) && defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-
-#include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <csignal>
+#ifdef HEED_TEST_COUNTS_INSTRUCTIONS
 
 namespace {
 
 using heed::index_t;
-
-// The instructions of step(0), step(1), ...
-template <class F> std::vector<long> count_instructions(int steps, F step) {
-  auto* const now =
-      static_cast<volatile int*>(mmap(nullptr, sizeof(int), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
-  *now = steps;
-  const pid_t child = fork();
-  if (child == 0) {
-    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-    std::raise(SIGSTOP);
-    for (int i = 0; i < steps; ++i) {
-      *now = i;
-      step(i);
-      *now = steps;
-    }
-    _exit(0);
-  }
-  std::vector<long> count(static_cast<std::size_t>(steps) + 1);
-  int status = 0;
-  waitpid(child, &status, 0);
-  while (WIFSTOPPED(status)) {
-    ++count[static_cast<std::size_t>(*now)];
-    if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) break;
-    waitpid(child, &status, 0);
-  }
-  REQUIRE(WIFEXITED(status));
-  munmap(const_cast<int*>(now), sizeof(int));
-  count.pop_back();
-  return count;
-}
 
 template <class C> void compare_steps(index_t group) {
   constexpr index_t heads = 1, dim = 16, capacity = 20, sinks = 4;
@@ -69,7 +33,7 @@ template <class C> void compare_steps(index_t group) {
   auto call = heed::softmax::prepare_decode(heed::bhsd(q.data(), 1, heads * group, 1, dim), cache,
                                             heed::bhsd(o.data(), 1, heads * group, 1, dim), {.mask = heed::causal()});
   call();
-  std::vector<long> steps = count_instructions(20, [&](int i) { append(i), call(); });
+  std::vector<long> steps = heed_test::count_instructions(20, [&](int i) { append(i), call(); });
   std::vector<long> sorted = steps;
   std::sort(sorted.begin(), sorted.end());
   const long median = sorted[sorted.size() / 2];

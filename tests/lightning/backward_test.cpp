@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/lightning_backward_case.hpp"
 
 using namespace heed_test;
@@ -113,6 +114,11 @@ TEST_CASE("backward: no batch, no heads") {
   for (const shape& s : {shape{0, 2, 1, 5, 5, 8, 8}, shape{1, 0, 0, 5, 5, 8, 8}}) {
     check<float>(s, some_slopes(s.heads));
     check<float>(s, some_slopes(s.kv_heads));
+  }
+  test_executor workers(4);
+  for (const index_t states : {0, 2}) {  // keys and values of which no query head reads anything
+    lightning_backward_case<float> x({2, 0, 2, 70, 70, 8, 9}, some_slopes(states)), y(x.s, states, 9);
+    check_backward(x, {.executor = workers}), check_backward(y, {.executor = workers});
   }
 }
 

@@ -57,6 +57,11 @@ TEST_CASE("new tokens, one to many, every head dim, slopes and gates") {
     }
 }
 
+TEST_CASE("the memory takes tokens that no query head is there to read") {
+  check_decode(lightning_case<float>({2, 0, 2, 5, 5, 8, 9}, some_slopes(2), {.scale = 0.5}));
+  check_decode(lightning_case<float>({2, 0, 2, 5, 5, 8, 9}, 2, 3));
+}
+
 TEST_CASE("behind a cut nothing is left of the memory, were it not finite") {
   constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (const bool gated : {false, true})

@@ -46,6 +46,11 @@ TEST_CASE("every shape, one decay per query head or per key/value head, in float
   }
 }
 
+TEST_CASE("a final state takes all tokens where no query head is there to read it") {
+  check<float>({2, 0, 2, 70, 70, 8, 9}, some_slopes(2));
+  check<double>({1, 0, 3, 5, 5, 8, 9}, some_slopes(0));
+}
+
 TEST_CASE("any chunk gives the same numbers") {
   for (const index_t n : {5, 70, 200})
     for (const index_t chunk : {1, 2, 7, 8, 16, 17, 24, 32, 48, 64, 65, 100, 128, 300, 100000}) {

@@ -115,7 +115,7 @@ heed::plan plan_stored_backward(const stored_backward_call& x, const heed::decay
   });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_lightning_vectors(heed::index_t dim, heed::index_t value_dim) {
   const std::vector<float> slope(1, 0.5f);
   const heed::decay<float> decay(slope);
   heed::state<float> memory(1, 1, dim, value_dim);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/linear_backward_case.hpp"
 
 using namespace heed_test;
@@ -156,6 +157,11 @@ TEST_CASE("backward: no batch, heads, queries or keys; rows without a key") {
         if (!states) x.options.initial_state = {}, x.asked.dfinal_state = {};
         check_backward(x);
       }
+  test_executor workers(4);
+  for (const bool normalize : {false, true}) {  // keys and values of which no query head reads anything
+    linear_backward_case<float> x({2, 0, 2, 70, 70, 8, 9}, {.mask = heed::causal(), .normalize = normalize});
+    check_backward(x, {.executor = workers});
+  }
   linear_backward_case<float> x({1, 2, 1, 30, 10, 8, 8}, {.mask = heed::causal()});
   x.options.initial_state = {}, x.asked.dfinal_state = {};
   x.run();

@@ -78,6 +78,13 @@ TEST_CASE("new tokens, one to many, every feature map") {
       }
 }
 
+TEST_CASE("the memory takes tokens that no query head is there to read") {
+  for (const shape& s : {shape{2, 0, 2, 3, 3, 8, 9}, shape{1, 0, 1, 2, 2, 3, 4}}) {
+    check_decode<float>(s, {});
+    check_decode<double>(s, {.feature = feature::taylor});
+  }
+}
+
 TEST_CASE("lengths of the new tokens") {
   const std::vector<std::int32_t> seen{2, 0, 3};
   check_decode<float>({3, 2, 1, 3, 3, 16, 20}, {.mask = heed::key_lengths(seen)});

@@ -88,5 +88,5 @@ TEST_CASE("decode: as many new queries as keys, and a memory with its normaliser
 }
 
 TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
-  CHECK(wrong_with_vectors() == "");
+  CHECK(wrong_with_vectors(run_linear_vectors) == "");
 }

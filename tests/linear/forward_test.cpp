@@ -7,6 +7,7 @@
 
 #include "heed/core/factories.hpp"
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/recurrent_case.hpp"
 
 using namespace heed_test;
@@ -19,8 +20,7 @@ template <class T> using options = heed::linear::options<T>;
 constexpr feature all_features[] = {feature::identity, feature::elu_plus_one, feature::relu,    feature::relu_squared,
                                     feature::silu,     feature::exp,          feature::softmax, feature::taylor};
 
-template <class T>
-void check(const shape& s, const options<T>& how = {}, layouts in = {}, index_t count = -1) {
+template <class T> void check(const shape& s, const options<T>& how = {}, layouts in = {}, index_t count = -1) {
   linear_case<T> x(s, how, in, count);
   heed_test::check(x);
 }
@@ -118,6 +118,15 @@ TEST_CASE("head dims, groups, layouts") {
   for (const layout in : input_layouts)
     check<float>(s, {.mask = heed::causal()}, {.q = in, .k = in, .v = in, .skew = 3});
   for (const layout out : output_layouts) check<float>(s, {.mask = heed::causal()}, {.o = out, .lse = out, .skew = 1});
+}
+
+TEST_CASE("final states take all tokens where no query head is there to read them") {
+  test_executor workers(4);
+  for (const shape& s : {shape{2, 0, 2, 70, 70, 8, 9}, shape{1, 0, 3, 5, 70, 8, 4}}) {
+    linear_case<float> x(s, {.mask = heed::causal()}), y(s);
+    heed_test::check(x), heed_test::check(y, {.executor = workers});
+    CHECK((all_written(x.z1) && all_written(y.z1)));
+  }
 }
 
 TEST_CASE("states: none, one memory for both, a row without a key reads the initial one") {

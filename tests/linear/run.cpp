@@ -81,7 +81,7 @@ heed::plan plan_stored_backward(const stored_backward_call& x, const heed::linea
   });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_linear_vectors(heed::index_t dim, heed::index_t value_dim) {
   heed::state<float> memory(1, 1, dim, value_dim);
   const std::string decoded = said_of_vectors(
       dim, value_dim,

@@ -229,5 +229,5 @@ TEST_CASE("masks and values that softmax refuses too") {
 }
 
 TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
-  CHECK(wrong_with_vectors() == "");
+  CHECK(wrong_with_vectors(run_local_linear_vectors) == "");
 }

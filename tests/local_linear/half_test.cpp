@@ -29,7 +29,7 @@ struct half_regression : local_linear_case<float> {
 
   stored_call call() const { return {at.q.cview(), at.k.cview(), at.v.cview(), at.o.view()}; }
   heed::plan stored_plan(const heed::context& ctx = {}) const {
-    return plan_stored_local_linear(call(), ridge, options, ctx);
+    return plan_stored_local_linear(call(), ridge, nullptr, options, ctx);
   }
   void run(const heed::context& ctx = {}, const input<float>* slopes = nullptr) {
     at.take(*this);

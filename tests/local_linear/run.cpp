@@ -75,14 +75,15 @@ void run_stored_local_linear_backward(const stored_backward& x, const heed::per_
     heed::local_linear::backward(q, k, v, ridge, dout, gradients, options, ctx);
   });
 }
-heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const how<float>& options,
-                                    const heed::context& ctx) {
+heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
+                                    const how<float>& options, const heed::context& ctx) {
   return visit_stored(x, [&](auto q, auto k, auto v, auto o) {
-    return heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
+    return slope != nullptr ? heed::local_linear::plan_apply(q, k, v, *slope, o, options, ctx)
+                            : heed::local_linear::plan_forward(q, k, v, ridge, o, options, ctx);
   });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_local_linear_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(
       dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::local_linear::forward(q, k, v, 0.5, o); },
       [](auto& q, auto& k, auto& v, auto& o) { return heed::local_linear::plan_forward(q, k, v, 0.5, o); });

@@ -79,6 +79,11 @@ TEST_CASE("gradients of mixture of head, every shape") {
   }
 }
 
+TEST_CASE("keys and values of which no head reads anything have gradients of 0") {
+  for (const shape& s : {shape{2, 0, 2, 5, 6, 8, 9}, shape{2, 0, 0, 5, 6, 8, 9}})
+    check_mixture_backward<float>(s, gating::random);
+}
+
 TEST_CASE("gradients of mixture of head under every mask and alignment") {
   const shape s{2, 4, 2, 37, 53, 12, 9};
   const mask_set set(s);

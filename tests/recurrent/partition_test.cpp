@@ -200,6 +200,19 @@ TEMPLATE_TEST_CASE("a chunk is never longer than the sequence, and as asked up t
   CHECK(recurrent::make_chunk_cut(y.problem(), 1).chunk == 2000);
 }
 
+TEST_CASE("pieces of tokens that only read are equal; a call without sequences has no longest one", "[partition]") {
+  recurrent::chunk_cut cut;
+  cut.pieces = 4, cut.update_cost = 0;
+  for (index_t n = 0; n <= 4; ++n) CHECK(cut.begin_of(n) == n * (recurrent::piece::whole / 4));
+  CHECK(recurrent::token_time{.update = 0, .read = 0}.update_cost() <= 0);
+
+  const std::vector<std::int32_t> none;
+  heed::linear::options<float> options;
+  options.align = heed::first_place(none);
+  const recurrent_problem<float> x({.batch = 0, .queries = 5, .keys = 5}, options);
+  CHECK(recurrent::longest_sequence(x.problem()).queries == 0);
+}
+
 TEMPLATE_TEST_CASE("the pieces of a cut begin in order and take equal time", "[partition]", float, double) {
   recurrent::chunk_cut cut;
   for (cut.pieces = 1; cut.pieces <= 8; ++cut.pieces)

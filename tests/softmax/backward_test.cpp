@@ -82,7 +82,7 @@ TEST_CASE("gradients for head counts in both directions") {
 
 TEST_CASE("gradients without queries, keys, batches or heads") {
   for (const shape& s : {shape{1, 2, 1, 0, 5, 8, 8}, shape{2, 2, 1, 5, 0, 8, 8}, shape{0, 2, 1, 5, 6, 8, 8},
-                         shape{1, 0, 0, 5, 6, 8, 8}, shape{1, 1, 1, 0, 0, 8, 8}}) {
+                         shape{1, 0, 0, 5, 6, 8, 8}, shape{1, 1, 1, 0, 0, 8, 8}, shape{2, 0, 2, 5, 6, 8, 8}}) {
     check_backward<float>(s);
     check_backward<float>(s, {.mask = heed::causal(), .alibi_slopes = 0.1, .sink_logits = 0.5});
   }

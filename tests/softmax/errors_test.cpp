@@ -101,5 +101,5 @@ TEST_CASE("an output that is an input: both arguments") {
 }
 
 TEST_CASE("a vector is one row of at most 1024; a whole tensor without its axes is refused, naming bhsd()") {
-  CHECK(wrong_with_vectors() == "");
+  CHECK(wrong_with_vectors(run_softmax_vectors) == "");
 }

@@ -91,7 +91,7 @@ void run_stored_prepared(const std::vector<stored_call>& memory, const heed::sof
   for (std::size_t i = 1; i < memory.size(); ++i) before(i), visit_stored(memory[i], [&](auto... x) { call(x...); });
 }
 
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim) {
+std::string run_softmax_vectors(heed::index_t dim, heed::index_t value_dim) {
   return said_of_vectors(
       dim, value_dim, [](auto&& q, auto&& k, auto&& v, auto&& o) { heed::softmax::forward(q, k, v, o); },
       [](auto& q, auto& k, auto& v, auto& o) { return heed::softmax::plan_forward(q, k, v, o); });

@@ -64,7 +64,7 @@ inline placed place_in_memory(const extents& n, layout how) {
 // past the last row; outputs start as NaN between canaries. skew: elements off a 64-byte boundary.
 template <class T> class buffer {
  public:
-  static constexpr index_t guard = 64;  // canaries, in elements
+  static inline index_t guard = 64;  // canaries of outputs, in elements
 
   static buffer input(const extents& n, layout how = layout::bhsd, index_t skew = 0) { return buffer(n, how, skew, 0); }
   static buffer output(const extents& n, layout how = layout::bhsd, index_t skew = 0) {
@@ -95,17 +95,34 @@ template <class T> class buffer {
   void fill(T value) {
     each([&](T& x) { x = value; });
   }
+  // Sets all that is outside the view to NaN.
+  void poison_padding() const {
+    if (!has_rest()) return;
+    std::vector<unsigned char> inside(bytes());
+    each([&](T& x) {
+      std::memset(inside.data() + (&x - memory_.get()) * static_cast<index_t>(sizeof(T)), 1, sizeof(T));
+    });
+    auto* const p = reinterpret_cast<unsigned char*>(memory_.get());
+    for (std::size_t i = 0; i < bytes(); ++i) p[i] = inside[i] != 0 ? p[i] : 0xff;
+  }
   void poison() { std::memset(static_cast<void*>(memory_.get()), 0xff, bytes()); }  // all bits set is a quiet NaN
 
-  // FNV-1a over everything, canaries included.
+  // FNV-1a over everything, canaries included, eight bytes at a time.
   std::uint64_t hash() const {
     std::uint64_t h = 14695981039346656037u;
     const auto* p = reinterpret_cast<const unsigned char*>(memory_.get());
-    for (std::size_t i = 0; i < bytes(); ++i) h = (h ^ p[i]) * 1099511628211u;
+    std::size_t i = 0;
+    for (; i + 8 <= bytes(); i += 8) {
+      std::uint64_t word;
+      std::memcpy(&word, p + i, 8);
+      h = (h ^ word) * 1099511628211u, h ^= h >> 29;
+    }
+    for (; i < bytes(); ++i) h = (h ^ p[i]) * 1099511628211u;
     return h;
   }
   // Nothing outside the view was written.
   bool canaries_alive() const {
+    if (!has_rest()) return true;
     std::vector<unsigned char> rest(bytes());
     if (!rest.empty()) std::memcpy(rest.data(), memory_.get(), rest.size());
     each([&](T& x) {
@@ -132,6 +149,7 @@ template <class T> class buffer {
     memory_.reset(static_cast<T*>(::operator new (bytes(), std::align_val_t{64})));
     std::memset(static_cast<void*>(memory_.get()), 0, bytes());
   }
+  bool has_rest() const { return count_ > n_[0] * n_[1] * n_[2] * n_[3]; }  // outside the view
   std::size_t bytes() const { return static_cast<std::size_t>(count_) * sizeof(T); }
   T* start() const { return memory_.get() + before_ + at_.first; }
 

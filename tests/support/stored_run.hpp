@@ -59,7 +59,7 @@ void run_stored_local_linear_backward(const stored_backward& x, const heed::per_
 // slope: none for forward
 void run_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
                              const heed::local_linear::options<float>& options, const heed::context& ctx);
-heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge,
+heed::plan plan_stored_local_linear(const stored_call& x, const heed::per_head& ridge, const input<float>* slope,
                                     const heed::local_linear::options<float>& options, const heed::context& ctx);
 
 // _decode: memory is read and left after the last token

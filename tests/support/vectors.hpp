@@ -15,7 +15,10 @@ namespace heed_test {
 
 // q and k of so many elements, v and o of so many: the text of the error, "" for none, or what forward and the plan
 // differ in. Compiled in a run.cpp.
-std::string run_vectors(heed::index_t dim, heed::index_t value_dim);
+std::string run_softmax_vectors(heed::index_t dim, heed::index_t value_dim);
+std::string run_linear_vectors(heed::index_t dim, heed::index_t value_dim);
+std::string run_lightning_vectors(heed::index_t dim, heed::index_t value_dim);
+std::string run_local_linear_vectors(heed::index_t dim, heed::index_t value_dim);
 std::string run_mixture_vectors(heed::index_t dim, heed::index_t value_dim);
 
 // forward, plan (q, k, v, o): o is a span in forward, a vector in the plan
@@ -37,7 +40,7 @@ std::string said_of_vectors(heed::index_t dim, heed::index_t value_dim, Forward 
 }
 
 // What must hold of every kernel; what is wrong, or nothing
-inline std::string wrong_with_vectors(std::string (*run)(heed::index_t, heed::index_t) = run_vectors) {
+inline std::string wrong_with_vectors(std::string (*run)(heed::index_t, heed::index_t)) {
   const auto holds = [](const std::string& text, const std::string& part) {
     return text.find(part) != std::string::npos;
   };

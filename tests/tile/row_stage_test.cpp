@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -77,6 +78,15 @@ TEST_CASE("rows far apart are copied, and a copy has their numbers, for any dim 
         check_rows(view, s.rows.at(first, rows), first);
       }
     }
+}
+
+TEST_CASE("strides of tensors without elements may be any number") {
+  constexpr index_t least = std::numeric_limits<index_t>::min(), most = std::numeric_limits<index_t>::max();
+  CHECK((tile::far_rows(least, 64) && tile::far_rows(most, 64) && !tile::far_rows(-2047, 64)));
+  for (const index_t stride : {least, most, least / 2 + 1, most / 3}) {
+    const heed::detail::input_tensor x(heed::tensor_view<const float, 4>(nullptr, {1, 1, 7, 0}, {0, 0, stride, 1}));
+    CHECK(static_cast<std::uint64_t>(x.row_bytes()) == 4 * static_cast<std::uint64_t>(stride));
+  }
 }
 
 TEST_CASE("rows side by side, or read once, are read where they lie") {

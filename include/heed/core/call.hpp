@@ -82,7 +82,10 @@ template <class Byte> struct stored_tensor {
   HEED_INLINE const std::array<index_t, 4>& strides() const { return strides_; }
   bool empty() const { return std::find(extents_.begin(), extents_.end(), 0) != extents_.end(); }
   HEED_INLINE index_t element_bytes() const { return element_; }
-  HEED_INLINE index_t row_bytes() const { return stride(2) * element_; }  // from one row to the next
+  // From one row to the next; without overflow, since the stride of a tensor without elements may be any number
+  HEED_INLINE index_t row_bytes() const {
+    return static_cast<index_t>(static_cast<std::size_t>(stride(2)) * static_cast<std::size_t>(element_));
+  }
   HEED_INLINE Byte* row(index_t batch, index_t head, index_t i) const {
     return bytes_ + (batch * stride(0) + head * stride(1) + i * stride(2)) * element_;
   }

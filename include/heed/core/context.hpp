@@ -14,13 +14,11 @@
 #include <type_traits>
 
 #include "heed/core/message.hpp"
+#include "heed/core/once_each.hpp"
 #include "heed/core/types.hpp"
 
 namespace heed {
 namespace detail {
-
-using task_function = void (*)(void* state, index_t index) noexcept;
-
 inline namespace HEED_ISA {
 
 // The f that an executor's parallel_for receives: two pointers, copy it freely. Its type carries the tag, and so does
@@ -58,7 +56,8 @@ concept executor = requires(E& e, index_t n, const task_ref& f) {
 
 // Refers to anything with e.concurrency() and e.parallel_for(n, f), which calls f(0) .. f(n - 1) once each, in any
 // order and on any threads, and returns when all have returned. heed calls it with n <= concurrency(), which must not
-// throw; f is noexcept.
+// throw, and with n <= 1024; f is noexcept. An index that parallel_for leaves out, or that does not exist, is an error
+// of the call; one that it calls again is ignored. f must not be called once parallel_for has returned.
 // Default: the calling thread.
 class executor_ref {
  public:
@@ -71,20 +70,21 @@ class executor_ref {
         concurrency_(&detail::concurrency_of<E>),
         parallel_for_(&detail::parallel_for_of<E>) {}
 
-  // At least 1, whatever the executor says.
+  // 1 to 1024, whatever the executor says.
   HEED_INLINE index_t concurrency() const {
     if (executor_ == nullptr) return 1;
     const index_t n = concurrency_(executor_);
-    return n < 1 ? 1 : n;
+    return n < 1 ? 1 : n < detail::once_each::most_tasks ? n : detail::once_each::most_tasks;
   }
 
-  // f(0) .. f(n - 1) once each; f is noexcept.
+  // f(0) .. f(n - 1) once each; f is noexcept. Throws what parallel_for throws, and heed::error where it leaves out an
+  // index or makes one up; f is not running then.
   template <class F> HEED_INLINE void run(index_t n, F& f) const {
     static_assert(noexcept(f(n)));
     if (executor_ == nullptr) {
       for (index_t i = 0; i < n; ++i) f(i);
     } else if (n > 0) {
-      parallel_for_(executor_, n, &detail::call_task<F>, &f);
+      detail::run_once_each(executor_, parallel_for_, n, &detail::call_task<F>, &f);
     }
   }
 

@@ -19,6 +19,7 @@
 #include "heed/pairwise/key_places.hpp"
 #include "heed/pairwise/key_tiles.hpp"
 #include "heed/pairwise/partial_rows.hpp"
+#include "heed/pairwise/run_totals.hpp"
 #include "heed/pairwise/visibility.hpp"
 #include "heed/tile/finite.hpp"
 
@@ -28,7 +29,8 @@ inline namespace HEED_ISA {
 template <class T> class dims_in_lanes {
  public:
   static constexpr index_t w = simd::width<T>, most_keys = row_places::most;
-  static constexpr index_t block_keys = 32;     // whose values are looked at one by one in the nonfinite pass
+  // Whose values are looked at one by one in the nonfinite pass: sums have the same bits without it.
+  static constexpr index_t block_keys = detail::summed_keys;
   static constexpr double far_bytes = 8 << 20;  // K and V of a call from which on they come from memory
   using stream = few_row_stream<T>;
   static constexpr index_t pass_capacity = pairwise::pass_capacity<T>;
@@ -45,6 +47,7 @@ template <class T> class dims_in_lanes {
         scores_(memory.take<T>((most_keys + w) * pass_capacity)),
         acc_(memory.take<T>(padded_rows(rows) * e_)),
         state_{memory.take<T>(passes(rows) * w), memory.take<T>(passes(rows) * w)},
+        totals_(rows, e_, memory),
         wide_(memory.take<T>(block_keys * e_)),
         finite_(memory.take<T>(block_keys * e_)),
         scale_(memory.take<T>(p.scaled() ? 2 * most_keys : 0)),
@@ -102,7 +105,7 @@ template <class T> class dims_in_lanes {
 
   void attend(const row_tile& rows, const key_share<T>* share, bool nonfinite_pass) {
     std::fill(acc_, acc_ + padded_rows(rows_) * e_, T(0));
-    state_.init(passes(rows_) * w);
+    state_.init(passes(rows_) * w), totals_.begin();
     const bool sinks = p_.sink_logits.set() && (share == nullptr || share->first);
     for (index_t first = 0; sinks && first < rows_; first += pass_capacity) begin_sinks(rows, first);
     const key_spans spans = share == nullptr ? seen_.spans() : clipped(seen_.spans(), share->keys);
@@ -111,11 +114,16 @@ template <class T> class dims_in_lanes {
       for (index_t i = 0; i < spans.count; ++i) stream_span(spans.span[i]);
     else
       visit_tiles(spans, streams ? part_keys() : tile_keys_, nonfinite_pass);
+    totals_.finish({state_, acc_}, rows_);
   }
   index_t part_keys() const { return stream::part_keys(pass_from(rows_, 0).padded); }
   void visit_tiles(const key_spans& spans, index_t tile_keys, bool nonfinite_pass) {
     each_tile<T>(
-        spans, [=](const key_span&) { return tile_keys; }, [&](key_tile<T>& keys) { visit(keys, nonfinite_pass); },
+        spans, [=](const key_span&) { return tile_keys; },
+        [&](key_tile<T>& keys) {
+          if (run_totals<T>::begins_run(keys.before, tile_keys)) totals_.add({state_, acc_}, rows_);
+          visit(keys, nonfinite_pass);
+        },
         s_.keys);
   }
 
@@ -123,7 +131,9 @@ template <class T> class dims_in_lanes {
   // steps apart: bits do not depend on where tokens are.
   void stream_span(const key_span& span) {
     for (index_t key = span.first; key < span.end;) {
-      index_t end = span.end;
+      const index_t before = key - span.first, run_keys = run_totals<T>::keys;
+      if (run_totals<T>::begins_run(before, 1)) totals_.add({state_, acc_}, rows_);
+      index_t end = std::min(span.end, key + run_keys - before % run_keys);
       if (seen_.tests_pairs()) end = std::min(end, key + stream::tile_keys);
       const index_t keys = stream_.find({p_, s_, kv_head_}, key, end);
       if (seen_.hides_all(key, key + keys)) {
@@ -355,7 +365,8 @@ template <class T> class dims_in_lanes {
   sequence s_;
   few_rows_queries<T> q_;
   T *scores_, *acc_;
-  tile::lane_states<T> state_;       // a vector for each pass
+  tile::lane_states<T> state_;       // a vector for each pass, of a run of keys as acc_
+  run_totals<T> totals_;             // of the runs before
   T *wide_, *finite_, *scale_;       // rows of V as T; scale_: of K, of V
   T *weight_pairs_, *finite_pairs_;  // of dot products
   visibility<T> seen_;

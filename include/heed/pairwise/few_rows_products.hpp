@@ -149,8 +149,10 @@ template <index_t R, class T> constexpr int keys_together() {
   return static_cast<int>(registers / R < 1 ? 1 : registers / R < 4 ? registers / R : block < 4 ? block : 4);
 }
 
-// sums[row][column] += weights[key][row] * row(key)[column] over some keys, for R rows and NV vectors of columns.
-// last: of the last vector only so many columns exist, 0: all
+// sums[row][column] += weights[key][row] * row(key)[column] over some keys, for R rows and NV vectors of columns. What
+// is there joins the sum of each block of keys at its end, as in tile/multiply.hpp. last: of the last vector only so
+// many columns exist, 0: all
+inline constexpr index_t summed_keys = 32;  // of a block
 template <class T> struct column_sums {
   index_t keys;
   const T* weights;
@@ -161,21 +163,25 @@ template <index_t R, int NV, class T, class S, class Row, class Prefetch, int...
 HEED_INLINE void add_columns(const column_sums<T>& x, index_t last, Row row_of, Prefetch& prefetch,
                              std::integer_sequence<int, I...>) {
   constexpr index_t w = simd::width<T>;
-  std::array<simd::batch<T>, sizeof...(I)> sum{simd::load(x.sums + I / NV * x.stride + I % NV * w)...};
+  const auto at = [&](int i) __attribute__((always_inline)) { return x.sums + i / NV * x.stride + i % NV * w; };
   const T* weight = x.weights;
-  HEED_UNROLL_2
-  for (index_t j = 0; j < x.keys; ++j, weight += R) {
-    const S* const row = row_of(j);
-    [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
-      std::array<simd::batch<T>, std::size_t{NV}> v{(N == NV - 1 && last > 0
-                                                         ? simd::load_partial_as<T>(row + N * w, last)
-                                                         : pinned_if<(R > 1)>(simd::load_as<T>(row + N * w)))...};
-      ((sum[I] = simd::fma(simd::batch<T>(weight[I / NV]), v[I % NV], sum[I])), ...);
+  for (index_t j = 0; j < x.keys;) {
+    const index_t end = x.keys - j < summed_keys ? x.keys : j + summed_keys;
+    std::array<simd::batch<T>, sizeof...(I)> sum{(static_cast<void>(I), simd::batch<T>(T(0)))...};
+    HEED_UNROLL_2
+    for (; j < end; ++j, weight += R) {
+      const S* const row = row_of(j);
+      [&]<int... N>(std::integer_sequence<int, N...>) __attribute__((always_inline)) {
+        std::array<simd::batch<T>, std::size_t{NV}> v{(N == NV - 1 && last > 0
+                                                           ? simd::load_partial_as<T>(row + N * w, last)
+                                                           : pinned_if<(R > 1)>(simd::load_as<T>(row + N * w)))...};
+        ((sum[I] = simd::fma(simd::batch<T>(weight[I / NV]), v[I % NV], sum[I])), ...);
+      }
+      (std::make_integer_sequence<int, NV>{});
+      prefetch.template run<lines_of<S, T>(NV)>();
     }
-    (std::make_integer_sequence<int, NV>{});
-    prefetch.template run<lines_of<S, T>(NV)>();
+    (simd::store(at(I), simd::load(at(I)) + sum[I]), ...);
   }
-  (simd::store(x.sums + I / NV * x.stride + I % NV * w, sum[I]), ...);
 }
 
 // f(std::integral_constant<int, vectors>, first column, columns of the last vector or 0) for blocks of columns that fit

@@ -32,7 +32,7 @@ template <class T> class gradient_start {
         start_row(pair / p_.heads, pair % p_.heads, i);
     } else if (task < rows + bias_tasks(p_)) {
       clear_bias(task - rows);
-    } else if (p_.packed()) {
+    } else if (p_.packed() || p_.heads == 0) {
       clear_keys(p_.dk), clear_keys(p_.dv);
     }
   }
@@ -90,12 +90,13 @@ template <class T> class gradient_start {
     for (index_t i = 0; i < p_.dbias.extent(2); ++i)
       for (index_t j = 0; j < p_.dbias.extent(3); ++j) p_.dbias(batch, head, i, j) = T(0);
   }
-  // Rows of keys behind the last packed sequence
+  // Rows of keys behind the last packed sequence; without query heads, all of them
   void clear_keys(const tensor_view<T, 4>& dx) const {
     if (dx.data() == nullptr) return;
-    for (index_t head = 0; head < dx.extent(1); ++head)
-      for (index_t j = p_.mask.key_offsets.back(); j < dx.extent(2); ++j)
-        std::fill(&dx(0, head, j, 0), &dx(0, head, j, 0) + dx.extent(3), T(0));
+    for (index_t batch = 0; batch < dx.extent(0); ++batch)
+      for (index_t head = 0; head < dx.extent(1); ++head)
+        for (index_t j = p_.heads == 0 ? 0 : p_.mask.key_offsets.back(); j < dx.extent(2); ++j)
+          std::fill(&dx(batch, head, j, 0), &dx(batch, head, j, 0) + dx.extent(3), T(0));
   }
 
   const gradient_problem<T>& p_;

@@ -27,6 +27,7 @@ struct weight_block {
 
 template <class T> struct key_tile {
   index_t key = 0, keys = 0;           // the sequence's first key of it, how many
+  index_t before = 0;                  // keys of the same span before it
   bool partial = false;                // some ranges end inside
   index_t next = 0, next_keys = 0;     // the tile after it; 0 keys: none
   bool last = false;                   // of this task: the next one, if any, is to be prefetched and not copied
@@ -43,7 +44,8 @@ template <class T, class KeysOf, class F> void each_tile(const key_spans& spans,
     const index_t most = keys_of(span);
     for (index_t j = span.first; j < span.end; j += most) {
       key_tile<T> tile;
-      tile.key = j, tile.keys = std::min(most, span.end - j), tile.partial = span.partial;
+      tile.key = j, tile.keys = std::min(most, span.end - j), tile.before = j - span.first;
+      tile.partial = span.partial;
       if (j + most < span.end)
         tile.next = j + most, tile.next_keys = std::min(most, span.end - tile.next);
       else if (i + 1 < spans.count)

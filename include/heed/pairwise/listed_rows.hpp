@@ -26,7 +26,7 @@ template <class T> class active_list {
         count_(memory.take<index_t>(wanted() ? p.sequences() * p.kv_heads : 0)) {}
 
   bool wanted() const { return p_.gates.data() != nullptr; }
-  index_t tasks() const { return p_.sequences() * p_.kv_heads; }
+  index_t tasks() const { return p_.heads == 0 ? 0 : p_.sequences() * p_.kv_heads; }
   void run(index_t pair) const {
     const sequence s = p_.sequence_at(pair / p_.kv_heads);
     const index_t kv_head = pair % p_.kv_heads;

@@ -73,7 +73,7 @@ template <class T>
 void cut_sweeps(const backward_problem<T>& x, const sequence& s, index_t workers, backward_cut& cut) {
   constexpr index_t most_pieces = 8;
   const index_t chunk = cut.forward.chunk, tasks = cut.forward.count + cut.reverse.count;
-  if (workers == 1 || tasks == 0 || tasks >= 4 * workers) return;
+  if (workers == 1 || tasks == 0 || tasks >= 4 * workers || x.queries_per_state() == 0) return;
   const causal_split split = x.p.split(s);
   const index_t chunks = std::clamp<index_t>((split.pairs + chunk - 1) / chunk, 1, std::min(most_pieces, workers));
   const index_t most_forward = x.wants_slopes() || cut.forward.count == 0 ? 1 : chunks;
@@ -81,8 +81,7 @@ void cut_sweeps(const backward_problem<T>& x, const sequence& s, index_t workers
   const token_time forward = forward_time(x.p, chunk), reverse = reverse_time(x.p, chunk);
   const double rest = real(s.queries - split.leading_queries - split.pairs), w = real(workers);
   backward_cut next = cut;
-  next.forward.update_cost = forward.update / (forward.update + forward.read);
-  next.reverse.update_cost = reverse.update / (reverse.update + reverse.read);
+  next.forward.update_cost = forward.update_cost(), next.reverse.update_cost = reverse.update_cost();
   double whole = 0, least = 0;
   for (next.forward.pieces = 1; next.forward.pieces <= most_forward; ++next.forward.pieces)
     for (next.reverse.pieces = 1; next.reverse.pieces <= most_reverse; ++next.reverse.pieces) {

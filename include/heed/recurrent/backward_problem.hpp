@@ -59,7 +59,7 @@ template <class T> struct backward_problem {
     return has_reverse_sweep() && (p.normalize || wants_gates() || (wants_slopes() && in_place()));
   }
 
-  index_t queries_per_state() const { return p.query_heads > 0 ? p.queries_per_state : 0; }
+  index_t queries_per_state() const { return p.queries_per_state; }
   index_t states_per_kv_head() const { return p.states > 0 ? p.states_per_kv_head : 0; }
 
   HEED_INLINE const std::byte* dout_row(const sequence& s, index_t head, index_t i) const {

@@ -42,8 +42,8 @@ template <class T> class backward_driver {
   backward_driver(const backward_problem<T>& x, const sweep_terms<T>& terms, const chunk_sizes& forward,
                   const chunk_sizes& reverse, std::span<std::byte> scratch)
       : forward_scratch_(scratch, scratch.size()), reverse_scratch_(scratch, scratch.size()) {
-    if (x.has_forward_sweep()) forward_.emplace(x, terms, forward, forward_scratch_);
-    if (x.has_reverse_sweep()) reverse_.emplace(x, terms, reverse, reverse_scratch_);
+    if (x.has_forward_sweep() && x.p.states > 0) forward_.emplace(x, terms, forward, forward_scratch_);
+    if (x.has_reverse_sweep() && x.p.kv_heads > 0) reverse_.emplace(x, terms, reverse, reverse_scratch_);
   }
 
   void run_forward(const chunk_task& task) { forward_->run(task); }

@@ -107,7 +107,7 @@ template <class T> class chunk_driver {
     tokens_ = {};
     if (j != none) begin_tokens(head, j, n);
     prefetch_.clear();
-    if (i != none && next > 0) prefetch_queries(head, i + n, next, pages);
+    if (i != none && next > 0 && p_.queries_per_state > 0) prefetch_queries(head, i + n, next, pages);
     if (j != none && next > 0) prefetch_tokens(head, j + n, next, pages);
     if (i != none) {
       output_.begin(head.decay, head.state, tokens_);

@@ -91,7 +91,7 @@ template <class T> class decode_driver {
       return !needed || count <= most_small ? fixed.data() : memory.take<T>(count);
     };
     k_ = row(!in_place || !k_is_t, p.features, small_k_), q_ = row(!in_place || !q_is_t, p.features, small_q_);
-    v_ = row(!k_is_t, p.e, small_v_), o_ = row(!p.o_format->is_t, p.e, small_o_);
+    v_ = row(!k_is_t, p.e, small_v_), o_ = row(!p.o_format->is_t || p.query_heads == 0, p.e, small_o_);
   }
 
   // Takes all tokens of a sequence through one head of the state.
@@ -109,6 +109,10 @@ template <class T> class decode_driver {
         update.lambda = lambda(t, state, i);
         if (heed::detail::equals(update.lambda, T(0))) clear(update.s);
         for (index_t f = 0; f < (p_.normalize ? p_.features : 0); ++f) sums[f * z.stride(2)] += update.k[f];
+        if (p_.queries_per_state == 0) {  // nobody reads the state, which takes the token all the same
+          update.q = update.k, update.o = o_;
+          update_state<true, true>(update);
+        }
       }
       for (index_t g = 0; g < p_.queries_per_state; ++g) {
         const index_t head = state * p_.queries_per_state + g;
@@ -202,7 +206,8 @@ template <class T, class Kernel> struct decode_call {
   }
 
   tile::workload measure(index_t) const {
-    const index_t tasks = p.o.empty() ? 0 : p.sequences() * p.states;
+    const bool nothing = p.q.extent(2) == 0 || (p.o.empty() && !p.writes_state());
+    const index_t tasks = nothing ? 0 : p.sequences() * p.states;
     return {.tasks = tasks, .slot_bytes = tasks == 0 ? 0 : tile::scratch_of<decode_driver<T>>(p)};
   }
 

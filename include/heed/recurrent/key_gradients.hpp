@@ -171,8 +171,10 @@ template <class T> class key_gradients {
     const tile::lane_block<T> dk = block(dk_, p_.d, range), dv = block(dv_, p_.e, range);
     const index_t rows = std::max(pairs.rows, index_t{1}), whole = dk.lanes, lane = pairs.lane;
     const tile::lane_block<T> dout_v{dout_v_, whole, rows, whole}, scores{scores_, whole, rows, whole};
-    const tile::lane_block<T> d = dout_v.part(0, pairs.rows, lane, whole - lane);
-    const tile::lane_block<T> s = scores.part(0, pairs.rows, lane, whole - lane);
+    const auto part_of = [&](const tile::lane_block<T>& x, bool needed) {
+      return needed ? x.part(0, pairs.rows, lane, whole - lane) : tile::lane_block<T>();
+    };
+    const tile::lane_block<T> d = part_of(dout_v, dk.rows > 0), s = part_of(scores, scores_needed_);
     if (scores_needed_) pairs_.multiply(pairs, queries.u, block(phi_, p_.d, range), scores);
     if (dk.rows > 0) {
       pairs_.multiply(pairs, queries.dout, block(v_, p_.e, range), dout_v);

@@ -31,8 +31,11 @@ struct chunk_cut : chunk_sizes {
   // Returns where a piece begins, of piece::whole. Pieces take equal time: with a the update cost,
   // x_(p + 1) - x_p + a x_p is the same for all.
   index_t begin_of(index_t number) const {
-    const double rest = 1 - update_cost, share = (1 - std::pow(rest, number)) / (1 - std::pow(rest, pieces));
-    return number >= pieces ? piece::whole : static_cast<index_t>(share * static_cast<double>(piece::whole));
+    if (number >= pieces) return piece::whole;
+    const double rest = 1 - update_cost;
+    const double share = update_cost > 0 ? (1 - std::pow(rest, number)) / (1 - std::pow(rest, pieces))
+                                         : static_cast<double>(number) / static_cast<double>(pieces);
+    return static_cast<index_t>(share * static_cast<double>(piece::whole));
   }
 };
 
@@ -56,6 +59,8 @@ template <class T> index_t chunk_of(index_t d, index_t features, index_t e) {
 // bench/lightning_bench.cpp, threads rows.
 struct token_time {
   double update = 0, read = 0;
+
+  double update_cost() const { return update > 0 ? update / (update + read) : 0; }
 };
 template <class T> token_time time_of(const recurrence<T>& p, index_t chunk, index_t columns) {
   const double c = real(columns), all = real(p.d) + real(p.e), moved = p.decay != nullptr ? 14 : 9;
@@ -96,7 +101,7 @@ void cut_sequences(const recurrence<T>& p, index_t count, const sequence& s, ind
     if ((whole + vectors - 1) / vectors != next.blocks) continue;
     next.columns = std::min(p.e, vectors * w);
     const token_time time = time_of(p, cut.chunk, next.columns);
-    next.update_cost = time.update / (time.update + time.read);
+    next.update_cost = time.update_cost();
     for (next.pieces = 1; next.pieces <= std::min({most_pieces, workers, chunks}); ++next.pieces) {
       const double tasks = real(count) * real(next.blocks * next.pieces);
       const double slowest = std::ceil(tasks / real(workers)) * slowest_piece(s, split, time, next);
@@ -147,7 +152,7 @@ template <class T> chunk_task task_at(const recurrence<T>& p, const chunk_cut& c
 template <class T> sequence longest_sequence(const recurrence<T>& p) {
   sequence longest;
   const bool differ = p.packed() || p.mask.has(p.mask.key_lengths);
-  for (index_t number = 0; number < (differ ? p.sequences() : 1); ++number) {
+  for (index_t number = 0; number < (differ ? p.sequences() : std::min<index_t>(1, p.sequences())); ++number) {
     const sequence s = p.sequence_at(number);
     if (number == 0 || std::max(s.queries, s.keys) > std::max(longest.queries, longest.keys)) longest = s;
   }
@@ -162,8 +167,7 @@ template <class T> index_t chunk_length(const recurrence<T>& p, const sequence& 
 template <class T> chunk_cut make_chunk_cut(const recurrence<T>& p, index_t workers) {
   chunk_cut cut;
   const index_t count = p.sequences() * p.states;
-  const bool nothing = p.o.empty() && p.after.s.data() == nullptr;
-  if (count <= 0 || p.query_heads == 0 || nothing) return cut;
+  if (count <= 0 || (p.o.empty() && !p.writes_state())) return cut;
   const sequence longest = longest_sequence(p);
   cut.chunk = chunk_length(p, longest, chunk_of<T>(p.d, p.features, p.e));
   cut_sequences(p, count, longest, workers, cut);

@@ -58,6 +58,7 @@ template <class T> struct recurrence : heed::detail::tensors, recurrence_rules {
               heed::detail::with_canonical_strides(opt.final_state.z)} {}
 
   bool mapped() const { return map.map_value != nullptr || map.built_in != feature::identity; }
+  bool writes_state() const { return after.s.data() != nullptr || (normalize && after.z.data() != nullptr); }
   bool taylor() const { return map.map_value == nullptr && map.built_in == feature::taylor; }
   recurrent::sequence sequence_at(index_t number) const {
     recurrent::sequence s{heed::detail::tensors::sequence_at(number)};
@@ -100,7 +101,7 @@ template <class T> void derive_sizes(recurrence<T>& p) {
     p.q_scale = std::ldexp(T(1), power), p.scale = std::ldexp(p.scale, -power);
   }
   p.features = heed::detail::feature_dim(p.map, std::clamp<index_t>(p.d, 0, most_dim));
-  p.queries_per_state = p.states > 0 ? std::max<index_t>(1, p.query_heads / p.states) : 1;
+  p.queries_per_state = p.query_heads == 0 ? 0 : p.states > 0 ? std::max<index_t>(1, p.query_heads / p.states) : 1;
   p.states_per_kv_head = p.kv_heads > 0 ? std::max<index_t>(1, p.states / p.kv_heads) : 1;
 }
 

@@ -159,7 +159,7 @@ template <class T> class query_gradients {
     pairs_.each_block(range(), [&](const pair_block& block) {
       const index_t lane = block.lane, count = sums_.lanes - lane;
       const tile::lane_block<T> d = dout_v_.part(0, block.rows, lane, count);
-      const tile::lane_block<T> s = scores_.part(0, block.rows, lane, count);
+      const tile::lane_block<T> s = scores_needed_ ? scores_.part(0, block.rows, lane, count) : tile::lane_block<T>();
       if (scores_needed_) pairs_.multiply(block, tokens_.keys, phi_, scores_);
       if (x_.sums_keys()) {
         pairs_.multiply(block, tokens_.values, dout_, dout_v_);

@@ -41,9 +41,11 @@ HEED_NOINLINE inline float largest_size(const float* x, index_t n) {
   return size;
 }
 
-// Returns the scale of a row whose largest size that is.
+// Returns the scale of a row whose largest size that is, such that 127 * scale is finite where the row is.
 HEED_INLINE float int8_scale(float largest) {
+  constexpr float most = 0x1.020406p+121f;  // max / 127, rounded down
   const float scale = largest / 127.0f;
+  if (scale > most && !std::isinf(scale)) return most;
   return scale < std::numeric_limits<float>::min() ? 0.0f : scale;
 }
 

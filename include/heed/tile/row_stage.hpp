@@ -24,8 +24,9 @@ inline namespace HEED_ISA {
 // split_heads): at least half a page (2 KiB), with as much between them as they are long. Then row r is on another page
 // than row r + 1, and its lines fall into the same few sets of the first cache as those of all other rows.
 constexpr bool far_rows(index_t row_bytes, index_t bytes) {
-  const index_t apart = row_bytes < 0 ? -row_bytes : row_bytes;
-  return apart >= 2048 && apart / 2 >= bytes;
+  const auto x = static_cast<std::size_t>(row_bytes);
+  const std::size_t apart = row_bytes < 0 ? 0 - x : x;
+  return apart >= 2048 && apart / 2 >= static_cast<std::size_t>(bytes);
 }
 template <class Byte> bool far_rows(const heed::detail::stored_tensor<Byte>& x) {
   return far_rows(x.row_bytes(), x.extent(3) * x.element_bytes());

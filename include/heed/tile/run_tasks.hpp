@@ -14,7 +14,8 @@ namespace heed::tile {
 inline namespace HEED_ISA {
 
 // What the caller's functions throw: a worker hands it over here, since nothing may leave an executor's f, and
-// rethrow() throws it out of the verb, once all workers are done. The first one wins. Without exceptions it is empty.
+// run_workers() throws it out of the verb, once all workers are done. The first one wins. Without exceptions it is
+// empty.
 class thrown_by_workers {
  public:
   // f(), then stop() where it threw
@@ -31,17 +32,30 @@ class thrown_by_workers {
 #endif
   }
 
-  HEED_INLINE void rethrow() const {
-#if !defined(HEED_ON_ERROR)
-    if (first_ != nullptr) [[unlikely]]
-      std::rethrow_exception(first_);
+  // f(), which runs the workers: what they kept is thrown before what f itself throws, which is the executor's.
+  template <class F> HEED_INLINE void run_workers(const F& f) const {
+#if defined(HEED_ON_ERROR)
+    f();
+#else
+    try {
+      f();
+    } catch (...) {
+      rethrow();
+      throw;
+    }
+    rethrow();
 #endif
   }
 
 #if !defined(HEED_ON_ERROR)
  private:
+  HEED_INLINE void rethrow() const {
+    if (first_ != nullptr) [[unlikely]]
+      std::rethrow_exception(first_);
+  }
+
   std::atomic_flag taken_ = ATOMIC_FLAG_INIT;  // a flag, since its members are always inlined
-  std::exception_ptr first_;  // read after the executor's run, which all workers' writes happen before
+  std::exception_ptr first_;                   // read after the executor's run, which all workers' writes happen before
 #endif
 };
 
@@ -80,7 +94,8 @@ class call_memory {
 };
 
 // Runs body(scratch, claim) once per slot; claim(f) calls f(task) for every task that the slot gets hold of.
-// What body throws is thrown to the caller, after the tasks that had begun; no other begins.
+// What body throws is thrown to the caller, after the tasks that had begun; no other begins. So is what the executor
+// throws, or does wrong.
 template <class Body>
 void run_tasks(index_t tasks, index_t slots, const call_memory& memory, const executor_ref& executor, Body body) {
   if (tasks == 0) return;
@@ -103,8 +118,7 @@ void run_tasks(index_t tasks, index_t slots, const call_memory& memory, const ex
   auto guarded = [&](index_t slot) noexcept {
     thrown.keep([&] { work(slot); }, [&] { next.store(tasks, std::memory_order_relaxed); });
   };
-  executor.run(slots < tasks ? slots : tasks, guarded);
-  thrown.rethrow();
+  thrown.run_workers([&] { executor.run(slots < tasks ? slots : tasks, guarded); });
 }
 
 }  // namespace HEED_ISA
