@@ -44,7 +44,7 @@ def run(test, limit, **environment):
 
     def limits():
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit)))
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
         if "tsan" not in command[0]:
             resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
@@ -55,7 +55,9 @@ def run(test, limit, **environment):
         code = done.returncode
     except subprocess.TimeoutExpired:
         return True, 10 * limit, "timeout"
-    how = "fails" if code > 0 else "timeout" if code == -signal.SIGXCPU else signal.Signals(-code or 9).name
+    how = "fails" if code > 0 else "passes" if code == 0 else signal.Signals(-code).name
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        how = "timeout"
     return code not in (0, 77), time.monotonic() - begin, how
 
 
