@@ -14,10 +14,7 @@ template <class T> static void decode(bytes& in) {
       [&](const heed::context& ctx) { run_decode<T>(x.call, x.c.options, ctx); }, nullptr, nullptr);
 }
 void fuzz_softmax_decode(bytes& in) {
-  if (in.one_in(4))
-    decode<double>(in);
-  else
-    decode<float>(in);
+  in_a_type(in, [&](auto x) { decode<decltype(x)>(in); });
 }
 
 // The prefix is a cache of one sequence of the same heads, dims and type.

@@ -39,16 +39,10 @@ template <class T> static void call(bytes& in, bool decode) {
         in, decode, all, [](auto&, auto&) {}, compare_all, s, decay.slopes, how, own, mask.sequences);
 }
 void fuzz_lightning_forward(bytes& in) {
-  if (in.one_in(4))
-    call<double>(in, false);
-  else
-    call<float>(in, false);
+  in_a_type(in, [&](auto x) { call<decltype(x)>(in, false); });
 }
 void fuzz_lightning_decode(bytes& in) {
-  if (in.one_in(4))
-    call<double>(in, true);
-  else
-    call<float>(in, true);
+  in_a_type(in, [&](auto x) { call<decltype(x)>(in, true); });
 }
 
 template <class T> static void backward(bytes& in) {
@@ -66,10 +60,7 @@ template <class T> static void backward(bytes& in) {
                      [&] { return compare_gradients(x); });
 }
 void fuzz_lightning_backward(bytes& in) {
-  if (in.one_in(4))
-    backward<double>(in);
-  else
-    backward<float>(in);
+  in_a_type(in, [&](auto x) { backward<decltype(x)>(in); });
 }
 
 }  // namespace heed_test

@@ -53,16 +53,10 @@ template <class T> static void call(bytes& in, bool decode) {
       s, how, own, mask.sequences);
 }
 void fuzz_linear_forward(bytes& in) {
-  if (in.one_in(4))
-    call<double>(in, false);
-  else
-    call<float>(in, false);
+  in_a_type(in, [&](auto x) { call<decltype(x)>(in, false); });
 }
 void fuzz_linear_decode(bytes& in) {
-  if (in.one_in(4))
-    call<double>(in, true);
-  else
-    call<float>(in, true);
+  in_a_type(in, [&](auto x) { call<decltype(x)>(in, true); });
 }
 
 template <class T> static void backward(bytes& in) {
@@ -76,10 +70,7 @@ template <class T> static void backward(bytes& in) {
                      [&] { return compare_gradients(x, features.exact); });
 }
 void fuzz_linear_backward(bytes& in) {
-  if (in.one_in(4))
-    backward<double>(in);
-  else
-    backward<float>(in);
+  in_a_type(in, [&](auto x) { backward<decltype(x)>(in); });
 }
 
 }  // namespace heed_test

@@ -42,12 +42,6 @@ inline void forget_residual(heed::local_linear::report& x) {
   if (!std::isfinite(x.max_residual)) x.max_residual = 0;
 }
 
-template <class T> static std::uint64_t hash_of(const buffers<T>& all) {
-  std::uint64_t sum = 0;
-  for (const buffer<T>* each : all) sum = 31 * sum + each->hash();
-  return sum;
-}
-
 // Breaks an argument of a call that all verbs have.
 template <class T>
 static std::string break_fit(bytes& in, heed::per_head& ridge, fit_options<T>& how, index_t heads, bool solves) {
@@ -143,16 +137,10 @@ template <class T> static void fit(bytes& in, bool applies) {
   }
 }
 void fuzz_local_linear_forward(bytes& in) {
-  if (in.one_in(4))
-    fit<double>(in, false);
-  else
-    fit<float>(in, false);
+  in_a_type(in, [&](auto x) { fit<decltype(x)>(in, false); });
 }
 void fuzz_local_linear_apply(bytes& in) {
-  if (in.one_in(4))
-    fit<double>(in, true);
-  else
-    fit<float>(in, true);
+  in_a_type(in, [&](auto x) { fit<decltype(x)>(in, true); });
 }
 
 template <class T> static void backward(bytes& in) {
@@ -167,15 +155,6 @@ template <class T> static void backward(bytes& in) {
   spoil(in, "q", x.q, gentle), spoil(in, "k", x.k, gentle), spoil(in, "v", x.v, gentle);
   spoil(in, "dout", x.dout, gentle);
   const type_mix types = is_double ? type_mix::all(stored::f32) : read_types(in);
-  const auto stored_as = [&](stored type, auto& numbers) {
-    if constexpr (is_double) {
-      return 0;
-    } else {
-      stored_buffer at = stored_buffer::input(type, numbers.size(), layout::bhsd, 0);
-      at.take(numbers);
-      return at;
-    }
-  };
   const auto q = stored_as(types.q, x.q), k = stored_as(types.kv, x.k), v = stored_as(types.kv, x.v),
              dout = stored_as(types.o, x.dout), o = stored_as(types.o, x.o);
   const unsigned left_out = in.of({0u, 0u, in.byte()});
@@ -222,10 +201,7 @@ template <class T> static void backward(bytes& in) {
   }
 }
 void fuzz_local_linear_backward(bytes& in) {
-  if (in.one_in(4))
-    backward<double>(in);
-  else
-    backward<float>(in);
+  in_a_type(in, [&](auto x) { backward<decltype(x)>(in); });
 }
 
 template <class T> static void decode(bytes& in) {
@@ -286,10 +262,7 @@ template <class T> static void decode(bytes& in) {
   demand(written() == bits, "bits of decode depend on the executor");
 }
 void fuzz_local_linear_decode(bytes& in) {
-  if (in.one_in(4))
-    decode<double>(in);
-  else
-    decode<float>(in);
+  in_a_type(in, [&](auto x) { decode<decltype(x)>(in); });
 }
 
 }  // namespace heed_test

@@ -17,10 +17,7 @@ template <class T> static void forward(bytes& in) {
   x.check_bits(in);
 }
 void fuzz_mixture_of_head_forward(bytes& in) {
-  if (in.one_in(4))
-    forward<double>(in);
-  else
-    forward<float>(in);
+  in_a_type(in, [&](auto x) { forward<decltype(x)>(in); });
 }
 
 // Gradients in T; of floats also with tensors that are stored otherwise, after a forward of the same numbers.
@@ -35,15 +32,6 @@ template <class T> static void backward(bytes& in) {
   spoil(in, "q", x.q, gentle), spoil(in, "k", x.k, gentle), spoil(in, "v", x.v, gentle);
   spoil(in, "dout", x.dout, gentle);
   const type_mix types = is_double ? type_mix::all(stored::f32) : read_types(in);
-  const auto stored_as = [&](stored type, auto& numbers) {
-    if constexpr (is_double) {
-      return 0;
-    } else {
-      stored_buffer at = stored_buffer::input(type, numbers.size(), layout::bhsd, 0);
-      at.take(numbers);
-      return at;
-    }
-  };
   const auto q = stored_as(types.q, x.q), k = stored_as(types.kv, x.k), v = stored_as(types.kv, x.v),
              dout = stored_as(types.o, x.dout);
   const unsigned left_out = in.of({0u, 0u, in.byte()});
@@ -66,11 +54,7 @@ template <class T> static void backward(bytes& in) {
     if (x.asked.dgates.data() == nullptr) wrong.clear();
   }
   const buffers<T> outputs{&x.dq, &x.dk, &x.dv, &x.dbias, &x.dgates};
-  const auto written = [&] {
-    std::uint64_t all = 0;
-    for (const buffer<T>* each : outputs) all = 31 * all + each->hash();
-    return all;
-  };
+  const auto written = [&] { return hash_of<T>(outputs); };
   place at(in);
   const bool ran = run_at(
       at, wrong, [&](const heed::context& ctx) { return x.mix_back_plan(ctx); },
@@ -88,10 +72,7 @@ template <class T> static void backward(bytes& in) {
   }
 }
 void fuzz_mixture_of_head_backward(bytes& in) {
-  if (in.one_in(4))
-    backward<double>(in);
-  else
-    backward<float>(in);
+  in_a_type(in, [&](auto x) { backward<decltype(x)>(in); });
 }
 
 template <class T> static void decode(bytes& in) {
@@ -110,10 +91,7 @@ template <class T> static void decode(bytes& in) {
       [&](const heed::context& ctx) { run_decode<T>(x.call, view, x.c.options, ctx); }, &view, nullptr);
 }
 void fuzz_mixture_of_head_decode(bytes& in) {
-  if (in.one_in(4))
-    decode<double>(in);
-  else
-    decode<float>(in);
+  in_a_type(in, [&](auto x) { decode<decltype(x)>(in); });
 }
 
 template <class T> static void route(bytes& in) {
@@ -170,10 +148,7 @@ template <class T> static void route(bytes& in) {
   demand(result.worst <= 1, result.where);
 }
 void fuzz_mixture_of_head_route(bytes& in) {
-  if (in.flip())
-    route<double>(in);
-  else
-    route<float>(in);
+  in_a_type(in, [&](auto x) { route<decltype(x)>(in); });
 }
 
 // Head counts of a variant, and forward with them

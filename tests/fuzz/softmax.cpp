@@ -15,10 +15,7 @@ template <class T> static void forward(bytes& in) {
   x.check_bits(in);
 }
 void fuzz_softmax_forward(bytes& in) {
-  if (in.one_in(4))
-    forward<double>(in);
-  else
-    forward<float>(in);
+  in_a_type(in, [&](auto x) { forward<decltype(x)>(in); });
 }
 
 // Gradients beside the reference, with o and lse of a forward in T.
@@ -91,11 +88,7 @@ template <class T> static void backward(bytes& in) {
     else
       return plan_stored_backward({x.call(), x.stored_dout.cview()}, x.wanted, x.options, ctx);
   };
-  const auto written = [&] {
-    std::uint64_t all = 0;
-    for (const buffer<T>* each : x.outputs()) all = 31 * all + each->hash();
-    return all;
-  };
+  const auto written = [&] { return hash_of<T>(x.outputs()); };
   place at(in);
   const bool ran = run_at(at, wrong, plan, [&](const heed::context& ctx) { x.backward(ctx); }, written);
   for (const buffer<T>* each : x.outputs()) demand(each->canaries_alive(), "backward writes outside a gradient");
@@ -109,10 +102,7 @@ template <class T> static void backward(bytes& in) {
   demand(written() == bits, "bits of gradients depend on the executor");
 }
 void fuzz_softmax_backward(bytes& in) {
-  if (in.one_in(4))
-    backward<double>(in);
-  else
-    backward<float>(in);
+  in_a_type(in, [&](auto x) { backward<decltype(x)>(in); });
 }
 
 // Runs on the memory that the call was prepared with, and on that of another call of the same shapes.
@@ -140,10 +130,7 @@ template <class T> static void prepare(bytes& in) {
   x.check_results();
 }
 void fuzz_softmax_prepare(bytes& in) {
-  if (in.one_in(4))
-    prepare<double>(in);
-  else
-    prepare<float>(in);
+  in_a_type(in, [&](auto x) { prepare<decltype(x)>(in); });
 }
 
 template <class T> static buffer<double> in_double(const buffer<T>& x) {
@@ -204,10 +191,7 @@ template <class T> static void merge(bytes& in) {
   demand(result.worst <= 1, result.where);
 }
 void fuzz_softmax_merge(bytes& in) {
-  if (in.flip())
-    merge<double>(in);
-  else
-    merge<float>(in);
+  in_a_type(in, [&](auto x) { merge<decltype(x)>(in); });
 }
 
 }  // namespace heed_test

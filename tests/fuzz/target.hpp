@@ -12,6 +12,14 @@ struct fuzz_target {
   void (*run)(bytes&);
 };
 
+// f(T()), with double for one of four inputs, and float for the others
+template <class F> void in_a_type(bytes& in, const F& f) {
+  if (in.one_in(4))
+    f(double{});
+  else
+    f(float{});
+}
+
 // Each program has its own list, which ends with an entry without a verb.
 extern const fuzz_target fuzz_targets[];
 

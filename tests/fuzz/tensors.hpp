@@ -4,6 +4,7 @@
 // How the tensors of a call lie in memory, and what they hold, out of bytes.
 
 #include "fuzz/bytes.hpp"
+#include "support/call_case.hpp"
 #include "support/layouts.hpp"
 #include "support/stored.hpp"
 
@@ -41,6 +42,20 @@ inline type_mix read_types(bytes& in) {
 template <class Case> void store_anew(stored_tensors& at, const Case& x) {
   at.q.poison(), at.k.poison(), at.v.poison(), at.take(x);
   at.q.copy_to(x.q), at.k.copy_to(x.k), at.v.copy_to(x.v);
+}
+
+// A copy of numbers in a type of storage; of double there is none
+inline stored_buffer stored_as(stored type, const buffer<float>& numbers) {
+  stored_buffer at = stored_buffer::input(type, numbers.size(), layout::bhsd, 0);
+  at.take(numbers);
+  return at;
+}
+inline int stored_as(stored, const buffer<double>&) { return 0; }
+
+template <class T> std::uint64_t hash_of(const buffers<T>& all) {
+  std::uint64_t sum = 0;
+  for (const buffer<T>* each : all) sum = 31 * sum + each->hash();
+  return sum;
 }
 
 template <class T> void copy_numbers(const buffer<T>& from, const buffer<T>& to) {
