@@ -166,12 +166,14 @@ TEST_CASE("16 bit: every layout of every tensor, off by an element: the same bit
 TEST_CASE("16 bit: rows far apart, as token-major tensors of many heads have them") {
   for (const stored type : half_types)
     for (const index_t n : {2, 40}) {
-      const shape s{1, 24, 24, n, 150, 64, 64};  // 3 KiB from row to row
+      const shape s{1, 24, 24, n, 300, 64, 64};  // 3 KiB from row to row
       half_case plain(type_mix::all(type), s),
           far(type_mix::all(type), s, {}, {layout::bshd, layout::bshd, layout::bshd, layout::bshd});
       check(plain), check(far);
       CHECK(same_results(plain, far));
     }
+  half_case large(type_mix::all(stored::bf16), {1, 1, 1, 40, 2500, 64, 64});  // more than is sure to be in a cache
+  check(large);
 }
 
 TEST_CASE("16 bit: hidden keys hold anything, without effect; visible ones reach the output") {
@@ -284,6 +286,8 @@ TEST_CASE("16 bit: path and why name the unit that HEED_UNITS leaves") {
   if (units == "emulated-amx") {
     CHECK(path == "softmax: queries in lanes on AMX emulated");
     CHECK(why.find("; AMX emulated, as HEED_UNITS says") != std::string::npos);
+  } else if (units == "dot" && path == "softmax: queries in lanes on bf16 dot products") {
+    CHECK(why.find("; bf16 dot products, as HEED_UNITS says") != std::string::npos);
   } else if (units == "no-amx,no-dot") {
     CHECK(path == half_case(type_mix::all(stored::f32), s).plan().path);
   } else {
