@@ -3,7 +3,6 @@
 // Executors that do not do what executor_ref asks of them: each index runs at most once, none when run() has returned.
 
 #include <atomic>
-#include <functional>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -12,29 +11,21 @@
 
 #include "heed/core/context.hpp"
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 #include "support/messages.hpp"
 
 namespace {
 
 using heed::executor_ref;
 using heed::index_t;
-
-// Calls f as told.
-struct told {
-  index_t offered = 4;
-  std::function<void(index_t, const std::function<void(index_t)>&)> how;
-  index_t concurrency() const { return offered; }
-  template <class F> void parallel_for(index_t n, const F& f) {
-    how(n, [f](index_t i) { f(i); });
-  }
-};
-using body = std::function<void(index_t)>;
+using heed_test::scripted_executor;
+using body = scripted_executor::task;
 
 struct outcome {
   std::vector<int> times;
   std::string error;
 };
-outcome run(told& executor, index_t n) {
+outcome run(scripted_executor& executor, index_t n) {
   outcome x{std::vector<int>(static_cast<std::size_t>(n)), ""};
   auto task = [&x](index_t i) noexcept { ++x.times[static_cast<std::size_t>(i)]; };
   x.error = heed_test::thrown_by([&] { executor_ref(executor).run(n, task); });
@@ -45,32 +36,32 @@ const std::string rule = " tasks: parallel_for(n, f) must call f(0) to f(n - 1)"
 
 TEST_CASE("an executor that leaves indices out is an error that says how many ran") {
   for (index_t left = 0; left < 4; ++left) {
-    told executor{4, [left](index_t n, const body& f) {
-                    for (index_t i = 0; i < n; ++i)
-                      if (i != left) f(i);
-                  }};
+    scripted_executor executor{4, [left](index_t n, const body& f) {
+                                 for (index_t i = 0; i < n; ++i)
+                                   if (i != left) f(i);
+                               }};
     const outcome x = run(executor, 4);
     CHECK(x.error == "context.executor ran 3 of 4" + rule + " before it returns");
     for (index_t i = 0; i < 4; ++i) CHECK(x.times[static_cast<std::size_t>(i)] == (i == left ? 0 : 1));
   }
-  told idle{4, [](index_t, const body&) {}};
+  scripted_executor idle{4, [](index_t, const body&) {}};
   CHECK(run(idle, 3).error == "context.executor ran 0 of 3" + rule + " before it returns");
 }
 
 TEST_CASE("an executor that runs indices twice runs each once") {
-  told in_turn{4, [](index_t n, const body& f) {
-                 for (index_t i = 0; i < 3 * n; ++i) f(i % n);
-               }};
+  scripted_executor in_turn{4, [](index_t n, const body& f) {
+                              for (index_t i = 0; i < 3 * n; ++i) f(i % n);
+                            }};
   CHECK(run(in_turn, 4).error.empty());
   CHECK(run(in_turn, 4).times == std::vector<int>(4, 1));
-  told at_once{4, [](index_t n, const body& f) {
-                 std::vector<std::thread> all;
-                 for (int t = 0; t < 3; ++t)
-                   all.emplace_back([&f, n] {
-                     for (index_t i = 0; i < n; ++i) f(i);
-                   });
-                 for (std::thread& t : all) t.join();
-               }};
+  scripted_executor at_once{4, [](index_t n, const body& f) {
+                              std::vector<std::thread> all;
+                              for (int t = 0; t < 3; ++t)
+                                all.emplace_back([&f, n] {
+                                  for (index_t i = 0; i < n; ++i) f(i);
+                                });
+                              for (std::thread& t : all) t.join();
+                            }};
   for (int repeat = 0; repeat < 50; ++repeat) {
     const outcome x = run(at_once, 4);
     CHECK((x.error.empty() && x.times == std::vector<int>(4, 1)));
@@ -80,10 +71,10 @@ TEST_CASE("an executor that runs indices twice runs each once") {
 TEST_CASE("an executor that calls an index that does not exist is an error that names it") {
   for (const index_t stray :
        {index_t{-1}, index_t{4}, std::numeric_limits<index_t>::max(), std::numeric_limits<index_t>::min()}) {
-    told executor{4, [stray](index_t n, const body& f) {
-                    f(stray);
-                    for (index_t i = 0; i < n; ++i) f(i);
-                  }};
+    scripted_executor executor{4, [stray](index_t n, const body& f) {
+                                 f(stray);
+                                 for (index_t i = 0; i < n; ++i) f(i);
+                               }};
     const outcome x = run(executor, 4);
     CHECK(x.error == "context.executor called f(" + std::to_string(stray) + ") of 4" + rule);
     CHECK(x.times == std::vector<int>(4, 1));
@@ -93,11 +84,11 @@ TEST_CASE("an executor that calls an index that does not exist is an error that 
 TEST_CASE("what an executor throws leaves run(), after the tasks that had begun") {
   std::atomic<bool> begun = false, ended = false;
   std::thread other;
-  told executor{2, [&](index_t, const body& f) {
-                  other = std::thread([f] { f(1); });
-                  while (!begun) std::this_thread::yield();
-                  throw std::runtime_error("no more threads");
-                }};
+  scripted_executor executor{2, [&](index_t, const body& f) {
+                               other = std::thread([f] { f(1); });
+                               while (!begun) std::this_thread::yield();
+                               throw std::runtime_error("no more threads");
+                             }};
   auto task = [&](index_t) noexcept {
     begun = true;
     for (int i = 0; i < 1000; ++i) std::this_thread::yield();
@@ -117,10 +108,10 @@ TEST_CASE("what an executor throws leaves run(), after the tasks that had begun"
 TEST_CASE("an executor that returns early: run() waits for what runs, and reports what has not begun") {
   std::atomic<bool> begun = false, ended = false;
   std::thread other;
-  told executor{2, [&](index_t, const body& f) {
-                  other = std::thread([f] { f(1); });
-                  while (!begun) std::this_thread::yield();
-                }};
+  scripted_executor executor{2, [&](index_t, const body& f) {
+                               other = std::thread([f] { f(1); });
+                               while (!begun) std::this_thread::yield();
+                             }};
   auto task = [&](index_t) noexcept {
     begun = true;
     for (int i = 0; i < 1000; ++i) std::this_thread::yield();
@@ -135,10 +126,10 @@ TEST_CASE("an executor that returns early: run() waits for what runs, and report
 
 TEST_CASE("concurrency is at most 1024; more tasks run in rounds") {
   std::vector<index_t> rounds;
-  told executor{index_t{1} << 60, [&rounds](index_t n, const body& f) {
-                  rounds.push_back(n);
-                  for (index_t i = n; i > 0; --i) f(i - 1);
-                }};
+  scripted_executor executor{index_t{1} << 60, [&rounds](index_t n, const body& f) {
+                               rounds.push_back(n);
+                               for (index_t i = n; i > 0; --i) f(i - 1);
+                             }};
   CHECK(executor_ref(executor).concurrency() == 1024);
   const outcome x = run(executor, 2500);
   CHECK((x.error.empty() && x.times == std::vector<int>(2500, 1)));

@@ -176,7 +176,11 @@ TEST_CASE("random calls from threads that share executors") {
   CHECK(all.refused() > 0);
   INFO(before.resident << " MiB resident, then " << after.resident << "; " << before.allocated << " allocated, then "
                        << after.allocated);
-  CHECK(after.resident - before.resident <= resident_slack);
-  CHECK(after.allocated - before.allocated <= allocated_slack);
-  CHECK((!memory_is_measured || before.resident > 1));
+  if constexpr (memory_is_measured) {
+    CHECK(before.resident > 1);
+    CHECK(after.resident - before.resident <= resident_slack);
+    CHECK(after.allocated - before.allocated <= allocated_slack);
+  } else {
+    WARN("the memory of this process cannot be measured here");
+  }
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -49,6 +50,21 @@ class test_executor {
   bool threads_, asked_too_much_ = false;
   int phases_ = 0;
   random_numbers random_{20};
+};
+
+// An executor that calls f as `how` says, and counts its runs: for what executors must not do, too.
+struct scripted_executor {
+  using task = std::function<void(heed::index_t)>;
+
+  heed::index_t workers;
+  std::function<void(heed::index_t n, const task& f)> how;
+  int runs = 0;
+
+  heed::index_t concurrency() const { return workers; }
+  template <class F> void parallel_for(heed::index_t n, const F& f) {
+    ++runs;
+    how(n, [f](heed::index_t i) { f(i); });
+  }
 };
 
 }  // namespace heed_test
