@@ -149,10 +149,12 @@ template <index_t R, class T> constexpr int keys_together() {
   return static_cast<int>(registers / R < 1 ? 1 : registers / R < 4 ? registers / R : block < 4 ? block : 4);
 }
 
+// Keys whose weighted values are summed in registers before they join the sums of other keys
+inline constexpr index_t summed_keys = 32;
+
 // sums[row][column] += weights[key][row] * row(key)[column] over some keys, for R rows and NV vectors of columns. What
-// is there joins the sum of each block of keys at its end, as in tile/multiply.hpp. last: of the last vector only so
+// is there joins the sum of each summed_keys keys, as in tile/multiply.hpp. last: of the last vector only so
 // many columns exist, 0: all
-inline constexpr index_t summed_keys = 32;  // of a block
 template <class T> struct column_sums {
   index_t keys;
   const T* weights;
