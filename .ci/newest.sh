@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: BSD-3-Clause
-# newest.sh [SUITE]: downloads the newest xsimd, Eigen and Catch2 of the distribution. Nothing is installed: the packages
-# come through an apt configuration of their own (this machine's source file, with the suite replaced) and are unpacked
-# into build/newest-packages/usr, which is only there when all of them could be had.
+# newest.sh [SUITE]: downloads the newest xsimd, Eigen and Catch2 of the distribution. Nothing is installed: the
+# packages come through an apt configuration of their own (this machine's source file, with the suite replaced) and are
+# unpacked into build/newest-packages/usr, which is only there when all of them could be had.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 suite=${1:-sid}
