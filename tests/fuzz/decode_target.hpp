@@ -145,6 +145,9 @@ template <class T> class decode_target {
     const double most = !std::is_same_v<T, double> && p.stored_o == stored::f16 ? 6e4 : 1e30;
     const double scale = std::abs(c.options.scale.value_or(1 / std::sqrt(static_cast<double>(s.dim))));
     const double least = 4 * static_cast<double>(std::numeric_limits<T>::min()) * static_cast<double>(s.keys + 1);
+    bool finite = std::isfinite(prefix_norm_);  // else a key of -inf may hide itself
+    const auto see = [&](const auto& x) { finite = finite && std::isfinite(x); };
+    c.q.each(see), c.keys.each(see);
     const index_t heads = s.out_heads();
     const auto number = [](T x) { return static_cast<double>(x); };
     for (index_t r = 0; r < s.batch * heads * s.queries; ++r) {
@@ -159,6 +162,8 @@ template <class T> class decode_target {
                    lse = number(expected.lse(b, h, i));
       if (c.options.lse.data() != nullptr)
         result.add(number(c.lse(b, h, i)), lse, here.of_lse(size), "lse", b, h, i, 0);
+      if (c.options.lse.data() != nullptr && lse == -HUGE_VAL && finite)
+        demand(number(c.lse(b, h, i)) == lse, "the lse of a row that sees nothing is not -inf");
       if (std::isnan(lse)) {
         for (index_t e = 0; e < s.value_dim; ++e)
           demand(!std::isfinite(number(c.o(b, h, i, e))), "a NaN does not reach o");

@@ -258,6 +258,8 @@ template <class T, bool Gated = false> class forward_call {
       const auto number = [](T element) { return static_cast<double>(element); };
       if (c.options.lse.data() != nullptr)
         result.add(number(c.lse(b, h, n)), lse, here.of_lse(size), "lse", b, h, n, 0);
+      if (c.options.lse.data() != nullptr && lse == -HUGE_VAL)
+        demand(number(c.lse(b, h, n)) == lse, "the lse of a row that sees nothing is not -inf");
       if (std::isnan(lse)) {
         for (index_t e = 0; e < s.value_dim; ++e)
           demand(!std::isfinite(number(c.o(b, h, n, e))), "a NaN does not reach o");
