@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-3-Clause
+# interop/<name>_test.cpp: an executor, compiled once and run with the calls of softmax/run.cpp on every machine.
+# problem: why what it adapts is not here; then it is left out.
+function(heed_add_interop_test name library problem)
+  if(NOT interop_${name} MATCHES "${HEED_TEST_MATCH}" OR interop_${name} MATCHES "${HEED_TEST_SKIP}")
+    return()
+  endif()
+  if(problem)
+    message(STATUS "heed: interop/${name}_test.cpp is left out: ${problem}")
+    return()
+  endif()
+  heed_add_objects(interop_${name} checks interop/${name}_test.cpp)
+  target_link_libraries(interop_${name} PRIVATE ${library})
+  foreach(isa IN LISTS heed_run_isas)
+    heed_add_program(interop_${name}_${isa} ${isa} $<TARGET_OBJECTS:interop_${name}>
+      $<TARGET_OBJECTS:softmax_run_${isa}>)
+    target_link_libraries(interop_${name}_${isa} PRIVATE ${library})
+    heed_add_tests(interop ${isa} interop_${name}_${isa} ${name})
+  endforeach()
+endfunction()
+
+find_package(OpenMP QUIET COMPONENTS CXX)
+set(problem)
+if(NOT TARGET OpenMP::OpenMP_CXX)
+  set(problem "no OpenMP with this compiler (Debian: clang needs libomp-dev)")
+elseif(CMAKE_CXX_FLAGS MATCHES "-fsanitize=[a-z,]*thread")
+  set(problem "the thread sanitizer does not see how OpenMP's runtime synchronises")
+endif()
+heed_add_interop_test(openmp OpenMP::OpenMP_CXX "${problem}")
+list(GET heed_run_isas 0 isa)
+if(TARGET interop_openmp_${isa})
+  add_test(NAME interop_openmp_thread_limit COMMAND interop_openmp_${isa})
+  set_tests_properties(interop_openmp_thread_limit PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 900
+    ENVIRONMENT "OMP_THREAD_LIMIT=2;OMP_NUM_THREADS=4")
+  if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=[a-z,]*address")  # clang's runtime leaves memory to the end of the process
+    set(levels thread_limit ${isa})
+    if(isa STREQUAL dispatch)
+      set(levels thread_limit ${HEED_TEST_LEVELS})
+    endif()
+    list(TRANSFORM levels PREPEND interop_openmp_)
+    set_property(TEST ${levels} APPEND PROPERTY ENVIRONMENT "ASAN_OPTIONS=detect_leaks=0")
+  endif()
+endif()
+
+get_target_property(eigen_folders Eigen3::Eigen INTERFACE_INCLUDE_DIRECTORIES)
+find_path(eigen_thread_pool NAMES Eigen/ThreadPool unsupported/Eigen/CXX11/ThreadPool PATHS ${eigen_folders}
+          NO_DEFAULT_PATH NO_CACHE)
+set(problem)
+if(NOT eigen_thread_pool)
+  set(problem "this Eigen comes without its ThreadPool module")
+endif()
+heed_add_interop_test(eigen_thread_pool Eigen3::Eigen "${problem}")
