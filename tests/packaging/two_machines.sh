@@ -13,9 +13,8 @@ declare -A flags=([sse2]="" [avx2]="-march=haswell" [avx512]="-march=skylake-avx
 for level in -O0 -O2; do
   objects=()
   for machine in "${!flags[@]}"; do
-    verbs=  # all of them, in both types for one machine; where that takes long, in one type for one machine
-    if [[ $level == -O0 ]]; then verbs=-DEVERY_VERB; fi
-    if [[ $level$machine == -O0avx512 ]]; then verbs+=" -DBOTH_TYPES"; fi
+    verbs=  # all of them for one machine, in both types where that does not take long
+    if [[ $level$machine == -O0avx512 ]]; then verbs="-DEVERY_VERB -DBOTH_TYPES"; fi
     if [[ $level$machine == -O2avx2 ]]; then verbs=-DEVERY_VERB; fi
     $CXX -std=c++20 $level ${flags[$machine]} $verbs -DMACHINE="$machine" -I "$SOURCE/include" $THIRD_PARTY \
       -c "$folder/machine.cpp" -o "$machine.o"

@@ -9,7 +9,7 @@ for flags in "-O2 -march=native" "-O3 -march=haswell" "-O0 -DHEED_ASSERTIONS=1";
   $CXX -std=c++20 $flags -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal -Wshadow -Wpedantic -Werror \
     -I "$SOURCE/include" $THIRD_PARTY "${code[@]}" "$SOURCE/tests/packaging/consumer/reference.cpp"
 done
-for flags in "" -march=haswell -march=skylake-avx512; do
+for flags in "" -march=skylake-avx512; do
   echo "every verb: $flags"
   $CXX -std=c++20 -fsyntax-only $flags -Wall -Wextra -Wconversion -Wsign-conversion -Wfloat-equal -Wshadow -Wpedantic \
     -Werror -I "$SOURCE/include" $THIRD_PARTY "$SOURCE/tests/packaging/every_verb.cpp"
