@@ -85,7 +85,7 @@ TEST_CASE("the plan tells the drivers apart") {
   CHECK(path(4, 50) == path(1, 200));
 }
 
-// From memory, rows of K as wide as those of V are: then zeros behind them leave every tile of keys and every sum as is.
+// Zeros behind q and k, as far as rows of V reach, leave every tile of keys and every sum as it is.
 TEST_CASE("few rows from memory: the wider of K and V says how many keys a tile has") {
   softmax_case<float> narrow({1, 5, 1, 1, 6000, 128, 256}, {.scale = 0.1}),
       wide({1, 5, 1, 1, 6000, 256, 256}, {.scale = 0.1});
