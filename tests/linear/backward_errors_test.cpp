@@ -146,3 +146,19 @@ TEST_CASE("backward: without normalize there is no z; nothing asked for is no wo
   CHECK((nothing.ok() && nothing.tasks == 0 && nothing.workspace_bytes == 0));
   run_backward<float>(c.c, {}, c.options, {});
 }
+
+// All rows of q are the same memory.
+TEST_CASE("backward: with normalize, less than 1e17 rows of q") {
+  constexpr index_t heads = 100000000, most = 1000000000 - 1;
+  std::vector<float> row(8);
+  const auto rows = [&](index_t of, index_t count) {
+    return heed::tensor_view<const float, 4>(row.data(), {1, of, count, 8}, {0, 0, 0, 1});
+  };
+  const auto plan = [&](index_t queries, bool normalize) {
+    const auto q = rows(heads, queries), k = rows(1, 1);
+    return run_plan_backward<float>({q, k, k, q, q}, {}, {.normalize = normalize}, {});
+  };
+  CHECK(plan(most, true).ok());
+  CHECK(plan(most + 1, false).ok());
+  CHECK(says(plan(most + 1, true).problem.data(), "q has 1e+17 rows in all heads"));
+}

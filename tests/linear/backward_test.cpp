@@ -308,3 +308,10 @@ TEST_CASE("backward: a scale that keeps products in range that would leave it") 
           CHECK(finite);
         }
 }
+
+TEST_CASE("backward: the cost model's chunks are those of forward") {
+  for (const shape& s : {shape{1, 1, 1, 500, 500, 128, 16}, shape{1, 1, 1, 500, 500, 16, 128}}) {
+    const linear_backward_case<float> x(s, {.mask = heed::causal()});
+    CHECK(x.plan_backward().chunk == x.plan().chunk);
+  }
+}

@@ -94,6 +94,20 @@ TEST_CASE("blocks of values are made once, whoever comes first, and are whole fo
   }
 }
 
+TEST_CASE("where K and V are longer than the caches, up to four tiles of queries make their own blocks") {
+  constexpr index_t tile = heed::pairwise::vector_capacity * heed::simd::width<float>, width = 64;
+  const auto shares = [](index_t tiles, index_t count) {  // K and V of a head: 256 bytes a key
+    const heed::softmax::options<float> options;
+    const auto rows = [](index_t n) { return call::rows<const bf16_t>(nullptr, n, width); };
+    const auto out = call::rows<bf16_t>(nullptr, tiles * tile, width);
+    const heed::pairwise::attention<float> p(
+        options, heed::tile::rows_of_call(rows(tiles * tile), rows(count), rows(count), out));
+    return value_blocks::shared_bytes(p) > 0;
+  };
+  CHECK((!shares(1, 16384) && shares(2, 16384)));
+  CHECK((!shares(4, 16385) && shares(5, 16385)));
+}
+
 TEST_CASE("a worker's own block lasts until the second next one") {
   call x;
   const auto p = x.problem();

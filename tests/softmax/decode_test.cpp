@@ -3,7 +3,9 @@
 // softmax::decode beside the reference: kinds of caches, storage types, groups, new tokens, head dims and lengths.
 
 #include <array>
+#include <cmath>
 #include <iterator>
+#include <limits>
 #include <vector>
 
 #include "support/decode_case.hpp"
@@ -109,6 +111,23 @@ TEST_CASE("decode: any number of rows on a cache of bf16, which may run on dot p
         p.stored_kv = kept::bf16, p.stored_q = turn % 2 == 0 ? stored::bf16 : stored::f32;
         check_decode<float>(p, {.mask = turn % 3 == 0 ? heed::mask{} : heed::causal()});
       }
+}
+
+// On dot products, values that are not finite take a pass that goes through each tile in blocks of 32 keys.
+TEST_CASE("decode: values of bf16 that some rows of a tile must not see") {
+  constexpr index_t keys = 128, hidden = 3;
+  bool visible[2 * keys];
+  for (index_t j = 0; j < keys; ++j) visible[j] = j != hidden, visible[keys + j] = true;
+  for (const double bad : {HUGE_VAL, std::numeric_limits<double>::quiet_NaN()}) {
+    decode_problem p{8, 1, 2, 32, 32, {keys}};
+    p.stored_kv = kept::bf16;
+    decode_case<float> x(p, {.mask = heed::keep({visible, {1, 1, 2, keys}, {0, 0, keys, 1}})});
+    x.values(0, 0, hidden, 7) = bad;
+    x.write_all();
+    check(x);
+    CHECK(std::isfinite(x.o(0, 0, 0, 7)));
+    CHECK(!std::isfinite(x.o(0, 0, 1, 7)));
+  }
 }
 
 TEST_CASE("decode: in double") {

@@ -84,3 +84,19 @@ TEST_CASE("the plan tells the drivers apart") {
   CHECK(path(8, 1) == path(1, 8));  // rows are what counts, not whose
   CHECK(path(4, 50) == path(1, 200));
 }
+
+// Zeros behind q and k, as far as rows of V reach, leave every tile of keys and every sum as it is.
+TEST_CASE("few rows from memory: the wider of K and V says how many keys a tile has") {
+  softmax_case<float> narrow({1, 5, 1, 1, 6000, 128, 256}, {.scale = 0.1}),
+      wide({1, 5, 1, 1, 6000, 256, 256}, {.scale = 0.1});
+  wide.q.each([](float& x) { x = 0; }), wide.k.each([](float& x) { x = 0; });
+  for (index_t d = 0; d < narrow.s.dim; ++d) {
+    for (index_t h = 0; h < narrow.s.heads; ++h) wide.q(0, h, 0, d) = narrow.q(0, h, 0, d);
+    for (index_t j = 0; j < narrow.s.keys; ++j) wide.k(0, 0, j, d) = narrow.k(0, 0, j, d);
+  }
+  for (index_t j = 0; j < narrow.s.keys; ++j)
+    for (index_t e = 0; e < narrow.s.value_dim; ++e) wide.v(0, 0, j, e) = narrow.v(0, 0, j, e);
+  narrow.forward(), wide.forward();
+  CHECK(same_bits(narrow.o, wide.o));
+  CHECK(same_bits(narrow.lse, wide.lse));
+}
