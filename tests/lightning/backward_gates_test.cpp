@@ -90,7 +90,7 @@ TEST_CASE("backward: steep gates, and gentle ones behind them, keep their accura
   lightning_backward_case<double> y({1, 1, 1, 200, 200, 16, 16}, 1, 0);
   for (index_t i = 0; i < 200; ++i) y.gates(0, 0, i) = i % 5 == 0 ? -600.0 : -1e-3;
   check_backward(y);
-  constexpr index_t n = thinning == 1 ? 3000 : 500;
+  const index_t n = thinning == 1 ? 3000 : 500;
   check<float>({1, 1, 1, n, n, 32, 48}, 1, 0);
 }
 

@@ -222,7 +222,7 @@ TEST_CASE("backward: a wrong decay fails, one power of lambda too many, a tail t
 }
 
 TEST_CASE("backward: long calls keep their accuracy") {
-  constexpr index_t n = thinning == 1 ? 5000 : 1000, m = thinning == 1 ? 3000 : 500;
+  const index_t n = thinning == 1 ? 5000 : 1000, m = thinning == 1 ? 3000 : 500;
   check<float>({1, 1, 1, n, n, 32, 48}, {1e-3});
   check<float>({1, 1, 1, m, m, 64, 24}, {0});
 }

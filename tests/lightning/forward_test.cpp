@@ -104,7 +104,7 @@ TEST_CASE("without an initial state, without a final one, and both in one memory
 }
 
 TEST_CASE("long calls keep their accuracy") {
-  constexpr index_t n = thinning == 1 ? 5000 : 1000, m = thinning == 1 ? 3000 : 500;
+  const index_t n = thinning == 1 ? 5000 : 1000, m = thinning == 1 ? 3000 : 500;
   check<float>({1, 1, 1, n, n, 64, 64}, {1e-3});
   check<float>({1, 1, 1, m, m, 128, 96}, {0});
 }

@@ -283,7 +283,7 @@ TEST_CASE("backward: a wrong alignment, feature, eps, scale, gradient of the nor
 }
 
 TEST_CASE("backward: long calls keep their accuracy") {
-  constexpr index_t n = thinning == 1 ? 3000 : 500;
+  const index_t n = thinning == 1 ? 3000 : 500;
   check<float>({1, 1, 1, n, n, 32, 48}, {.mask = heed::causal()});
   check<float>({1, 1, 1, n, n, 32, 16}, {.mask = heed::causal(), .feature = feature::identity, .normalize = false});
   check<float>({1, 1, 1, n / 2, n, 64, 64});

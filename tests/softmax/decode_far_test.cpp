@@ -39,7 +39,7 @@ decode_problem far_problem(std::size_t turn, index_t group, index_t n, const cac
   p.stored_kv = type;
   return p;
 }
-constexpr std::size_t far_thinning = thinning == 1 ? 5 : 29;
+const std::size_t far_thinning = thinning == 1 ? 5 : 29;
 
 }  // namespace
 
