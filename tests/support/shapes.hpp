@@ -12,8 +12,8 @@
 
 namespace heed_test {
 
-// Where a case takes long (sanitizers, emulators, no optimisation), or another level runs them all (HEED_TEST_BRIEF=1 in the
-// environment), one of so many of the products of cases is taken. It shares no factor with the lengths of the
+// Where a case takes long (sanitizers, emulators, no optimisation), or another level runs them all (HEED_TEST_BRIEF=1
+// in the environment), one of so many of the products of cases is taken. It shares no factor with the lengths of the
 // lists, so that every entry of a list has its turn.
 #if defined(HEED_TEST_BRIEF) || !defined(__OPTIMIZE__)
 inline const std::size_t thinning = 13;
