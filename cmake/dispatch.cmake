@@ -35,8 +35,8 @@ endif()
 list(LENGTH heed_levels heed_level_count)
 
 foreach(level IN LISTS heed_levels)
-  add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/lightning.cpp src/dispatch/linear.cpp
-    src/dispatch/local_linear.cpp src/dispatch/mixture_of_head.cpp src/dispatch/softmax.cpp src/dispatch/table.cpp)
+  add_library(heed_dispatch_${level} OBJECT src/dispatch/convert.cpp src/dispatch/local_linear.cpp
+    src/dispatch/pairwise.cpp src/dispatch/recurrent.cpp src/dispatch/table.cpp)
   target_link_libraries(heed_dispatch_${level} PRIVATE heed)
   target_compile_options(heed_dispatch_${level} PRIVATE ${heed_flags_of_${level}} ${heed_tune})
   # Several levels are optimised whatever the build type: functions of the standard library then leave no symbol that

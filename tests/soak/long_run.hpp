@@ -20,6 +20,6 @@ inline double soak_seconds() {
 inline bool soak_reports() { return std::getenv("HEED_SOAK_REPORT") != nullptr; }
 
 // Steps of decode: a million, fewer where a step takes long (sanitizers, no optimisation)
-inline constexpr long soak_steps = thinning == 1 ? 1000000 : 20000;
+inline const long soak_steps = thinning == 1 ? 1000000 : 20000;
 
 }  // namespace heed_test

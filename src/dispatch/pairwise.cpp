@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: BSD-3-Clause
 
+// softmax and mixture_of_head: most of what there is to compile is in both.
+
+#include "heed/mixture_of_head/backward_call.hpp"
+#include "heed/mixture_of_head/decode_call.hpp"
+#include "heed/mixture_of_head/forward_call.hpp"
 #include "heed/softmax/backward_call.hpp"
 #include "heed/softmax/decode_call.hpp"
 #include "heed/softmax/forward_call.hpp"
@@ -72,5 +77,24 @@ HEED_ANSWER(softmax_decode)
 HEED_ANSWER(softmax_merge)
 HEED_ANSWER(softmax_forward)
 HEED_ANSWER(softmax_backward)
+
+HEED_REQUEST(mixture_forward) {
+  answer_call(mixture_of_head::detail::forward_call<T>{{x.gates, x.options, softmax_rows<T>(x.rows)}}, where, out,
+              problem);
+}
+HEED_REQUEST(mixture_backward) {
+  answer_call(mixture_of_head::detail::backward_call<T>(x.options, gradient_rows<T>(x.rows, x.dout), x.gates, x.wanted),
+              where, out, problem);
+}
+HEED_REQUEST(mixture_decode) {
+  visit_cache<T>(x.rows, [&](const auto& ends, const auto& cache) {
+    mixture_of_head::detail::with_decode(ends, cache, x.gates, x.options,
+                                         [&](auto&& call) { answer_call(call, where, out, problem); });
+  });
+}
+
+HEED_ANSWER(mixture_decode)
+HEED_ANSWER(mixture_forward)
+HEED_ANSWER(mixture_backward)
 
 }  // namespace heed::dispatch::HEED_DISPATCH_LEVEL
